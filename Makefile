@@ -1,0 +1,36 @@
+# Two commands matter: `make demo` and `make test`. Both set up what is missing first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO := outputs/sweeps/demo
+# One thread per process: the small model gains nothing from more, and other work shares the cores.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test check clean help
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.installed ## needle videos -> sweep of the small model -> table and curve (resumes)
+	$(BIN)/x2l -m experiment=demo
+	$(BIN)/x2l -m experiment=demo compressor=key_norm levels.low.ratio=1 levels.high.ratio=1 selector=none
+	$(BIN)/x2l-collect $(DEMO)
+
+test: $(VENV)/.installed ## every test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed ## lint, format, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean: ## caches and the virtual environment; never outputs/
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info
+	find x2l tests experiments -name __pycache__ -type d -prune -exec rm -rf {} +
