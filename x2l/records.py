@@ -1,0 +1,212 @@
+"""One JSON line per answer, and the two small files that say what a run was and how it ended.
+
+Records are the source of truth: tables, curves and trackers are made from them and can be made
+again. This module knows nothing of models, of Hydra or of statistics.
+"""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+STAGES = ("vision", "prefill", "compression", "selection", "reload", "decode")
+RECORDS = "records.jsonl"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One answer of one cell.
+
+    Stages `vision`, `prefill` and `compression` are the video's, the same in each of its records;
+    `selection`, `reload` and `decode` belong to the question. Bytes are bytes, seconds are wall
+    time with the device synchronised, FLOPs are the closed form (a multiply-add counts two).
+    """
+
+    run_id: str
+    sample_id: str
+    video_id: str
+    benchmark: str
+    task: str
+    group: str | None  # questions of one group are right only together (circular rule)
+    question: str
+    answer: str
+    prediction: str
+    parsed: str | None
+    correct: float | None  # 1 or 0; None = the prediction could not be parsed
+    selector: str
+    selector_config: str  # short hash of the selector's settings
+    top_k: int | str | None  # None for the controls `all` and `none`; "gt" = as many as gt_chunks
+    pinned: tuple[str, ...]
+    relevance: tuple[float | None, ...]  # one value per chunk; None where it is not finite
+    selected: tuple[int, ...]
+    gt_chunks: tuple[int, ...] | None  # None = the benchmark does not say
+    recall: float | None
+    precision: float | None
+    kept_low: tuple[int, ...]  # KVs kept per chunk at the level
+    kept_high: tuple[int, ...]
+    kv_bytes_resident: int  # mixed cache, text before and after the video included
+    kv_bytes_reloaded: int
+    kv_bytes_full: int  # the same cache without any compression
+    flops_vision: int
+    flops_prefill: int
+    flops_compression: int
+    flops_selection: int
+    flops_reload: int
+    flops_decode: int
+    seconds_read: float
+    seconds_vision: float
+    seconds_prefill: float
+    seconds_compression: float
+    seconds_selection: float
+    seconds_reload: float
+    seconds_decode: float
+    peak_memory: int | None  # bytes on the compute device while answering; None where not measured
+    frames: int
+    fps: float | None  # as asked for; None = spread evenly over the video
+    duration: float  # seconds of video
+    chunk_frames: int
+    ratio_low: float
+    ratio_high: float
+    measured_ratio_low: float
+    measured_ratio_high: float
+    compressor: str  # "tome", or "tome+mean_pool" when low and high differ
+    context: str
+    positions: str
+    model: str
+    seed: int
+
+    @property
+    def key(self) -> tuple[str, str, str, str, str, str]:
+        """What makes an answer the same answer: two records with one key are one result."""
+        return (
+            self.run_id,
+            self.sample_id,
+            self.selector,
+            self.selector_config,
+            str(self.top_k),
+            "+".join(self.pinned),
+        )
+
+
+def deterministic(record: Record) -> dict[str, Any]:
+    """The fields that depend on config and seed alone: everything but timings and peak memory."""
+    return {
+        name: value
+        for name, value in dataclasses.asdict(record).items()
+        if not name.startswith("seconds_") and name != "peak_memory"
+    }
+
+
+# --- writing and reading -------------------------------------------------------------------------
+
+
+class RecordWriter:
+    """Appends records to a file, one `os.write` each: a kill tears the last line at most."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Opens `path` for appending; ends a line that an earlier kill left torn.
+
+        Args:
+            path: the JSONL file; its folder must exist.
+        """
+        self.path = Path(path)
+        self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        if _torn(self.path):
+            os.write(self._fd, b"\n")
+
+    def append(self, record: Record) -> None:
+        """Writes the record, whole or (on a full disk) with an OSError."""
+        data = _line(dataclasses.asdict(record))
+        if os.write(self._fd, data) != len(data):
+            raise OSError(f"{self.path}: short write; is the disk full?")
+
+    def close(self) -> None:
+        """Closes the file."""
+        os.close(self._fd)
+
+    def __enter__(self) -> "RecordWriter":
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Closes the file."""
+        self.close()
+
+
+def append_json(path: str | Path, values: Mapping[str, Any]) -> None:
+    """Appends one JSON line (errors.jsonl) in a single write."""
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(fd, _line(values))
+    finally:
+        os.close(fd)
+
+
+def load(path: str | Path) -> list[Record]:
+    """Reads records, the last one winning where a key occurs twice.
+
+    A line that is not JSON is what a kill in mid-write leaves; it is dropped, and its answer is
+    computed again on resume. JSON that is not a record is an error: the file is not ours.
+
+    Args:
+        path: a JSONL file, or a folder holding `records.jsonl`; a missing file has no records.
+
+    Raises:
+        ValueError: a line is JSON without the fields of a record.
+    """
+    path = Path(path)
+    path = path / RECORDS if path.is_dir() else path
+    found: dict[tuple[str, ...], Record] = {}
+    for number, values in read_json_lines(path):
+        try:
+            record = _from_json(values)
+        except (TypeError, KeyError) as error:
+            raise ValueError(
+                f"{path}:{number}: not a record of this version of x2l ({error}); "
+                "move the folder away and run again"
+            ) from error
+        found[record.key] = record
+    return list(found.values())
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields (line number, object) for every whole line; torn lines are passed over."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                values = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(values, dict):
+                yield number, values
+
+
+def finite(value: float) -> float | None:
+    """The value, or None where JSON has no word for it."""
+    return float(value) if math.isfinite(value) else None
+
+
+def _torn(path: Path) -> bool:
+    size = path.stat().st_size
+    if size == 0:
+        return False
+    with path.open("rb") as file:
+        file.seek(size - 1)
+        return file.read(1) != b"\n"
+
+
+def _line(values: Mapping[str, Any]) -> bytes:
+    return (json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _from_json(values: Mapping[str, Any]) -> Record:
+    names = {field.name for field in dataclasses.fields(Record)}
+    if missing := names - values.keys():
+        raise KeyError(f"fields missing: {', '.join(sorted(missing))}")
+    return Record(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

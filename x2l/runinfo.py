@@ -1,0 +1,192 @@
+"""What a run was (run.json) and how it stands (status.json).
+
+A failed job must say so itself: Hydra's job log stays empty when the job dies, and a killed one
+leaves nothing behind but what was on disk before.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+RUN = "run.json"
+STATUS = "status.json"
+PACKAGE = Path(__file__).parent
+State = Literal["running", "done", "done-with-errors", "failed", "interrupted"]
+# What may differ between two runs that compute the same: where things lie, how much of it is asked
+# for (records carry selector and top_k themselves), and `compressor`, the default of both levels.
+NOT_IDENTITY = ("compressor", "selector", "top_k", "limit", "tracker", "paths", "benchmark.root")
+_VERSIONS = ("x2l", "torch", "transformers", "hydra-core", "omegaconf", "numpy", "decord", "av")
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """Enough to know what produced a folder of records, and to make it again."""
+
+    run_id: str
+    config: Mapping[str, Any]  # resolved
+    commit: str | None  # of x2l's own checkout; None when installed without one
+    dirty: bool | None
+    code: str  # hash of x2l's source files: what a commit cannot say about a dirty tree
+    versions: Mapping[str, str]
+    device: str
+    cpu_threads: int
+    started: str
+
+    def save(self, folder: Path) -> str | None:
+        """Writes run.json; earlier sessions of a resumed folder are kept in it.
+
+        Returns:
+            A warning when the folder's earlier records came from other source code, else None.
+
+        Raises:
+            ValueError: the folder belongs to a run of another configuration.
+        """
+        path = folder / RUN
+        earlier: list[dict[str, Any]] = []
+        if path.exists():
+            before = json.loads(path.read_text())
+            if before["run_id"] != self.run_id:
+                raise ValueError(_other_run(folder, before["config"], self.config))
+            earlier = before["sessions"]
+        session = {
+            "started": self.started,
+            "commit": self.commit,
+            "dirty": self.dirty,
+            "code": self.code,
+            "versions": dict(self.versions),
+            "device": self.device,
+            "cpu_threads": self.cpu_threads,
+        }
+        sessions = [*earlier, session]
+        values = {"run_id": self.run_id, "config": self.config, **session, "sessions": sessions}
+        write_json(path, values)
+        if earlier and earlier[-1]["code"] != self.code:
+            return (
+                f"{folder} holds records made by other source code "
+                f"(commit {earlier[-1]['commit']}); they are kept. Remove the folder to redo them"
+            )
+        return None
+
+
+def describe(run_id: str, config: Mapping[str, Any], device: str, cpu_threads: int) -> RunInfo:
+    """Collects commit, versions and machine for `config`."""
+    commit, dirty = _commit()
+    return RunInfo(
+        run_id=run_id,
+        config=config,
+        commit=commit,
+        dirty=dirty,
+        code=_code(),
+        versions={"python": platform.python_version(), **_versions()},
+        device=device,
+        cpu_threads=cpu_threads,
+        started=_now(),
+    )
+
+
+class StatusFile:
+    """status.json of one run, replaced atomically: running, then how it ended."""
+
+    def __init__(self, folder: Path, run_id: str) -> None:
+        """Starts a status file in `folder`, which must exist."""
+        self.path = folder / STATUS
+        self._base = {
+            "run_id": run_id,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "started": _now(),
+        }
+
+    def write(self, state: State, **counts: Any) -> None:
+        """Replaces the file.
+
+        Args:
+            state: `running` as long as the process lives; a file that says so while its process is
+                gone belongs to a killed run.
+            **counts: records, expected, errors, error, ...
+        """
+        write_json(self.path, {"state": state, **self._base, "updated": _now(), **counts})
+
+
+def identity(config: Mapping[str, Any]) -> str:
+    """Twelve hex digits naming what a configuration computes; `NOT_IDENTITY` does not count.
+
+    Args:
+        config: plain values, resolved.
+    """
+    text = json.dumps(_leaves(config), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
+    """Replaces a JSON file in one step: a reader sees the old or the new one, never a half."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False, default=str) + "\n")
+    os.replace(temporary, path)
+
+
+def _other_run(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    old, new = _leaves(before), _leaves(now)
+    differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    shown = "; ".join(f"{key}: {old.get(key)} there, {new.get(key)} now" for key in differing[:3])
+    return (
+        f"hydra.run.dir={folder}: must be empty or hold this very run, but it holds another "
+        f"({shown}); give another folder"
+    )
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if name not in NOT_IDENTITY:
+            found |= _leaves(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return found
+
+
+def _commit() -> tuple[str | None, bool | None]:
+    root = PACKAGE.parent
+    if not (root / ".git").exists():
+        return None, None
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        dirty = bool(_git(root, "status", "--porcelain"))
+    except (OSError, subprocess.CalledProcessError):  # no git, or a repository without a commit
+        return None, None
+    return commit, dirty
+
+
+def _git(root: Path, *args: str) -> str:
+    done = subprocess.run(["git", "-C", root, *args], capture_output=True, check=True, text=True)
+    return done.stdout.strip()
+
+
+def _code() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _VERSIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
