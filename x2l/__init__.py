@@ -1,0 +1,3 @@
+"""x2l: how much accuracy a video language model keeps for a given compute when its KV cache is compressed."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,91 @@
+"""What a video turns into for the language model: a prompt whose middle is cut into chunks.
+
+A chunk is a span of consecutive frames *and* the span of prompt tokens that stands for them: visual tokens plus
+any text between them (timestamps). Knows nothing of models or of files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive frames and their span of the prompt.
+
+    Attributes:
+        index: place among the video's chunks.
+        start, stop: token span in the prompt.
+        frames: (first, one past last) of the sampled frames.
+        seconds: (start, end) in the file; a frame lasts until the next one is sampled.
+        frame_seconds: time of each of its sampled frames in the file.
+        is_visual: `(T,)` bool; text inside the span (timestamps) is never compressed.
+        grid: visual tokens as (time steps, rows, columns); their product is the number of visual tokens.
+        positions: `(A, T)` integer rotary positions of all its tokens, as the model was trained with.
+    """
+
+    index: int
+    start: int
+    stop: int
+    frames: tuple[int, int]
+    seconds: tuple[float, float]
+    frame_seconds: tuple[float, ...]
+    is_visual: Tensor
+    grid: tuple[int, int, int]
+    positions: Tensor
+
+    @property
+    def tokens(self) -> int:
+        """All tokens of the span."""
+        return self.stop - self.start
+
+    @property
+    def visual_tokens(self) -> int:
+        """The tokens that compressors see."""
+        return self.grid[0] * self.grid[1] * self.grid[2]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Everything before the question: the text before the video, and the video's chunks.
+
+    Attributes:
+        input_ids: `(tokens,)` token ids of prefix and video, placeholders where visual tokens stand.
+        positions: `(A, tokens)` rotary positions.
+        prefix: number of tokens before the first chunk (never compressed).
+        chunks: the chunks, in time order, without gaps.
+        next_position: rotary position of the first token after the video, whatever is kept (`keep`).
+        video_end: one past the largest temporal position inside the video.
+        visual: processor outputs of the whole video, cut by the model when a chunk is embedded.
+    """
+
+    input_ids: Tensor
+    positions: Tensor
+    prefix: int
+    chunks: tuple[Chunk, ...]
+    next_position: int
+    video_end: int
+    visual: dict[str, Any]
+
+    @property
+    def tokens(self) -> int:
+        """Prefix and video tokens."""
+        return int(self.input_ids.shape[0])
+
+
+@dataclass(frozen=True)
+class Question:
+    """The text after the video, as the chat template closes it.
+
+    Attributes:
+        text: the user's words.
+        input_ids: `(tokens,)`, from the first token after the video to the start of the answer.
+        words: `(tokens,)` bool: the tokens of the user's own words (not of the template).
+    """
+
+    text: str
+    input_ids: Tensor
+    words: Tensor

@@ -1,0 +1,1 @@
+"""Compressors: the KVs of one chunk in, fewer KVs out."""

@@ -1,0 +1,94 @@
+"""What a compressor is: it turns one layer's KVs of one chunk into exactly `keep` KVs, before any question is known."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import ClassVar
+
+from torch import Tensor
+
+from x2l.kv import LayerKV
+
+CAN_SEE = frozenset({"queries"})
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a compressor may look at beside the KVs of the layer.
+
+    Attributes:
+        layer: index of the decoder layer.
+        chunk: index of the chunk.
+        grid: the chunk's visual tokens as (time steps, rows, columns), in that order in the KVs.
+        video_seed: differs from video to video, for methods that draw at random.
+        queries: `(1, Q, T, D)`, rotated, of the chunk's visual tokens; None unless the compressor `needs` them.
+    """
+
+    layer: int
+    chunk: int
+    grid: tuple[int, int, int]
+    video_seed: int
+    queries: Tensor | None = None
+
+
+class Compressor(ABC):
+    """Abstract. A new method is a subclass with `compress`, and a yaml in conf/compressor.
+
+    Attributes:
+        name: what records and figures call it.
+        needs: what the engine must collect for it, a subset of `CAN_SEE`.
+    """
+
+    name: str
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    @abstractmethod
+    def compress(self, kv: LayerKV, seen: Observation, keep: int) -> LayerKV:
+        """Returns exactly `keep` KVs, in time order.
+
+        Args:
+            kv: visual tokens of one chunk, `(1, H, T, D)`, keys un-rotated.
+            seen: grid, layer, queries if needed.
+            keep: number of KVs to return, 1 <= keep < T. Given, not derived from the ratio by every method again:
+                rounding is one rule (`kept_tokens`), so methods are compared at exactly equal sizes.
+        """
+
+    @abstractmethod
+    def flops(self, heads: int, tokens: int, keep: int, head_dim: int) -> int:
+        """Floating point operations of `compress` for one layer, 2 per multiply-add."""
+
+
+def kept_tokens(tokens: int, ratio: float) -> int:
+    """ceil(tokens / ratio), exactly.
+
+    In rationals: with floats `int(1440 * (1 - 2/3))` loses a token, as other packages do.
+    """
+    return math.ceil(Fraction(tokens) / Fraction(str(ratio)))
+
+
+@dataclass(frozen=True)
+class Level:
+    """One compressor at one ratio.
+
+    Attributes:
+        compressor: the method.
+        ratio: tokens in / tokens out, >= 1; 2 keeps half, 32 keeps 1/32. Never the fraction removed.
+    """
+
+    compressor: Compressor
+    ratio: float
+
+    def __post_init__(self) -> None:
+        """Checks the ratio.
+
+        Raises:
+            ValueError: ratio < 1 or not finite.
+        """
+        if not (math.isfinite(self.ratio) and self.ratio >= 1):
+            raise ValueError(
+                f"ratio={self.ratio}: must be tokens in / tokens out, a finite number >= 1; "
+                f"to keep a share s of the tokens write ratio=1/s, e.g. 2 to keep half"
+            )

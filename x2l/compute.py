@@ -1,0 +1,101 @@
+"""Compute in closed form (FLOPs, bytes) and measured (seconds, peak memory); kept apart, shown side by side.
+
+FLOPs are those of matrix products, 2 per multiply-add, as torch's own counter counts them: attention is counted over
+the whole query x key rectangle, because that is what runs under a mask; norms, rotary positions and softmax are left
+out. Compression is what each compressor declares. Tests hold every formula against torch's counter.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from x2l.models.base import ModelShape, VisionShape
+
+STAGES = ("vision", "prefill", "compression", "selection", "reload", "decode")
+
+
+def decoder_flops(shape: ModelShape, tokens: int, keys: int) -> int:
+    """Running `tokens` new tokens through the decoder when each layer attends over `keys` KVs (the new ones included)."""
+    width = shape.heads * shape.head_dim
+    projections = 2 * tokens * shape.hidden * (width + 2 * shape.kv_heads * shape.head_dim)
+    attention = 4 * tokens * keys * width + 2 * tokens * width * shape.hidden
+    mlp = 6 * tokens * shape.hidden * shape.intermediate
+    return shape.layers * (projections + attention + mlp)
+
+
+def head_flops(shape: ModelShape, tokens: int = 1) -> int:
+    """Logits of `tokens` tokens."""
+    return 2 * tokens * shape.hidden * shape.vocabulary
+
+
+def _window_areas(rows: int, columns: int, window: int) -> list[int]:
+    """Merged tokens in each attention window of a time step; windows at the edge are cut."""
+    heights = [min(window, rows - r) for r in range(0, rows, window)]
+    widths = [min(window, columns - c) for c in range(0, columns, window)]
+    return [h * w for h in heights for w in widths]
+
+
+def vision_flops(vision: VisionShape, patch_grid: tuple[int, int, int]) -> int:
+    """Encoding a (time steps, patch rows, patch columns) grid: patches, blocks, merger. Attention is within a step."""
+    steps, rows, columns = patch_grid
+    patches, unit = steps * rows * columns, vision.merge**2
+    embed = 2 * patches * vision.patch_inputs * vision.hidden
+    linear = 8 * patches * vision.hidden**2 + 2 * vision.mlp_matrices * patches * vision.hidden * vision.intermediate
+    attention = 0
+    for layer in range(vision.depth):
+        areas = [rows * columns // unit]
+        if vision.window is not None and layer not in vision.full_attention:
+            areas = _window_areas(rows // vision.merge, columns // vision.merge, vision.window)
+        attention += 4 * steps * vision.hidden * sum((area * unit) ** 2 for area in areas)
+    wide = vision.hidden * unit
+    merger = 2 * (patches // unit) * wide * (wide + vision.out)
+    return embed + vision.depth * linear + attention + merger
+
+
+def kv_bytes(shape: ModelShape, tokens: int) -> int:
+    """Keys and values of `tokens` tokens in all layers."""
+    return 2 * shape.layers * shape.kv_heads * shape.head_dim * tokens * shape.kv_itemsize
+
+
+class Meter:
+    """Adds up FLOPs and synchronised seconds by stage, and notes peak memory. One for a pre-fill, one for an answer.
+
+    Attributes:
+        flops: stage -> operations, closed form.
+        seconds: stage -> wall time with the device synchronised at both ends.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        """Starts at zero; on CUDA the device's peak counter restarts too."""
+        self.device = torch.device(device)
+        self.flops = dict.fromkeys(STAGES, 0)
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Times a block as part of a stage; stages must not be nested."""
+        start = self._now()
+        try:
+            yield
+        finally:
+            self.seconds[name] += self._now() - start
+
+    def add(self, stage: str, flops: int) -> None:
+        """Counts operations."""
+        self.flops[stage] += flops
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """Peak memory allocated on the CUDA device since this meter was made; None on CPU, which keeps no such count."""
+        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None

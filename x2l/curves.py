@@ -1,0 +1,258 @@
+"""Points -> the accuracy-versus-compute figure and the printed table.
+
+The only module that imports matplotlib. One column of panels per compressor, one row per kind of
+compute, one line per selector: lines that belong together stand together, and the Pareto front of
+*all* panels is repeated in each, so that methods can be compared across columns.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from x2l.points import ALL_HIGH, ALL_LOW, ALL_TASKS, FULL, Point, pareto
+
+# Okabe and Ito's palette: told apart by colour-blind readers, and in grey by their markers.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_STYLES = ("-", "--", ":", "-.")
+_CONTROLS = {FULL: "*", ALL_LOW: "p", ALL_HIGH: "h"}
+_AXES = {
+    "kv_share": "KV bytes resident while answering (% of uncompressed)",
+    "flops": "FLOPs per question, pre-fill shared out (G)",
+}
+_SCALE = {"kv_share": 100.0, "flops": 1e-9}
+# What tells two lines of one selector apart, with its word in the legend.
+_VARIANT = {
+    "model": "{}",
+    "benchmark": "{}",
+    "frames": "{:g} frames",
+    "chunk_frames": "{} frames a chunk",
+    "ratio_low": "low {:g}x",
+    "ratio_high": "high {:g}x",
+    "context": "context {}",
+    "positions": "positions {}",
+    "pinned": "pinned {}",
+    "seed": "seed {}",
+}
+_RC = {"pdf.fonttype": 42, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+
+
+def draw(points: Sequence[Point], title: str) -> Figure:
+    """The figure: accuracy with clustered 95 % intervals over KV bytes and over FLOPs.
+
+    Args:
+        points: cells over all tasks (points of single tasks are passed over).
+        title: what the points are of.
+
+    Raises:
+        ValueError: no point has an accuracy.
+    """
+    shown = [p for p in points if p.task == ALL_TASKS and not math.isnan(p.accuracy)]
+    if not shown:
+        raise ValueError("points=[]: nothing has been answered yet; run x2l first")
+    columns = sorted({p.compressor for p in shown if p.control != FULL}) or ["none"]
+    selectors = sorted({p.selector for p in shown if not p.control})
+    variants = sorted({_variant(p, shown) for p in shown if not p.control})
+    with matplotlib.rc_context(_RC):
+        figure = Figure(figsize=(1.4 + 2.9 * len(columns), 6.6), layout="constrained")
+        FigureCanvasAgg(figure)
+        grid = figure.subplots(len(_AXES), len(columns), sharey=True, sharex="row", squeeze=False)
+        for row, x in zip(grid, _AXES, strict=True):
+            front = pareto(shown, x)
+            for axes, compressor in zip(row, columns, strict=True):
+                members = [p for p in shown if p.compressor == compressor or p.control == FULL]
+                _panel(axes, members, shown, front, x, selectors, variants)
+                axes.set_title(compressor if x == "kv_share" else "")
+            row[0].set_ylabel("accuracy (%)")
+        for row, label in zip(grid, _AXES.values(), strict=True):
+            row[len(columns) // 2].set_xlabel(label)
+        figure.suptitle(title, fontsize=10)
+        handles = _legend(selectors, variants, shown)
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5))
+    return figure
+
+
+def save(figure: Figure, folder: Path) -> tuple[Path, Path]:
+    """Writes curve.png and curve.pdf into `folder`; equal points give equal bytes."""
+    png, pdf = folder / "curve.png", folder / "curve.pdf"
+    with matplotlib.rc_context(_RC):
+        for path, options in ((png, {"dpi": 160}), (pdf, {"metadata": {"CreationDate": None}})):
+            temporary = path.with_name(f".{path.name}")
+            figure.savefig(temporary, format=path.suffix[1:], **options)  # type: ignore[arg-type]
+            temporary.replace(path)
+    return png, pdf
+
+
+def table(points: Sequence[Point]) -> str:
+    """The points as aligned text, one line per cell; only what differs between cells is named."""
+    shown = [p for p in points if p.task == ALL_TASKS]
+    varying = [name for name in _VARIANT if len({getattr(p, name) for p in shown}) > 1]
+    header = ["compressor", "selector", "k", *varying, "accuracy", "95% interval", "n", "unparsed"]
+    header += ["recall", "KV %", "GFLOPs", "next", "s", "next s"]
+    lines = [header]
+    for p in shown:
+        name = p.control or p.selector
+        values = [f"{v:g}" if isinstance(v := getattr(p, n), float) else str(v) for n in varying]
+        lines.append(
+            [
+                "-" if p.control == FULL else p.compressor,
+                name,
+                "-" if p.top_k is None else str(p.top_k),
+                *values,
+                _percent(p.accuracy),
+                f"{_percent(p.low)} to {_percent(p.high)}",
+                str(p.n),
+                str(p.parse_failures),
+                "-" if p.control or math.isnan(p.recall) else f"{p.recall:.2f}",
+                _percent(p.kv_share),
+                f"{p.flops * 1e-9:.3g}",
+                f"{p.flops_next * 1e-9:.2g}",
+                f"{p.seconds:.2g}",
+                f"{p.seconds_next:.2g}",
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    left = 2 + len(varying)  # names stand left, numbers right
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if index < 2 or 3 <= index < left + 1 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _variant(point: Point, among: Sequence[Point]) -> str:
+    """What tells this cell's line from others of its selector; empty where nothing does."""
+    cells = [p for p in among if not p.control]
+    names = [name for name in _VARIANT if len({getattr(p, name) for p in cells}) > 1]
+    return ", ".join(_VARIANT[name].format(getattr(point, name) or "none") for name in names)
+
+
+def _panel(
+    axes: Axes,
+    members: Sequence[Point],
+    everything: Sequence[Point],
+    front: Sequence[Point],
+    x: str,
+    selectors: Sequence[str],
+    variants: Sequence[str],
+) -> None:
+    scale = _SCALE[x]
+    steps = [(scale * getattr(p, x), 100 * p.accuracy) for p in front]
+    edge = scale * max(getattr(p, x) for p in everything)
+    axes.step(
+        *zip(*steps, (edge, steps[-1][1]), strict=True),
+        where="post",
+        color="#bbbbbb",
+        linewidth=4,
+        alpha=0.6,
+        zorder=1,
+        solid_capstyle="butt",
+    )
+    for point in members:
+        if point.control == FULL:
+            axes.axhline(100 * point.accuracy, color="#555555", linestyle=(0, (4, 3)), lw=0.9)
+    for column, selector in enumerate(selectors):
+        for variant in variants:
+            line = [
+                p
+                for p in members
+                if not p.control and p.selector == selector and _variant(p, everything) == variant
+            ]
+            if line:
+                style = _STYLES[variants.index(variant) % len(_STYLES)]
+                _line(axes, line, x, _COLOURS[column % 7], _MARKERS[column % 7], style)
+    for point in members:
+        if point.control:
+            _error_bar(axes, point, x, "#222222", _CONTROLS[point.control], 10)
+    _label_k(axes, members, x)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.grid(alpha=0.25, linewidth=0.5)
+
+
+def _line(
+    axes: Axes, line: Sequence[Point], x: str, colour: str, marker: str, style: str
+) -> None:
+    ordered = sorted(line, key=lambda p: getattr(p, x))
+    at = [_SCALE[x] * getattr(p, x) for p in ordered]
+    axes.plot(at, [100 * p.accuracy for p in ordered], style, color=colour, lw=1.4, zorder=3)
+    for point in ordered:
+        _error_bar(axes, point, x, colour, marker, 4.5)
+
+
+def _error_bar(
+    axes: Axes, point: Point, x: str, colour: str, marker: str, size: float
+) -> None:
+    axes.errorbar(
+        _SCALE[x] * getattr(point, x),
+        100 * point.accuracy,
+        yerr=[[100 * (point.accuracy - point.low)], [100 * (point.high - point.accuracy)]],
+        color=colour,
+        marker=marker,
+        markersize=size,
+        markeredgecolor="white",
+        markeredgewidth=0.6,
+        elinewidth=0.9,
+        capsize=2,
+        zorder=4,
+    )
+
+
+def _label_k(axes: Axes, members: Sequence[Point], x: str) -> None:
+    """Writes k above the best point of each k: all selectors of one k re-load equally much."""
+    best: dict[tuple[Any, ...], Point] = {}
+    for p in members:
+        if not p.control:
+            key = (p.top_k, p.ratio_low, p.ratio_high, p.chunk_frames, p.context)
+            if key not in best or p.high > best[key].high:
+                best[key] = p
+    for point in best.values():
+        axes.annotate(
+            f"k={point.top_k}",
+            (_SCALE[x] * getattr(point, x), 100 * point.high),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="center",
+            fontsize=7,
+            color="#444444",
+        )
+
+
+def _legend(
+    selectors: Sequence[str], variants: Sequence[str], shown: Sequence[Point]
+) -> list[Line2D]:
+    handles = [
+        Line2D([], [], color=_COLOURS[i % 7], marker=_MARKERS[i % 7], label=selector)
+        for i, selector in enumerate(selectors)
+    ]
+    if len(variants) > 1:
+        handles += [
+            Line2D([], [], color="#555555", linestyle=_STYLES[i % len(_STYLES)], label=variant)
+            for i, variant in enumerate(variants)
+        ]
+    words = {FULL: "full (no compression)", ALL_LOW: "all-low", ALL_HIGH: "all-high"}
+    for control, marker in _CONTROLS.items():
+        if any(p.control == control for p in shown):
+            style = "--" if control == FULL else ""
+            handles.append(
+                Line2D(
+                    [], [], color="#222222", marker=marker, ls=style, ms=10, label=words[control]
+                )
+            )
+    return [*handles, Line2D([], [], color="#bbbbbb", lw=4, label="Pareto front of all panels")]

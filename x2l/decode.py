@@ -1,0 +1,113 @@
+"""Greedy decoding from a mixed cache, at explicit positions.
+
+Own loop, not `generate`: that needs an attention mask and positions for every cached token, refuses layers of
+different length, and is silently wrong with `inputs_embeds` on a filled cache. Tests use it as the oracle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from x2l.chunks import Question
+from x2l.compute import Meter, decoder_flops, head_flops
+from x2l.models.attention import Watch
+from x2l.models.base import ModelShape, VideoModel
+from x2l.models.cache import BufferCache
+from x2l.models.positions import Placement
+from x2l.store import KVStore, Mixed
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said, and what it decoded from.
+
+    Attributes:
+        text: generated text, special tokens left out.
+        token_ids: generated tokens, the end token included.
+        kv_bytes_resident: keys and values of the mixed cache that the answer was decoded from.
+        kv_bytes_reloaded: keys and values brought back from the host for it.
+        first_logits: `(vocabulary,)` fp32 logits of the first answer token, on the host.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    kv_bytes_resident: int
+    kv_bytes_reloaded: int
+    first_logits: Tensor
+
+
+def question_positions(axes: int, place: Placement, tokens: int) -> Tensor:
+    """`(A, tokens)` consecutive positions from where the question goes; text is equal on all axes."""
+    return (torch.arange(tokens) + place.next_position).expand(axes, -1)
+
+
+def ask(
+    model: VideoModel, cache: BufferCache, question: Question, place: Placement, watch: Watch | None = None
+) -> Tensor:
+    """Runs the question over a filled cache; logits of the first answer token, `(vocabulary,)`."""
+    positions = question_positions(model.axes, place, len(question.input_ids))
+    return model.logits(model.embed_text(question.input_ids), positions, cache, watch)
+
+
+def question_flops(shape: ModelShape, question: Question, mixed: Mixed) -> int:
+    """Operations of running a question over a mixed cache, the first logits included."""
+    tokens = len(question.input_ids)
+    cached = round(sum(mixed.kv.tokens) / shape.layers)
+    return decoder_flops(shape, tokens, cached + tokens) + head_flops(shape)
+
+
+def answer(
+    model: VideoModel,
+    store: KVStore,
+    question: Question,
+    selected: Collection[int],
+    max_new_tokens: int = 16,
+    meter: Meter | None = None,
+) -> Answer:
+    """Re-loads the selected chunks as L-KVs, leaves all others H-KVs, and decodes greedily.
+
+    Args:
+        model: the model.
+        store: from `prefill`, with levels `low` and `high`.
+        question: from `model.question`.
+        selected: chunks to re-load.
+        max_new_tokens: at most that many tokens.
+        meter: counts stages reload and decode.
+    """
+    meter = meter or Meter(model.device)
+    assignment = ["low" if chunk.index in selected else "high" for chunk in store.prompt.chunks]
+    with meter.stage("reload"):
+        mixed = store.mix(assignment)
+        cache = model.fill(mixed.kv, room=len(question.input_ids) + max_new_tokens)
+    reloaded = sum(store.nbytes("low")[index] for index in set(selected))
+    with meter.stage("decode"):
+        first = ask(model, cache, question, mixed.place)
+        tokens = _greedy(model, cache, first, question, mixed.place, max_new_tokens)
+    cached = round(sum(mixed.kv.tokens) / model.shape.layers) + len(question.input_ids)
+    meter.add("decode", question_flops(model.shape, question, mixed))
+    for step in range(1, len(tokens)):
+        meter.add("decode", decoder_flops(model.shape, 1, cached + step) + head_flops(model.shape))
+    return Answer(model.decode_text(tokens), tuple(tokens), mixed.kv.nbytes, reloaded, first.float().cpu())
+
+
+def _greedy(
+    model: VideoModel, cache: BufferCache, logits: Tensor, question: Question, place: Placement, limit: int
+) -> list[int]:
+    """Token by token until an end token or the limit.
+
+    The first generated position is one past everything so far, the video's time included: under the `hf` rule the
+    question stands earlier than the video's end, and generation still starts behind both.
+    """
+    start = max(place.next_position + len(question.input_ids), place.video_end)
+    tokens: list[int] = []
+    while True:
+        tokens.append(int(logits.argmax()))
+        if len(tokens) == limit or tokens[-1] in model.end_tokens:
+            return tokens
+        position = Placement(start + len(tokens) - 1, place.video_end)
+        embedded = model.embed_text(torch.tensor(tokens[-1:]))
+        logits = model.logits(embedded, question_positions(model.axes, position, 1), cache)

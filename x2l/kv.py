@@ -1,0 +1,126 @@
+"""The KV value type: keys and values of some tokens, for every layer, before rotary positions are applied.
+
+Shape legend, used in the whole package:
+    B batch (always 1)   H KV heads   Q query heads   T tokens   D head dimension   A position axes (1, or 3 for M-RoPE)
+
+Knows nothing of models, chunks or compressors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LayerKV:
+    """KVs of one layer, in time order.
+
+    Attributes:
+        keys: `(1, H, T, D)`, un-rotated: pooling and merging average keys, which is meaningless after RoPE,
+            and one store then serves both `keep` and `compact` positions.
+        values: `(1, H, T, D)`.
+        positions: `(A, h, T)` float, the rotary position of each KV; h is 1 where all heads share it, else H.
+            Float because an averaged KV stands at the mean of its members.
+        weights: `(h, T)` float, how many tokens a KV stands for in attention (log(weight) is added to its logits).
+    """
+
+    keys: Tensor
+    values: Tensor
+    positions: Tensor
+    weights: Tensor
+
+    def __post_init__(self) -> None:
+        """Checks the shapes against each other.
+
+        Raises:
+            ValueError: two fields disagree on tokens or heads.
+        """
+        heads, tokens = self.keys.shape[1], self.keys.shape[2]
+        if self.values.shape[:3] != self.keys.shape[:3]:
+            raise ValueError(f"values {tuple(self.values.shape)} must match keys {tuple(self.keys.shape)} in (1, H, T)")
+        for name, field in (("positions", self.positions[0]), ("weights", self.weights)):
+            if field.shape[-1] != tokens or field.shape[0] not in (1, heads):
+                raise ValueError(f"{name}: (heads, tokens)={tuple(field.shape)} must be (1 or {heads}, {tokens})")
+
+    @property
+    def tokens(self) -> int:
+        """Number of KVs a head."""
+        return self.keys.shape[2]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values (positions and weights are bookkeeping, a few bytes a token)."""
+        return self.keys.nbytes + self.values.nbytes
+
+    def take(self, index: Tensor) -> LayerKV:
+        """The KVs at `index`: `(T',)` for all heads alike, or `(H, T')` for each head its own."""
+        if index.ndim == 1:
+            return LayerKV(
+                self.keys[:, :, index], self.values[:, :, index], self.positions[..., index], self.weights[..., index]
+            )
+        heads = index.shape[0]
+        rows = index[None, :, :, None].expand(1, heads, index.shape[1], self.keys.shape[-1])
+        axes = self.positions.shape[0]
+        positions = self.positions.expand(axes, heads, -1)
+        return LayerKV(
+            self.keys.gather(2, rows),
+            self.values.gather(2, rows),
+            positions.gather(2, index[None].expand(axes, -1, -1)),
+            self.weights.expand(heads, -1).gather(1, index),
+        )
+
+    def to(self, device: torch.device | str) -> LayerKV:
+        """The same KVs on `device`."""
+        return LayerKV(
+            self.keys.to(device), self.values.to(device), self.positions.to(device), self.weights.to(device)
+        )
+
+
+def concat_layers(parts: Sequence[LayerKV]) -> LayerKV:
+    """Joins one layer's KVs along the tokens, in the order given."""
+    heads = max(max(part.positions.shape[1], part.weights.shape[0]) for part in parts)
+    axes = parts[0].positions.shape[0]
+    return LayerKV(
+        torch.cat([part.keys for part in parts], dim=2),
+        torch.cat([part.values for part in parts], dim=2),
+        torch.cat([part.positions.expand(axes, heads, -1) for part in parts], dim=2),
+        torch.cat([part.weights.expand(heads, -1) for part in parts], dim=1),
+    )
+
+
+@dataclass(frozen=True)
+class KV:
+    """KVs of some tokens for all layers; the layers may hold different numbers of them."""
+
+    layers: tuple[LayerKV, ...]
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Number of KVs, layer by layer."""
+        return tuple(layer.tokens for layer in self.layers)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all keys and values."""
+        return sum(layer.nbytes for layer in self.layers)
+
+    def to(self, device: torch.device | str) -> KV:
+        """The same KVs on `device`."""
+        return KV(tuple(layer.to(device) for layer in self.layers))
+
+
+def concat(parts: Sequence[KV]) -> KV:
+    """Joins KVs along the tokens, layer by layer, in the order given.
+
+    Raises:
+        ValueError: nothing to join, or a different number of layers.
+    """
+    if not parts:
+        raise ValueError("parts=[]: at least one KV must be given")
+    if len({len(part.layers) for part in parts}) != 1:
+        raise ValueError(f"parts must have the same number of layers, got {[len(part.layers) for part in parts]}")
+    return KV(tuple(concat_layers(layers) for layers in zip(*(part.layers for part in parts), strict=True)))

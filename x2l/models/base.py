@@ -1,0 +1,131 @@
+"""What the engine may ask of a model. Everything that differs between architectures ends behind this page."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from x2l.chunks import Chunk, Prompt, Question
+from x2l.kv import KV, LayerKV
+from x2l.models.attention import Watch
+from x2l.models.cache import BufferCache
+from x2l.video import Frames
+
+
+@dataclass(frozen=True)
+class VisionShape:
+    """The sizes that a vision tower's FLOPs follow from (see compute.py for the formulas)."""
+
+    depth: int
+    hidden: int
+    intermediate: int
+    mlp_matrices: int
+    patch_inputs: int
+    merge: int
+    out: int
+    window: int | None
+    full_attention: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The sizes that FLOPs and bytes follow from.
+
+    `window` of the vision tower is in merged tokens along one side; None = every layer attends within a time step.
+    """
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocabulary: int
+    kv_itemsize: int
+    vision: VisionShape
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What the language model receives for a chunk.
+
+    Attributes:
+        embeds: `(1, T, hidden)`.
+        patch_grid: (time steps, patch rows, patch columns) the vision tower worked on; None for text.
+    """
+
+    embeds: Tensor
+    patch_grid: tuple[int, int, int] | None = None
+
+
+class VideoModel(ABC):
+    """A video language model that can be pre-filled chunk by chunk. Abstract; holds no state between calls.
+
+    Attributes:
+        shape: sizes, for compute.py.
+        axes: position axes, 1 or 3 (M-RoPE).
+        temporal_patch: frames that make one time step.
+        device: where the language model's first layer lies.
+        dtype: of weights and KVs.
+    """
+
+    shape: ModelShape
+    axes: int
+    temporal_patch: int
+    device: torch.device
+    dtype: torch.dtype
+
+    @abstractmethod
+    def prompt(self, frames: Frames, chunk_frames: int) -> Prompt:
+        """Prepares a video and the text before it, cut into chunks of `chunk_frames` frames."""
+
+    @abstractmethod
+    def question(self, text: str) -> Question:
+        """The tokens of the user's turn after the video."""
+
+    @abstractmethod
+    def embed_chunk(self, prompt: Prompt, chunk: Chunk) -> Embedded:
+        """Runs the vision tower for one chunk; memory does not grow with the video."""
+
+    @abstractmethod
+    def embed_text(self, input_ids: Tensor) -> Embedded:
+        """Embeddings of `(tokens,)` text ids."""
+
+    @abstractmethod
+    def advance(self, embedded: Embedded, positions: Tensor, cache: BufferCache, watch: Watch | None = None) -> None:
+        """Runs the decoder over a span at explicit positions `(A, T)`; its rotated KVs are appended to the cache."""
+
+    @abstractmethod
+    def logits(self, embedded: Embedded, positions: Tensor, cache: BufferCache, watch: Watch | None = None) -> Tensor:
+        """Like `advance`, and returns the logits after the last token, `(vocabulary,)`."""
+
+    @abstractmethod
+    def rotate(self, layer: LayerKV) -> Tensor:
+        """Keys `(1, H, T, D)` with RoPE at the layer's positions."""
+
+    @abstractmethod
+    def unrotate(self, keys: Tensor, positions: Tensor) -> Tensor:
+        """Rotated keys `(1, H, T, D)` at `(A, T)` -> keys before RoPE, the exact inverse of `rotate`."""
+
+    @abstractmethod
+    def decode_text(self, token_ids: list[int]) -> str:
+        """Text of generated tokens, special tokens left out."""
+
+    @property
+    @abstractmethod
+    def end_tokens(self) -> frozenset[int]:
+        """Token ids that end an answer."""
+
+    def fill(self, kv: KV, room: int = 0) -> BufferCache:
+        """A cache that holds `kv`, rotated and weighted, with space for `room` more tokens."""
+        cache = self.new_cache()
+        for index, layer in enumerate(kv.layers):
+            cache.append(index, self.rotate(layer), layer.values, layer.weights, room)
+        return cache
+
+    def new_cache(self) -> BufferCache:
+        """An empty cache for this model."""
+        return BufferCache(self.shape.layers)

@@ -1,0 +1,147 @@
+"""A Hugging Face cache whose layers grow in place and can be cut back, with a weight for each KV.
+
+`DynamicCache` concatenates on every update, which copies the whole cache for each chunk and each decoded token.
+Knows nothing of positions: they are always given explicitly beside the cache.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+class BufferLayer(CacheLayerMixin):
+    """Rotated keys and values of one layer in a buffer that doubles when full. Final."""
+
+    is_sliding = False
+    is_croppable = True
+
+    def __init__(self) -> None:
+        """An empty layer; device, dtype and shape come with the first KVs."""
+        super().__init__()
+        self.length = 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Takes dtype, device and shape from the first KVs."""
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.keys = key_states.new_empty((*key_states.shape[:2], 0, key_states.shape[3]))
+        self.values = value_states.new_empty((*value_states.shape[:2], 0, value_states.shape[3]))
+        self.is_initialized = True
+
+    def reserve(self, capacity: int) -> None:
+        """Makes room for `capacity` KVs in all."""
+        assert self.keys is not None and self.values is not None
+        if capacity <= self.keys.shape[2]:
+            return
+        keys = self.keys.new_empty((*self.keys.shape[:2], capacity, self.keys.shape[3]))
+        values = self.values.new_empty((*self.values.shape[:2], capacity, self.values.shape[3]))
+        keys[:, :, : self.length] = self.keys[:, :, : self.length]
+        values[:, :, : self.length] = self.values[:, :, : self.length]
+        self.keys, self.values = keys, values
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Appends `(1, H, n, D)` KVs and returns views of everything cached."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        assert self.keys is not None and self.values is not None
+        end = self.length + key_states.shape[2]
+        if end > self.keys.shape[2]:
+            self.reserve(max(end, 2 * self.keys.shape[2]))
+        self.keys[:, :, self.length : end] = key_states
+        self.values[:, :, self.length : end] = value_states
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def tail(self, start: int) -> tuple[Tensor, Tensor]:
+        """Views of the KVs from `start` on, `(1, H, length - start, D)`."""
+        assert self.keys is not None and self.values is not None
+        return self.keys[:, :, start : self.length], self.values[:, :, start : self.length]
+
+    def cut(self, length: int) -> None:
+        """Forgets all but the first `length` KVs (the buffer stays)."""
+        if not 0 <= length <= self.length:
+            raise ValueError(f"length={length}: must lie between 0 and the {self.length} cached KVs")
+        self.length = length
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Hugging Face's spelling: a negative number of KVs to drop from the end."""
+        self.cut(self.length + tokens_to_remove)
+
+    def get_seq_length(self) -> int:
+        """Number of cached KVs."""
+        return self.length
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """(KVs after the update, offset)."""
+        return self.length + query_length, 0
+
+    def get_max_length(self) -> int:
+        """No limit."""
+        return -1
+
+    def get_max_cache_shape(self) -> int:
+        """No limit (the name that transformers used before 5.23)."""
+        return -1
+
+    def reset(self) -> None:
+        """Forgets everything."""
+        self.length = 0
+
+
+class BufferCache(Cache):
+    """One `BufferLayer` a model layer. Final."""
+
+    layers: list[BufferLayer]
+
+    def __init__(self, layers: int) -> None:
+        """An empty cache of `layers` layers."""
+        super().__init__(layers=[BufferLayer() for _ in range(layers)])
+        self._bias: list[Tensor | None] = [None] * layers
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Cached KVs, layer by layer."""
+        return tuple(layer.length for layer in self.layers)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the cached keys and values (not of the spare buffer)."""
+        return sum(t.nbytes for layer in self.layers if layer.is_initialized for t in layer.tail(0))
+
+    @property
+    def bias(self) -> tuple[Tensor | None, ...]:
+        """Per layer, `(h, n)` added to the attention logits of the first n cached KVs; None = nothing to add."""
+        return tuple(self._bias)
+
+    def cut(self, lengths: tuple[int, ...]) -> None:
+        """Forgets all but the first `lengths[i]` KVs of layer i."""
+        for index, (layer, length) in enumerate(zip(self.layers, lengths, strict=True)):
+            layer.cut(length)
+            bias = self._bias[index]
+            self._bias[index] = None if bias is None else bias[:, :length]
+
+    def append(self, layer: int, keys: Tensor, values: Tensor, weights: Tensor, room: int = 0) -> None:
+        """Adds rotated KVs to a layer.
+
+        Args:
+            layer: its index.
+            keys: `(1, H, n, D)`, rotated.
+            values: `(1, H, n, D)`.
+            weights: `(h, n)`; the log of each is added to its attention logits from now on.
+            room: space to reserve for that many more.
+        """
+        before = self.layers[layer].length
+        self.layers[layer].update(keys, values)
+        self.layers[layer].reserve(self.layers[layer].length + room)
+        old = self._bias[layer]
+        if old is None and bool((weights == 1).all()):
+            return
+        new = weights.to(keys.device).log()
+        heads = max(new.shape[0], 1 if old is None else old.shape[0])
+        if old is None:
+            old = new.new_zeros(heads, before)
+        gap = new.new_zeros(heads, before - old.shape[1])
+        self._bias[layer] = torch.cat([old.expand(heads, -1), gap, new.expand(heads, -1)], dim=1)

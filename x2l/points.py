@@ -1,0 +1,230 @@
+"""Records -> points: one row per cell, with accuracy, its interval and the mean compute.
+
+Pure, but for the CSV. Knows nothing of figures or trackers.
+"""
+
+import csv
+import dataclasses
+import io
+import math
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from x2l.records import STAGES, Record
+from x2l.statistics import Outcome, accuracy, circular
+
+POINTS = "points.csv"
+ALL_TASKS = "all"
+FULL, ALL_LOW, ALL_HIGH = "full", "all-low", "all-high"
+_VIDEO_STAGES = ("vision", "prefill", "compression")  # paid once for all questions of a video
+
+
+@dataclass(frozen=True)
+class Point:
+    """One cell of the experiment, for all tasks or for one.
+
+    Compute is per question. `vision`, `prefill` and `compression` are paid once per video and
+    shared out among the questions that were asked about it; `first` is what a lone question costs,
+    `next` what each further question on a pre-filled video costs. Bytes and FLOPs are closed
+    forms, seconds are measured.
+    """
+
+    model: str
+    benchmark: str
+    frames: float  # mean over videos: short videos have fewer than asked for
+    chunk_frames: int
+    compressor: str
+    ratio_low: float
+    ratio_high: float
+    context: str
+    positions: str
+    selector: str
+    top_k: int | str | None
+    pinned: str
+    seed: int
+    task: str
+    accuracy: float
+    low: float
+    high: float
+    n: int
+    videos: int
+    parse_failures: int
+    recall: float
+    precision: float
+    measured_ratio_low: float
+    measured_ratio_high: float
+    kv_share: float  # resident bytes as a share of the uncompressed cache
+    kv_bytes_resident: float
+    kv_bytes_reloaded: float
+    kv_bytes_full: float
+    flops: float
+    flops_first: float
+    flops_next: float
+    flops_vision: float
+    flops_prefill: float
+    flops_compression: float
+    flops_selection: float
+    flops_reload: float
+    flops_decode: float
+    seconds: float
+    seconds_first: float
+    seconds_next: float
+    questions_per_video: float
+    run_id: str
+    selector_config: str
+
+    @property
+    def control(self) -> str | None:
+        """`full`, `all-low`, `all-high`, or None for a cell that selects."""
+        if self.ratio_low == self.ratio_high == 1:
+            return FULL
+        return {"all": ALL_LOW, "none": ALL_HIGH}.get(self.selector)
+
+
+def outcomes(records: Iterable[Record]) -> list[Outcome]:
+    """The scored units of some records: circular groups folded, unparsed answers as NaN."""
+    return circular(
+        (
+            Outcome(
+                record.sample_id,
+                record.video_id,
+                math.nan if record.correct is None else record.correct,
+            ),
+            record.group,
+        )
+        for record in records
+    )
+
+
+def points(records: Iterable[Record], by_task: bool = False) -> list[Point]:
+    """One point per cell, in a stable order; several runs of one cell are one.
+
+    Args:
+        records: of any set of runs.
+        by_task: add a point for every task of a cell, after the one for all.
+    """
+    unique = {record.key: record for record in records}
+    cells: dict[tuple[str, ...], list[Record]] = defaultdict(list)
+    for key, record in unique.items():
+        run_id, _, *cell = key
+        cells[(run_id, *cell)].append(record)
+    found: list[Point] = []
+    for members in cells.values():
+        found.append(_point(members, ALL_TASKS))
+        if by_task:
+            for task in sorted({record.task for record in members}):
+                found.append(_point([r for r in members if r.task == task], task))
+    return sorted(found, key=_order)
+
+
+def write_points(path: str | Path, rows: Sequence[Point]) -> None:
+    """Writes the points as CSV, replacing the file in one step."""
+    text = io.StringIO()
+    names = [field.name for field in dataclasses.fields(Point)]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*names, "control"])
+    for row in rows:
+        values = [getattr(row, name) for name in names]
+        writer.writerow([*("" if v is None else v for v in values), row.control or ""])
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text.getvalue())
+    os.replace(temporary, path)
+
+
+def pareto(rows: Sequence[Point], x: str) -> list[Point]:
+    """The points that no other beats in both accuracy and `x` (a compute field), cheapest first."""
+    front: list[Point] = []
+    for row in sorted(rows, key=lambda p: (getattr(p, x), -p.accuracy)):
+        if not math.isnan(row.accuracy) and (not front or row.accuracy > front[-1].accuracy):
+            front.append(row)
+    return front
+
+
+def _point(records: Sequence[Record], task: str) -> Point:
+    first = records[0]
+    score = accuracy(outcomes(records))
+    asked = Counter(record.video_id for record in records)
+
+    def mean(name: str) -> float:
+        values = [value for r in records if (value := getattr(r, name)) is not None]
+        return sum(values) / len(values) if values else math.nan
+
+    def stage_costs(unit: str) -> tuple[dict[str, float], float, float]:
+        """Mean per question by stage (shared out), of a lone question, of a further one."""
+        once = {stage: mean(f"{unit}_{stage}") for stage in STAGES}
+        shared = dict(once)
+        for stage in _VIDEO_STAGES:
+            per_video = {r.video_id: getattr(r, f"{unit}_{stage}") for r in records}
+            shared[stage] = sum(per_video.values()) / len(records)
+        further = sum(once[stage] for stage in STAGES if stage not in _VIDEO_STAGES)
+        return shared, sum(once.values()), further
+
+    flops, flops_first, flops_next = stage_costs("flops")
+    seconds, seconds_first, seconds_next = stage_costs("seconds")
+    return Point(
+        model=first.model,
+        benchmark=first.benchmark,
+        frames=mean("frames"),
+        chunk_frames=first.chunk_frames,
+        compressor=first.compressor,
+        ratio_low=first.ratio_low,
+        ratio_high=first.ratio_high,
+        context=first.context,
+        positions=first.positions,
+        selector=first.selector,
+        top_k=first.top_k,
+        pinned="+".join(first.pinned),
+        seed=first.seed,
+        task=task,
+        accuracy=score.value,
+        low=score.low,
+        high=score.high,
+        n=score.count,
+        videos=score.videos,
+        parse_failures=score.unparsed,
+        recall=mean("recall"),
+        precision=mean("precision"),
+        measured_ratio_low=mean("measured_ratio_low"),
+        measured_ratio_high=mean("measured_ratio_high"),
+        kv_share=sum(r.kv_bytes_resident for r in records) / sum(r.kv_bytes_full for r in records),
+        kv_bytes_resident=mean("kv_bytes_resident"),
+        kv_bytes_reloaded=mean("kv_bytes_reloaded"),
+        kv_bytes_full=mean("kv_bytes_full"),
+        flops=sum(flops.values()),
+        flops_first=flops_first,
+        flops_next=flops_next,
+        **{f"flops_{stage}": flops[stage] for stage in STAGES},
+        seconds=sum(seconds.values()),
+        seconds_first=seconds_first,
+        seconds_next=seconds_next,
+        questions_per_video=len(records) / len(asked),
+        run_id=first.run_id,
+        selector_config=first.selector_config,
+    )
+
+
+def _order(point: Point) -> tuple[str | float, ...]:
+    """Controls first, then by method, then by k; `gt` after the numbers."""
+    controls = (FULL, ALL_LOW, ALL_HIGH)
+    rank = controls.index(point.control) if point.control else len(controls)
+    k = {"gt": math.inf, None: -1.0}.get(point.top_k, point.top_k)  # type: ignore[arg-type]
+    return (
+        point.model,
+        point.benchmark,
+        point.compressor if rank else "",
+        point.chunk_frames,
+        point.context,
+        point.ratio_low,
+        point.ratio_high,
+        rank,
+        point.selector,
+        float(k or 0),
+        point.pinned,
+        point.seed,
+        point.run_id,
+        point.task,
+    )

@@ -1,0 +1,1 @@
+"""Selectors: how relevant each chunk is to a question."""

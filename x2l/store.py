@@ -1,0 +1,103 @@
+"""The KVs of one video at every level, by chunk; and how they are mixed into one cache.
+
+H-KVs stay on the compute device, all other levels on the host, from where they are re-loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from x2l.chunks import Prompt
+from x2l.kv import KV, LayerKV, concat
+from x2l.models.positions import Placement, compacted, first_cursor, placement
+
+POSITIONS = ("keep", "compact")
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """A mixed cache before RoPE, and where the question goes.
+
+    Attributes:
+        kv: prefix and chunks in time order, positions as they are to be used.
+        place: first position of the question, and of generated tokens.
+        spans: KVs of each chunk as (start, stop) in layer 0 of `kv`.
+    """
+
+    kv: KV
+    place: Placement
+    spans: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class KVStore:
+    """What a pre-fill leaves behind. Serves any number of questions; nothing here is ever changed.
+
+    Attributes:
+        prompt: the prompt that was pre-filled, without its pixels.
+        prefix: KVs of the text before the video.
+        levels: level name -> KVs of every chunk, with original positions.
+        positions: `keep` or `compact`.
+        step_embeds: `(time steps, hidden)` mean input embedding of each time step's visual tokens (for selectors).
+        step_chunk: chunk of each time step.
+    """
+
+    prompt: Prompt
+    prefix: KV
+    levels: Mapping[str, tuple[KV, ...]]
+    positions: str
+    step_embeds: Tensor
+    step_chunk: tuple[int, ...]
+
+    def kept(self, level: str) -> tuple[int, ...]:
+        """Visual tokens kept of each chunk (text inside a chunk is always kept and not counted)."""
+        return tuple(
+            kv.tokens[0] - (chunk.tokens - chunk.visual_tokens)
+            for kv, chunk in zip(self.levels[level], self.prompt.chunks, strict=True)
+        )
+
+    def measured_ratio(self, level: str) -> float:
+        """Visual tokens in / visual tokens out that was really obtained."""
+        return sum(chunk.visual_tokens for chunk in self.prompt.chunks) / sum(self.kept(level))
+
+    def nbytes(self, level: str) -> tuple[int, ...]:
+        """Bytes of keys and values of each chunk."""
+        return tuple(kv.nbytes for kv in self.levels[level])
+
+    def mix(self, assignment: Sequence[str]) -> Mixed:
+        """Joins prefix and chunks, each at the level that `assignment` names for it. Pure.
+
+        Raises:
+            ValueError: not one level a chunk, or an unknown level.
+        """
+        chunks = self.prompt.chunks
+        unknown = sorted(set(assignment) - set(self.levels))
+        if len(assignment) != len(chunks) or unknown:
+            raise ValueError(
+                f"assignment={list(assignment)}: must name one of the levels {sorted(self.levels)} "
+                f"for each of the {len(chunks)} chunks"
+            )
+        parts = [self.levels[level][chunk.index] for level, chunk in zip(assignment, chunks, strict=True)]
+        place = Placement(self.prompt.next_position, self.prompt.video_end)
+        if self.positions == "compact":
+            parts, place = self._compact(parts)
+        spans, start = [], self.prefix.tokens[0]
+        for part in parts:
+            spans.append((start, start + part.tokens[0]))
+            start += part.tokens[0]
+        device = self.prefix.layers[0].keys.device
+        return Mixed(concat([self.prefix, *(part.to(device) for part in parts)]), place, tuple(spans))
+
+    def _compact(self, parts: Sequence[KV]) -> tuple[list[KV], Placement]:
+        cursor, closed = first_cursor(self.prompt), []
+        for part, chunk in zip(parts, self.prompt.chunks, strict=True):
+            layers = []
+            for layer in part.layers:
+                moved, after = compacted(self.prompt, chunk, layer.positions, cursor)
+                layers.append(LayerKV(layer.keys, layer.values, moved, layer.weights))
+            cursor = after
+            closed.append(KV(tuple(layers)))
+        return closed, placement(self.prompt, cursor)
