@@ -22,7 +22,6 @@ from x2l.points import ALL_HIGH, ALL_LOW, ALL_TASKS, FULL, Point, pareto
 # Okabe and Ito's palette: told apart by colour-blind readers, and in grey by their markers.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_STYLES = ("-", "--", ":", "-.")
 _CONTROLS = {FULL: "*", ALL_LOW: "p", ALL_HIGH: "h"}
 _AXES = {
     "kv_share": "KV bytes resident while answering (% of uncompressed)",
@@ -59,24 +58,28 @@ def draw(points: Sequence[Point], title: str) -> Figure:
     if not shown:
         raise ValueError("points=[]: nothing has been answered yet; run x2l first")
     columns = sorted({p.compressor for p in shown if p.control != FULL}) or ["none"]
+    variants = _variants(shown)
     selectors = sorted({p.selector for p in shown if not p.control})
-    variants = sorted({_variant(p, shown) for p in shown if not p.control})
+    rows = [(x, variant) for x in _AXES for variant in variants]
     with matplotlib.rc_context(_RC):
-        figure = Figure(figsize=(1.4 + 2.9 * len(columns), 6.6), layout="constrained")
+        size = (max(6.8, 1.4 + 2.9 * len(columns)), 0.9 + 2.85 * len(rows))
+        figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
-        grid = figure.subplots(len(_AXES), len(columns), sharey=True, sharex="row", squeeze=False)
-        for row, x in zip(grid, _AXES, strict=True):
+        grid = figure.subplots(len(rows), len(columns), sharey=True, squeeze=False)
+        for line, (x, variant) in zip(grid, rows, strict=True):
             front = pareto(shown, x)
-            for axes, compressor in zip(row, columns, strict=True):
-                members = [p for p in shown if p.compressor == compressor or p.control == FULL]
-                _panel(axes, members, shown, front, x, selectors, variants)
-                axes.set_title(compressor if x == "kv_share" else "")
-            row[0].set_ylabel("accuracy (%)")
-        for row, label in zip(grid, _AXES.values(), strict=True):
-            row[len(columns) // 2].set_xlabel(label)
+            for axes, compressor in zip(line, columns, strict=True):
+                members = [p for p in shown if _belongs(p, compressor, variant)]
+                _panel(axes, members, front, x, selectors)
+                words = [_VARIANT[name].format(value) for name, value in variant]
+                axes.set_title("\n".join([compressor, ", ".join(words)] if words else [compressor]))
+                axes.set_xlim(*_limits(shown, x))
+            line[0].set_ylabel("accuracy (%)")
+            line[len(columns) // 2].set_xlabel(_AXES[x])
         figure.suptitle(title, fontsize=10)
-        handles = _legend(selectors, variants, shown)
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5))
+        handles = _legend(selectors, shown)
+        columns_of_legend = min(len(handles), 2 + len(columns))
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns_of_legend)
     return figure
 
 
@@ -134,27 +137,43 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def _variant(point: Point, among: Sequence[Point]) -> str:
-    """What tells this cell's line from others of its selector; empty where nothing does."""
-    cells = [p for p in among if not p.control]
+def _variants(shown: Sequence[Point]) -> list[tuple[tuple[str, Any], ...]]:
+    """What tells lines of one compressor and selector apart: (field, value) pairs, sorted."""
+    cells = [p for p in shown if not p.control] or list(shown)
     names = [name for name in _VARIANT if len({getattr(p, name) for p in cells}) > 1]
-    return ", ".join(_VARIANT[name].format(getattr(point, name) or "none") for name in names)
+    found = {tuple((name, getattr(p, name)) for name in names) for p in cells}
+    return sorted(found, key=str)
+
+
+def _belongs(point: Point, compressor: str, variant: tuple[tuple[str, Any], ...]) -> bool:
+    """Whether a panel shows the point; a control shows wherever what it depends on is equal."""
+    if point.control == FULL:
+        matters: tuple[str, ...] = ("model", "benchmark", "frames")
+    elif point.control:
+        matters = tuple(name for name in _VARIANT if name not in ("pinned", "seed"))
+    else:
+        matters = tuple(_VARIANT)
+    same = all(getattr(point, name) == value for name, value in variant if name in matters)
+    return same and (point.control == FULL or point.compressor == compressor)
+
+
+def _limits(shown: Sequence[Point], x: str) -> tuple[float, float]:
+    values = [_SCALE[x] * getattr(p, x) for p in shown]
+    margin = max(1.12, (max(values) / min(values)) ** 0.06)
+    return min(values) / margin, max(values) * margin
 
 
 def _panel(
     axes: Axes,
     members: Sequence[Point],
-    everything: Sequence[Point],
     front: Sequence[Point],
     x: str,
     selectors: Sequence[str],
-    variants: Sequence[str],
 ) -> None:
-    scale = _SCALE[x]
-    steps = [(scale * getattr(p, x), 100 * p.accuracy) for p in front]
-    edge = scale * max(getattr(p, x) for p in everything)
+    steps = [(_SCALE[x] * getattr(p, x), 100 * p.accuracy) for p in front]
+    steps.append((10 * steps[-1][0], steps[-1][1]))  # more compute never costs accuracy
     axes.step(
-        *zip(*steps, (edge, steps[-1][1]), strict=True),
+        *zip(*steps, strict=True),
         where="post",
         color="#bbbbbb",
         linewidth=4,
@@ -165,16 +184,10 @@ def _panel(
     for point in members:
         if point.control == FULL:
             axes.axhline(100 * point.accuracy, color="#555555", linestyle=(0, (4, 3)), lw=0.9)
-    for column, selector in enumerate(selectors):
-        for variant in variants:
-            line = [
-                p
-                for p in members
-                if not p.control and p.selector == selector and _variant(p, everything) == variant
-            ]
-            if line:
-                style = _STYLES[variants.index(variant) % len(_STYLES)]
-                _line(axes, line, x, _COLOURS[column % 7], _MARKERS[column % 7], style)
+    for number, selector in enumerate(selectors):
+        line = [p for p in members if not p.control and p.selector == selector]
+        if line:
+            _line(axes, line, x, _COLOURS[number % 7], _MARKERS[number % 7])
     for point in members:
         if point.control:
             _error_bar(axes, point, x, "#222222", _CONTROLS[point.control], 10)
@@ -186,19 +199,15 @@ def _panel(
     axes.grid(alpha=0.25, linewidth=0.5)
 
 
-def _line(
-    axes: Axes, line: Sequence[Point], x: str, colour: str, marker: str, style: str
-) -> None:
+def _line(axes: Axes, line: Sequence[Point], x: str, colour: str, marker: str) -> None:
     ordered = sorted(line, key=lambda p: getattr(p, x))
     at = [_SCALE[x] * getattr(p, x) for p in ordered]
-    axes.plot(at, [100 * p.accuracy for p in ordered], style, color=colour, lw=1.4, zorder=3)
+    axes.plot(at, [100 * p.accuracy for p in ordered], color=colour, lw=1.4, zorder=3)
     for point in ordered:
         _error_bar(axes, point, x, colour, marker, 4.5)
 
 
-def _error_bar(
-    axes: Axes, point: Point, x: str, colour: str, marker: str, size: float
-) -> None:
+def _error_bar(axes: Axes, point: Point, x: str, colour: str, marker: str, size: float) -> None:
     axes.errorbar(
         _SCALE[x] * getattr(point, x),
         100 * point.accuracy,
@@ -216,12 +225,10 @@ def _error_bar(
 
 def _label_k(axes: Axes, members: Sequence[Point], x: str) -> None:
     """Writes k above the best point of each k: all selectors of one k re-load equally much."""
-    best: dict[tuple[Any, ...], Point] = {}
+    best: dict[int | str | None, Point] = {}
     for p in members:
-        if not p.control:
-            key = (p.top_k, p.ratio_low, p.ratio_high, p.chunk_frames, p.context)
-            if key not in best or p.high > best[key].high:
-                best[key] = p
+        if not p.control and (p.top_k not in best or p.high > best[p.top_k].high):
+            best[p.top_k] = p
     for point in best.values():
         axes.annotate(
             f"k={point.top_k}",
@@ -234,18 +241,11 @@ def _label_k(axes: Axes, members: Sequence[Point], x: str) -> None:
         )
 
 
-def _legend(
-    selectors: Sequence[str], variants: Sequence[str], shown: Sequence[Point]
-) -> list[Line2D]:
+def _legend(selectors: Sequence[str], shown: Sequence[Point]) -> list[Line2D]:
     handles = [
         Line2D([], [], color=_COLOURS[i % 7], marker=_MARKERS[i % 7], label=selector)
         for i, selector in enumerate(selectors)
     ]
-    if len(variants) > 1:
-        handles += [
-            Line2D([], [], color="#555555", linestyle=_STYLES[i % len(_STYLES)], label=variant)
-            for i, variant in enumerate(variants)
-        ]
     words = {FULL: "full (no compression)", ALL_LOW: "all-low", ALL_HIGH: "all-high"}
     for control, marker in _CONTROLS.items():
         if any(p.control == control for p in shown):

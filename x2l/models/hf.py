@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.video_utils import VideoMetadata
 
 from x2l.chunks import Chunk, Prompt, Question
 from x2l.kv import LayerKV
@@ -22,7 +24,6 @@ from x2l.models.attention import Watch, attending, register
 from x2l.models.base import Embedded, ModelShape, VideoModel
 from x2l.models.cache import BufferCache
 from x2l.models.positions import after_video, mrope_video
-from x2l.models.torchvision_ops import ensure_torchvision_imports
 from x2l.video import Frames
 
 PACKAGED = {"x2l_tiny": Path(__file__).parents[1] / "assets" / "x2l_tiny"}
@@ -129,9 +130,6 @@ class HFVideoModel(VideoModel):
             raise ValueError(f"model.dtype={dtype!r}: must be one of {DTYPES}")
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise ValueError(f"model.device={device!r}: torch sees no CUDA device; use model.device=cpu")
-        ensure_torchvision_imports()
-        from transformers import AutoModelForImageTextToText, AutoProcessor
-
         source = str(PACKAGED.get(name_or_path, name_or_path))
         options = {"revision": revision, "trust_remote_code": trust_remote_code}
         try:
@@ -155,8 +153,6 @@ class HFVideoModel(VideoModel):
 
     def process(self, frames: Frames, text: str) -> dict[str, Any]:
         """The whole prompt as the stock processor prepares it: ids, pixels, grid, seconds a step."""
-        from transformers.video_utils import VideoMetadata
-
         count = len(frames.seconds)
         spacing = float(frames.seconds[-1] - frames.seconds[0]) / (count - 1) if count > 1 else 1.0 / frames.fps
         metadata = VideoMetadata(total_num_frames=count, fps=1.0 / spacing, frames_indices=list(range(count)))
