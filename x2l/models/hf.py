@@ -261,7 +261,7 @@ class HFVideoModel(VideoModel):
 
     # --- forward ------------------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def embed_chunk(self, prompt: Prompt, chunk: Chunk) -> Embedded:
         """Runs the vision tower for one chunk."""
         area = chunk.grid[1] * chunk.grid[2]
@@ -278,12 +278,12 @@ class HFVideoModel(VideoModel):
         )
         return Embedded(received["inputs_embeds"], (grid[0], grid[1], grid[2]))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def embed_text(self, input_ids: Tensor) -> Embedded:
         """Embeddings of `(tokens,)` text ids."""
         return Embedded(self.hf.get_input_embeddings()(input_ids[None].to(self.device)))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def advance(self, embedded: Embedded, positions: Tensor, cache: BufferCache, watch: Watch | None = None) -> None:
         """Runs the decoder over a span; its rotated KVs are appended to the cache."""
         with attending(watch=watch, bias=cache.bias):
@@ -294,7 +294,7 @@ class HFVideoModel(VideoModel):
                 use_cache=True,
             )
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def logits(self, embedded: Embedded, positions: Tensor, cache: BufferCache, watch: Watch | None = None) -> Tensor:
         """Like `advance`, and returns the logits after the last token, `(vocabulary,)`."""
         with attending(watch=watch, bias=cache.bias):
@@ -321,13 +321,13 @@ class HFVideoModel(VideoModel):
         turned = self._rope(keys.to(cos.dtype).transpose(0, 1), cos, sin)
         return turned.transpose(0, 1).to(keys.dtype)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def rotate(self, layer: LayerKV) -> Tensor:
         """Keys `(1, H, T, D)` with RoPE at the layer's positions."""
         cos, sin = self._tables(layer.positions, layer.keys.device)
         return self._apply(layer.keys, cos, sin)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def unrotate(self, keys: Tensor, positions: Tensor) -> Tensor:
         """Rotated keys `(1, H, T, D)` at `(A, T)` -> keys before RoPE.
 

@@ -1,0 +1,98 @@
+"""Closed forms against torch's own FLOP counter and against tensor sizes."""
+
+import pytest
+import torch
+from tests.tiny import FAMILIES, frames, ours
+from torch.utils.flop_counter import FlopCounterMode
+
+from x2l.compressors.base import Level
+from x2l.compressors.merging import ToMe, matching
+from x2l.compressors.pooling import MeanPool
+from x2l.compressors.pruning import KeyNorm
+from x2l.compute import STAGES, Meter, kv_bytes
+from x2l.decode import answer
+from x2l.prefill import prefill
+from x2l.selectors.attention import AttentionSelector
+from x2l.selectors.base import Query
+
+
+def _cpu_attention_flops(q, k, v, *args, out_val=None, **kwargs):
+    batch, heads, queries, width = q.shape
+    return 2 * batch * heads * queries * k.shape[2] * (width + v.shape[-1])
+
+
+_cpu_attention_flops._get_raw = True
+
+
+def counter():
+    """torch's counter knows no formula for the CPU attention kernel and would count it as nothing."""
+    op = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return FlopCounterMode(display=False, custom_mapping={op: _cpu_attention_flops})
+
+
+LEVELS = {"low": Level(KeyNorm(), 2), "high": Level(MeanPool(), 8)}
+
+
+@pytest.mark.parametrize("size", [(64, 64), (48, 80)])
+@pytest.mark.parametrize("context", ["full", "high", "own"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_vision_and_prefill_flops_match_the_counter(family, context, size):
+    model, meter = ours(family), Meter()
+    prompt = model.prompt(frames(14, size=size), 4)
+    with counter() as counted:
+        prefill(model, prompt, LEVELS, context=context, meter=meter)
+    ours_ = meter.flops["vision"] + meter.flops["prefill"]
+    assert ours_ == pytest.approx(counted.get_total_flops(), rel=1e-3)
+    assert meter.flops["vision"] > 0 and meter.flops["decode"] == 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_decode_flops_match_the_counter(family):
+    model, meter = ours(family), Meter()
+    store = prefill(model, model.prompt(frames(8), 4), LEVELS)
+    question = model.question("What is the colour of the star?")
+    with counter() as counted:
+        said = answer(model, store, question, (0,), max_new_tokens=5, meter=meter)
+    assert len(said.token_ids) == 5
+    assert meter.flops["decode"] == pytest.approx(counted.get_total_flops(), rel=1e-3)
+
+
+def test_selection_flops_match_the_counter():
+    model, meter = ours("qwen2_5_vl"), Meter()
+    store = prefill(model, model.prompt(frames(8), 4), LEVELS)
+    query = Query(model.question("What is the colour of the star?"), "q")
+    with counter() as counted:
+        AttentionSelector().relevance(query, store, model, meter)
+    assert meter.flops["selection"] == pytest.approx(counted.get_total_flops(), rel=1e-3)
+
+
+def test_matching_flops_match_the_counter():
+    keys = torch.randn(2, 33, 8)
+    with counter() as counted:
+        matching(keys, 10)
+    scale = 4 * 2 * 33 * 8  # averaging, which the counter does not see
+    assert ToMe().flops(2, 33, 23, 8) - scale == counted.get_total_flops()
+
+
+def test_bytes_in_closed_form_equal_the_tensors():
+    model = ours("qwen2_5_vl")
+    store = prefill(model, model.prompt(frames(14), 4), LEVELS)
+    for level in ("low", "high"):
+        for kept, nbytes in zip(store.kept(level), store.nbytes(level), strict=True):
+            assert nbytes == kv_bytes(model.shape, kept)
+    mixed = store.mix(["low", "high", "high", "low"])
+    tokens = store.prompt.prefix + sum(store.kept("low")[i] for i in (0, 3)) + sum(store.kept("high")[i] for i in (1, 2))
+    assert mixed.kv.nbytes == kv_bytes(model.shape, tokens)
+    said = answer(model, store, model.question("x"), (0, 3), max_new_tokens=1)
+    assert said.kv_bytes_resident == mixed.kv.nbytes
+    assert said.kv_bytes_reloaded == kv_bytes(model.shape, sum(store.kept("low")[i] for i in (0, 3)))
+    assert model.fill(mixed.kv).nbytes == mixed.kv.nbytes
+
+
+def test_meter_times_a_stage_even_when_it_fails():
+    meter = Meter()
+    with pytest.raises(KeyError), meter.stage("decode"):
+        raise KeyError
+    assert meter.seconds["decode"] > 0
+    assert set(meter.seconds) == set(meter.flops) == set(STAGES)
+    assert meter.peak_bytes is None

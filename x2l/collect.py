@@ -1,0 +1,155 @@
+"""`x2l-collect FOLDER...`: records of any set of runs -> table, points.csv, curve, sweep's W&B run.
+
+Idempotent: it reads records and writes the same results again. Run it while a sweep is going, after
+it, or after adding runs to it.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from x2l.curves import draw, save, table
+from x2l.points import POINTS, Point, points, write_points
+from x2l.records import RECORDS, Record, load
+from x2l.runinfo import STATUS
+from x2l.tracking import track_curve
+
+TASK_POINTS = "points_by_task.csv"
+_SHOWN = ("model", "benchmark", "compressor", "chunk_frames", "context", "ratio_low", "ratio_high")
+
+
+def collect(
+    folders: Sequence[Path], out: Path, tracker: str = "wandb", mode: str = "offline"
+) -> list[Point]:
+    """Makes everything that follows from the records under `folders`.
+
+    Args:
+        folders: runs, or folders of runs at any depth.
+        out: where points.csv, points_by_task.csv, curve.png and curve.pdf go.
+        tracker: `wandb` or `none`.
+        mode: of W&B.
+
+    Returns:
+        One point per cell.
+
+    Raises:
+        ValueError: no records there.
+    """
+    runs = find_runs(folders)
+    records: list[Record] = [record for run in runs for record in load(run)]
+    if not records:
+        named = ", ".join(map(str, folders))
+        raise ValueError(f"folders={named}: hold no {RECORDS} with an answer; run x2l first")
+    out.mkdir(parents=True, exist_ok=True)
+    rows = points(records)
+    write_points(out / POINTS, rows)
+    write_points(out / TASK_POINTS, points(records, by_task=True))
+    title = _title(rows)
+    png, _ = save(draw(rows, title), out)
+    if tracker == "wandb":
+        track_curve(out, title, *_chart(rows), picture=png, mode=mode)
+    return rows
+
+
+def find_runs(folders: Sequence[Path]) -> list[Path]:
+    """Every folder with records or a status at or under the given ones, sorted, once each."""
+    found = {
+        file.parent.resolve()
+        for folder in folders
+        for name in (RECORDS, STATUS)
+        for file in folder.rglob(name)
+    }
+    return sorted(found)
+
+
+def unfinished(runs: Sequence[Path]) -> list[str]:
+    """One line for each run that is not simply done: it failed, was cut off, or had bad videos."""
+    lines = []
+    for run in runs:
+        path = run / STATUS
+        status = json.loads(path.read_text()) if path.exists() else {"state": "unknown"}
+        state = status["state"]
+        if state == "done":
+            continue
+        answered = f"{status.get('records', 0)} of {status.get('expected', '?')} answers"
+        note = "running, or killed" if state == "running" else state
+        reason = f": {status['error']}" if status.get("error") else ""
+        lines.append(f"{run.name}: {note}, {answered}{reason}")
+    return lines
+
+
+def _title(rows: Sequence[Point]) -> str:
+    def values(name: str, form: str) -> str:
+        return ", ".join(form.format(value) for value in sorted({getattr(r, name) for r in rows}))
+
+    compressed = [row for row in rows if row.control != "full"] or rows
+    low = sorted({row.ratio_low for row in compressed})
+    videos = max(row.videos for row in rows)
+    ratios = f"low {low[0]:g}x" if len(low) == 1 else ""
+    high = sorted({row.ratio_high for row in compressed})
+    ratios += f", high {high[0]:g}x" if len(high) == 1 else ""
+    parts = [
+        values("benchmark", "{}"),
+        values("model", "{}"),
+        f"{videos} videos of {values('frames', '{:.0f}')} frames",
+        ratios.strip(", "),
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def _chart(rows: Sequence[Point]) -> tuple[list[str], list[list[object]]]:
+    """Columns and rows of the W&B table; `line` names the line that a point belongs to."""
+    varying = [n for n in _SHOWN if n == "compressor" or len({getattr(r, n) for r in rows}) > 1]
+    columns = ["line", "top_k", "kv_percent", "accuracy_percent", "low_percent", "high_percent"]
+    columns += ["n", "gflops", "recall", *_SHOWN]
+    table_rows: list[list[object]] = []
+    for row in sorted(rows, key=lambda r: r.kv_share):
+        label = " ".join(f"{getattr(row, name)}" for name in varying)
+        line = row.control if row.control == "full" else f"{label} {row.control or row.selector}"
+        table_rows.append(
+            [
+                line,
+                "" if row.top_k is None else str(row.top_k),
+                100 * row.kv_share,
+                100 * row.accuracy,
+                100 * row.low,
+                100 * row.high,
+                row.n,
+                row.flops * 1e-9,
+                row.recall,
+                *(getattr(row, name) for name in _SHOWN),
+            ]
+        )
+    return columns, table_rows
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script; exit status 1 when a run under the folders is not done."""
+    parser = argparse.ArgumentParser(prog="x2l-collect", description=__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, help="runs or sweeps")
+    parser.add_argument("--out", type=Path, help="where results go; default: the first folder")
+    parser.add_argument("--tracker", choices=("wandb", "none"), default="wandb")
+    parser.add_argument("--mode", choices=("offline", "online"), default="offline", help="of W&B")
+    options = parser.parse_args(arguments)
+    out = options.out or options.folders[0]
+    for folder in options.folders:
+        if not folder.is_dir():
+            sys.exit(f"error: folders={folder}: no such folder; give a folder that x2l wrote")
+    try:
+        rows = collect(options.folders, out, options.tracker, options.mode)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    print(table(rows))
+    print(f"\n{out / POINTS}\n{out / TASK_POINTS}\n{out / 'curve.png'}\n{out / 'curve.pdf'}")
+    if options.tracker == "wandb":
+        print(f"{out / 'wandb'} (W&B, {options.mode})")
+    problems = unfinished(find_runs(options.folders))
+    if problems:
+        print("\nnot done:\n  " + "\n  ".join(problems), file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""What a run needs to know besides its objects; checked before anything heavy is imported or loaded.
+
+A wrong value must stop a run within a second or two. This module therefore stays free of
+transformers (seconds to import) and repeats no rule that `selection` and `compressors` can tell.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from x2l.selection import check_selection
+
+CONTEXTS = ("full", "low", "high", "own")
+POSITIONS = ("keep", "compact")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Plain values of one run.
+
+    Raises:
+        ValueError: a value that cannot work, as `field=value: rule; remedy`.
+    """
+
+    run_id: str
+    model: str
+    frames: int | None
+    fps: float | None
+    chunk_frames: int
+    context: str
+    positions: str
+    ratio_low: float
+    ratio_high: float
+    selectors: tuple[str, ...]
+    top_k: tuple[int | str, ...]
+    pinned: tuple[str, ...]
+    max_new_tokens: int
+    limit: int | None
+    seed: int
+
+    def __post_init__(self) -> None:
+        """Checks every field on its own, then those that depend on each other."""
+        if self.frames is None and self.fps is None:
+            raise ValueError("video.frames=null: video.fps is null too; give at least one of them")
+        _whole("video.frames", self.frames, optional=True)
+        _whole("prefill.chunk_frames", self.chunk_frames)
+        _whole("max_new_tokens", self.max_new_tokens)
+        _whole("limit", self.limit, optional=True)
+        if self.fps is not None and not (_number(self.fps) and self.fps > 0):
+            raise ValueError(
+                f"video.fps={self.fps}: must be above 0; null spreads video.frames evenly"
+            )
+        if not isinstance(self.seed, int):
+            raise ValueError(f"seed={self.seed!r}: must be a whole number, e.g. 0")
+        for level, ratio in (("low", self.ratio_low), ("high", self.ratio_high)):
+            if not (_number(ratio) and ratio >= 1):
+                raise ValueError(
+                    f"levels.{level}.ratio={ratio}: must be tokens in / tokens out, at least 1; "
+                    "to keep a share s of the tokens write 1/s, e.g. 2 to keep half"
+                )
+        _one_of("prefill.context", self.context, CONTEXTS)
+        _one_of("prefill.positions", self.positions, POSITIONS)
+        if not self.selectors:
+            raise ValueError("selector=[]: must name at least one; e.g. selector=attention")
+        if not self.top_k:
+            raise ValueError("top_k=[]: must name at least one number of chunks; e.g. top_k=1")
+        for top_k in self.top_k:
+            check_selection(top_k, self.pinned, self.most_chunks)
+
+    @property
+    def most_chunks(self) -> int | None:
+        """Chunks of a video that is long enough; None while only fps is given."""
+        return None if self.frames is None else math.ceil(self.frames / self.chunk_frames)
+
+
+def check_temporal_patch(chunk_frames: int, temporal_patch: int) -> None:
+    """Checks that a chunk is a whole number of time steps.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if chunk_frames % temporal_patch:
+        below = max(temporal_patch, chunk_frames - chunk_frames % temporal_patch)
+        raise ValueError(
+            f"prefill.chunk_frames={chunk_frames}: must be a multiple of the model's temporal "
+            f"patch of {temporal_patch} frames; use {below}"
+        )
+
+
+def temporal_patch(folder: Path) -> int | None:
+    """Frames per time step of a checkpoint folder, from its config alone; None if not told."""
+    config = folder / "config.json"
+    if not config.is_file():
+        return None
+    vision = json.loads(config.read_text()).get("vision_config", {})
+    patch = vision.get("temporal_patch_size")
+    return None if patch is None else int(patch)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole(name: str, value: object, optional: bool = False) -> None:
+    if optional and value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        remedy = "; null for no limit" if optional else ""
+        raise ValueError(f"{name}={value!r}: must be a whole number of at least 1{remedy}")
+
+
+def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r}: must be one of {', '.join(allowed)}")
