@@ -1,0 +1,128 @@
+"""What each selector looks at, and what it must not look at."""
+
+import pytest
+import torch
+from tests.tiny import frames, ours, stock
+
+from x2l.compressors.base import Level
+from x2l.compressors.merging import ToMe
+from x2l.compressors.pruning import KeyNorm
+from x2l.compute import Meter
+from x2l.prefill import prefill
+from x2l.selection import select
+from x2l.selectors.attention import AttentionSelector
+from x2l.selectors.base import Query
+from x2l.selectors.embedding import EmbeddingSelector
+from x2l.selectors.fixed import RandomSelector, SelectAll, SelectNone, UniformSelector
+from x2l.selectors.oracle import OracleSelector
+
+EVERY = [SelectAll(), SelectNone(), RandomSelector(), UniformSelector(), OracleSelector(), EmbeddingSelector(), AttentionSelector()]
+
+
+@pytest.fixture(scope="module")
+def store():
+    model = ours("qwen2_5_vl")
+    return prefill(model, model.prompt(frames(22), 4), {"low": Level(KeyNorm(), 2), "high": Level(ToMe(), 8)})
+
+
+def query(text="What is the colour of the star?", key="q1", spans=((4.0, 6.0), (9.0, 10.0))):
+    return Query(ours("qwen2_5_vl").question(text), key, spans)
+
+
+def relevance(selector, store, **changes):
+    return selector.relevance(query(**changes), store, ours("qwen2_5_vl"), Meter())
+
+
+@pytest.mark.parametrize("selector", EVERY, ids=lambda s: s.name)
+def test_gives_every_chunk_a_number_and_repeats_itself(selector, store):
+    first, again = relevance(selector, store), relevance(selector, store)
+    assert first.shape == (6,) and first.device.type == "cpu" and not first.isnan().any()
+    assert torch.equal(first, again)
+
+
+@pytest.mark.parametrize("selector", [s for s in EVERY if s.name != "oracle"], ids=lambda s: s.name)
+def test_only_the_oracle_looks_at_the_spans(selector, store):
+    assert torch.equal(relevance(selector, store), relevance(selector, store, spans=((20.0, 21.0),)))
+
+
+def test_all_and_none(store):
+    assert select(relevance(SelectAll(), store), 0) == tuple(range(6))
+    assert select(relevance(SelectNone(), store), 6) == ()
+
+
+def test_oracle_takes_ground_truth_only(store):
+    scores = relevance(OracleSelector(), store)
+    assert select(scores, 6) == (1, 2)
+    assert select(scores, 1) == (1,)
+    with pytest.raises(ValueError, match="selector=oracle: question 'q1' has no ground-truth"):
+        relevance(OracleSelector(), store, spans=None)
+
+
+def test_random_depends_on_question_and_seed(store):
+    base = relevance(RandomSelector(), store)
+    assert not torch.equal(base, relevance(RandomSelector(), store, key="q2"))
+    assert not torch.equal(base, relevance(RandomSelector(seed=1), store))
+
+
+def test_uniform_spreads_and_nests(store):
+    scores = relevance(UniformSelector(), store)
+    assert select(scores, 1) == (4,)
+    assert select(scores, 2) == (2, 4)
+    assert set(select(scores, 3)) > {2, 4}
+
+
+def test_embedding_equals_the_official_formula(store):
+    """Mean over question tokens and over a time step's visual tokens, maximum over the chunk's steps."""
+    model = ours("qwen2_5_vl")
+    prompt, question = model.prompt(frames(22), 4), query().question
+    words = stock("qwen2_5_vl").get_input_embeddings()(question.input_ids).detach()
+    want = []
+    for chunk in prompt.chunks:
+        visual = model.embed_chunk(prompt, chunk).embeds[0]
+        products = (words @ visual.T).mean(dim=0).view(chunk.grid[0], -1).mean(dim=1)
+        want.append(float(products.max()))
+    assert relevance(EmbeddingSelector(), store).tolist() == pytest.approx(want, rel=1e-4, abs=1e-6)
+
+
+def test_attention_equals_eager_attention_over_the_high_cache(store):
+    """The captured attention, bias of merged KVs included, equals softmax done by hand on explicitly repeated KVs."""
+    model, asked = ours("qwen2_5_vl"), query()
+    got = relevance(AttentionSelector(), store)
+    assert 0 < got.sum() < 1  # the rest goes to the prefix and the question itself
+    mixed = store.mix(["high"] * 6)
+    weights = mixed.kv.layers[0].weights
+    assert (weights > 1).any(), "the test needs merged KVs"
+    # Layer 0's queries do not depend on attention, so they can be computed alone.
+    decoder = stock("qwen2_5_vl").get_decoder()
+    hidden = decoder.layers[0].input_layernorm(model.embed_text(asked.question.input_ids).embeds)
+    attention = decoder.layers[0].self_attn
+    tokens = hidden.shape[1]
+    positions = (torch.arange(tokens) + mixed.place.next_position).expand(3, -1)[:, None]
+    cos, sin = decoder.rotary_emb(hidden, positions)
+    split = lambda x: x.view(1, tokens, -1, 8).transpose(1, 2)  # noqa: E731
+    queries = model._rope(split(attention.q_proj(hidden)), cos, sin)
+    keys = torch.cat([model.rotate(mixed.kv.layers[0]), model._rope(split(attention.k_proj(hidden)), cos, sin)], dim=2)
+    logits = queries @ keys.repeat_interleave(4, dim=1).transpose(2, 3) * 8**-0.5
+    cached = mixed.kv.tokens[0]
+    logits[..., :cached] += weights.log().expand(2, -1).repeat_interleave(4, dim=0)[:, None]
+    logits[..., cached:] += torch.full((tokens, tokens), float("-inf")).triu(1)
+    want = logits.softmax(-1).mean(dim=(0, 1, 2))
+
+    from x2l.decode import ask
+    from x2l.models.attention import Watch
+    from x2l.selectors.attention import _paid
+
+    watch, cache = Watch(want_keys=True), model.fill(mixed.kv)
+    bias = cache.bias[0]
+    ask(model, cache, asked.question, mixed.place, watch)
+    paid = _paid(watch.queries[0], watch.keys[0], watch.scaling[0], bias)
+    assert torch.allclose(paid, want, atol=1e-6)
+
+
+def test_attention_leaves_store_and_model_alone(store):
+    model = ours("qwen2_5_vl")
+    before = [layer.keys.clone() for kv in store.levels["high"] for layer in kv.layers]
+    relevance(AttentionSelector(), store)
+    after = [layer.keys for kv in store.levels["high"] for layer in kv.layers]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert not model.decoder._forward_pre_hooks
