@@ -1,0 +1,110 @@
+"""Many questions on one video in one forward pass of the stock model.
+
+A packed sequence is: the prompt up to the video, the visual tokens, <|vision_end|>, then one block
+of tokens for each question. Each block sees everything before the blocks and itself, and its positions start
+where a single question's would. So one pass gives exactly what `Q` separate passes would give,
+which `check_packing` shows against the stock forward.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import tiny_folder  # noqa: F401  (first: it makes transformers importable without CUDA)
+import torch
+from torch.nn import functional
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Questions on videos, ready for the model.
+
+    Attributes:
+        prefix: (prefix,) ids of the prompt before the video's first token.
+        visual: (batch, visual tokens, hidden) input embeddings of the visual tokens.
+        grid: (3, batch, visual tokens) time, row and column of each, before the prefix is added.
+        after: id of <|vision_end|>.
+        lengths: length of each block; the same for every scene of the batch.
+        questions: (batch, sum of lengths) ids of the blocks, each padded on its right.
+        labels: (batch, sum of lengths) the next token where it counts, else `IGNORED`.
+        kinds: (blocks,) which kind of question each block holds.
+    """
+
+    prefix: torch.Tensor
+    visual: torch.Tensor
+    grid: torch.Tensor
+    after: int
+    lengths: tuple[int, ...]
+    questions: torch.Tensor
+    labels: torch.Tensor
+    kinds: tuple[int, ...]
+
+
+def positions(packed: Packed) -> torch.Tensor:
+    """(3, batch, tokens): rotary positions; text after the video goes on after its largest."""
+    axes, batch, _ = packed.grid.shape
+    start = len(packed.prefix)
+    before = torch.arange(start).expand(axes, batch, -1)
+    video = packed.grid + start
+    end = video.amax((0, 2))[None, :, None] + 1  # (1, batch, 1)
+    block = end + 1 + torch.cat([torch.arange(length) for length in packed.lengths])
+    return torch.cat([before, video, end.expand(axes, -1, -1), block.expand(axes, -1, -1)], -1)
+
+
+def _packed_attention(module, query, key, value, mask, dropout=0.0, scaling=None, **kwargs):
+    """Attention over (batch, heads, tokens, head_dim); `packed_lengths` are the blocks' lengths.
+
+    The blocks' scores against what lies before them and against themselves are two products under
+    one softmax: a masked attention over everything would spend most of its work on pairs of
+    different questions (measured on CPU in bfloat16: four times slower).
+    """
+    lengths = kwargs["packed_lengths"]
+    split = query.shape[2] - sum(lengths)
+    first = functional.scaled_dot_product_attention(
+        query[:, :, :split], key[:, :, :split], value[:, :, :split], is_causal=True, scale=scaling
+    )
+    dtype = first.dtype
+    before_k, before_v = key[:, :, :split].to(dtype), value[:, :, :split].to(dtype)
+    shared = (query[:, :, split:] * scaling).to(dtype) @ before_k.transpose(-1, -2)
+    outs, at = [first], split
+    for number, group in _runs(lengths):
+        span = slice(at, at + number * group)
+        own = [x[:, :, span].to(dtype).unflatten(2, (number, group)) for x in (query, key, value)]
+        hidden = torch.ones(group, group, dtype=torch.bool).triu(1)
+        inside = (own[0] * scaling) @ own[1].transpose(-1, -2)
+        inside = inside.masked_fill(hidden, -1e4).flatten(2, 3)
+        outside = shared[:, :, at - split : at - split + number * group]
+        weight = torch.cat([outside, inside], -1).softmax(-1).to(dtype)
+        near = weight[..., split:].unflatten(2, (number, group)) @ own[2]
+        outs.append(weight[..., :split] @ before_v + near.flatten(2, 3))
+        at += number * group
+    return torch.cat(outs, 2).transpose(1, 2), None
+
+
+def _runs(lengths: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Neighbouring blocks of one length: (how many, length)."""
+    return [(len(list(group)), length) for length, group in itertools.groupby(lengths)]
+
+
+AttentionInterface.register("packed", _packed_attention)
+AttentionMaskInterface.register("packed", lambda *args, **kwargs: None)
+
+
+def logits(model: Qwen2_5_VLForConditionalGeneration, packed: Packed) -> torch.Tensor:
+    """(labelled, vocabulary): what the model says at the labelled places, in their order."""
+    batch = len(packed.questions)
+    embed = model.get_input_embeddings()
+    before = embed(packed.prefix).expand(batch, -1, -1)
+    end = embed(torch.tensor([packed.after])).expand(batch, -1, -1)
+    embeds = torch.cat([before, packed.visual.to(before.dtype), end, embed(packed.questions)], 1)
+    hidden = model.get_decoder()(
+        inputs_embeds=embeds,
+        position_ids=positions(packed),
+        use_cache=False,
+        packed_lengths=packed.lengths,
+    ).last_hidden_state
+    hidden = hidden[:, -packed.questions.shape[1] :]
+    return model.lm_head(hidden[packed.labels != IGNORED])
