@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from tests.tiny import FAMILIES, frames, ours
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.tiny import FAMILIES, frames, ours
 from x2l.compressors.base import Level
 from x2l.compressors.merging import ToMe, matching
 from x2l.compressors.pooling import MeanPool
@@ -81,11 +81,17 @@ def test_bytes_in_closed_form_equal_the_tensors():
         for kept, nbytes in zip(store.kept(level), store.nbytes(level), strict=True):
             assert nbytes == kv_bytes(model.shape, kept)
     mixed = store.mix(["low", "high", "high", "low"])
-    tokens = store.prompt.prefix + sum(store.kept("low")[i] for i in (0, 3)) + sum(store.kept("high")[i] for i in (1, 2))
+    tokens = (
+        store.prompt.prefix
+        + sum(store.kept("low")[i] for i in (0, 3))
+        + sum(store.kept("high")[i] for i in (1, 2))
+    )
     assert mixed.kv.nbytes == kv_bytes(model.shape, tokens)
     said = answer(model, store, model.question("x"), (0, 3), max_new_tokens=1)
     assert said.kv_bytes_resident == mixed.kv.nbytes
-    assert said.kv_bytes_reloaded == kv_bytes(model.shape, sum(store.kept("low")[i] for i in (0, 3)))
+    assert said.kv_bytes_reloaded == kv_bytes(
+        model.shape, sum(store.kept("low")[i] for i in (0, 3))
+    )
     assert model.fill(mixed.kv).nbytes == mixed.kv.nbytes
 
 

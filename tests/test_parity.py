@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from tests.tiny import FAMILIES, frames, ours, stock
 
+from tests.tiny import FAMILIES, frames, ours, stock
 from x2l.compressors.base import Level
 from x2l.compressors.pruning import KeyNorm
 from x2l.decode import answer
@@ -36,7 +36,9 @@ def test_ratio_one_equals_stock_forward(family, dtype, chunk_frames, rule):
     video, model = frames(14), ours(family, dtype, rule)
     prompt = model.prompt(video, chunk_frames)
     store = prefill(model, prompt, FULL, context="full")
-    got = answer(model, store, model.question(QUESTION), selected=(0,), max_new_tokens=1).first_logits
+    got = answer(
+        model, store, model.question(QUESTION), selected=(0,), max_new_tokens=1
+    ).first_logits
     inputs, positions = stock_inputs(model, video, family, dtype)
     inputs.pop("mm_token_type_ids")
     with torch.inference_mode():
@@ -77,7 +79,9 @@ def test_dropping_one_chunk_changes_the_logits(family):
     levels = {name: tuple(kvs[:1] + kvs[:1] + kvs[2:]) for name, kvs in short.levels.items()}
     from dataclasses import replace
 
-    broken = answer(model, replace(short, levels=levels), model.question(QUESTION), (), max_new_tokens=1).first_logits
+    broken = answer(
+        model, replace(short, levels=levels), model.question(QUESTION), (), max_new_tokens=1
+    ).first_logits
     assert (full - broken).abs().max() > 0.1
 
 
@@ -105,7 +109,9 @@ def _stock_greedy(hf, inputs, positions, count):
     ids, tokens = inputs.pop("input_ids"), []
     for _ in range(count):
         with torch.inference_mode():
-            logits = hf(input_ids=ids, position_ids=positions, **inputs, use_cache=False).logits[0, -1]
+            logits = hf(input_ids=ids, position_ids=positions, **inputs, use_cache=False).logits[
+                0, -1
+            ]
         tokens.append(int(logits.argmax()))
         if tokens[-1] == hf.generation_config.eos_token_id:
             break
@@ -121,7 +127,10 @@ def test_hf_positions_equal_the_stock_rope_index(family):
     prompt = model.prompt(video, 4)
     extra = {"second_per_grid_ts": inputs["second_per_grid_ts"]} if family == "qwen2_5_vl" else {}
     want, _ = stock(family).model.get_rope_index(
-        inputs["input_ids"], inputs["mm_token_type_ids"], video_grid_thw=inputs["video_grid_thw"], **extra
+        inputs["input_ids"],
+        inputs["mm_token_type_ids"],
+        video_grid_thw=inputs["video_grid_thw"],
+        **extra,
     )
     assert torch.equal(prompt.positions, want[:, 0, : prompt.tokens])
     assert prompt.next_position == int(want[0, 0, prompt.tokens])
@@ -130,9 +139,11 @@ def test_hf_positions_equal_the_stock_rope_index(family):
 def test_reference_positions_put_the_question_behind_the_video():
     """transformers 4.x: one past the largest position of the video on any axis."""
     prompt = ours("qwen2_5_vl").prompt(frames(14), 4)
-    assert prompt.next_position == int(prompt.positions.max()) + 1 > ours("qwen2_5_vl", positions="hf").prompt(
-        frames(14), 4
-    ).next_position
+    assert (
+        prompt.next_position
+        == int(prompt.positions.max()) + 1
+        > ours("qwen2_5_vl", positions="hf").prompt(frames(14), 4).next_position
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -149,8 +160,14 @@ def test_captured_queries_are_the_models_own():
     """softmax(captured queries x keys) equals the eager attention of the stock model."""
     model, video = ours("qwen2_5_vl"), frames(6)
     prompt, watch, cache = model.prompt(video, 64), Watch(want_keys=True), model.new_cache()
-    model.advance(model.embed_text(prompt.input_ids[: prompt.prefix]), prompt.positions[:, : prompt.prefix], cache)
-    model.advance(model.embed_chunk(prompt, prompt.chunks[0]), prompt.chunks[0].positions, cache, watch)
+    model.advance(
+        model.embed_text(prompt.input_ids[: prompt.prefix]),
+        prompt.positions[:, : prompt.prefix],
+        cache,
+    )
+    model.advance(
+        model.embed_chunk(prompt, prompt.chunks[0]), prompt.chunks[0].positions, cache, watch
+    )
     hf = stock("qwen2_5_vl")
     hf.set_attn_implementation("eager")
     try:

@@ -5,8 +5,8 @@ from math import ceil
 
 import pytest
 import torch
-from tests.tiny import FAMILIES, frames, ours
 
+from tests.tiny import FAMILIES, frames, ours
 from x2l.compressors.base import Level
 from x2l.compressors.merging import ToMe
 from x2l.compressors.pooling import MeanPool
@@ -22,7 +22,9 @@ COMPRESSORS = [KeyNorm(), RandomPruning(), UniformPruning(), ToMe(), MeanPool()]
 
 def filled(low, high, model=None, chunk_frames=4, count=14, **settings):
     model = model or ours("qwen2_5_vl")
-    return prefill(model, model.prompt(frames(count), chunk_frames), {"low": low, "high": high}, **settings)
+    return prefill(
+        model, model.prompt(frames(count), chunk_frames), {"low": low, "high": high}, **settings
+    )
 
 
 def logits(store, assignment, model=None):
@@ -73,7 +75,9 @@ def test_context_changes_what_later_chunks_hold():
     low, high = Level(KeyNorm(), 2), Level(ToMe(), 8)
     stores = {c: filled(low, high, context=c) for c in ("full", "low", "high")}
     values = {c: s.levels["low"][-1].layers[-1].values for c, s in stores.items()}
-    assert not torch.allclose(values["full"], values["low"]) and not torch.allclose(values["low"], values["high"])
+    assert not torch.allclose(values["full"], values["low"]) and not torch.allclose(
+        values["low"], values["high"]
+    )
     first = {c: s.levels["low"][0].layers[-1].values for c, s in stores.items()}
     assert torch.equal(first["full"], first["high"])  # nothing precedes the first chunk
 
@@ -81,13 +85,17 @@ def test_context_changes_what_later_chunks_hold():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_mixing_is_pure_and_in_time_order(family):
     store = filled(Level(UniformPruning(), 2), Level(UniformPruning(), 8), ours(family))
-    copies = [layer.keys.clone() for kvs in store.levels.values() for kv in kvs for layer in kv.layers]
+    copies = [
+        layer.keys.clone() for kvs in store.levels.values() for kv in kvs for layer in kv.layers
+    ]
     mixed = store.mix(["low", "high", "low", "high"])
     for layer in mixed.kv.layers:
         assert (layer.positions[0].diff(dim=-1) >= 0).all()
     again = [layer.keys for kvs in store.levels.values() for kv in kvs for layer in kv.layers]
     assert all(torch.equal(a, b) for a, b in zip(copies, again, strict=True))
-    for (start, stop), level, index in zip(mixed.spans, ["low", "high", "low", "high"], range(4), strict=True):
+    for (start, stop), level, index in zip(
+        mixed.spans, ["low", "high", "low", "high"], range(4), strict=True
+    ):
         part = store.levels[level][index].layers[0]
         assert torch.equal(mixed.kv.layers[0].keys[:, :, start:stop], part.keys)
 
@@ -97,12 +105,16 @@ def test_more_than_two_levels_mix():
     levels = {"low": Level(KeyNorm(), 2), "middle": Level(MeanPool(), 8), "high": Level(ToMe(), 32)}
     store = prefill(model, model.prompt(frames(14), 4), levels)
     kept = [store.kept(level)[i] for i, level in enumerate(["low", "middle", "high", "middle"])]
-    assert store.mix(["low", "middle", "high", "middle"]).kv.tokens[0] == store.prompt.prefix + sum(kept)
+    assert store.mix(["low", "middle", "high", "middle"]).kv.tokens[0] == store.prompt.prefix + sum(
+        kept
+    )
 
 
 def test_next_position_does_not_depend_on_what_was_kept():
     store = filled(Level(KeyNorm(), 2), Level(ToMe(), 32))
-    places = {store.mix(a).place for a in (["low"] * 4, ["high"] * 4, ["high", "low", "low", "high"])}
+    places = {
+        store.mix(a).place for a in (["low"] * 4, ["high"] * 4, ["high", "low", "low", "high"])
+    }
     assert places == {filled(Level(KeyNorm(), 1), Level(KeyNorm(), 1)).mix(["low"] * 4).place}
 
 
@@ -122,7 +134,10 @@ def test_compact_closes_gaps_in_time_only():
 def test_bad_assignment_is_refused():
     store = filled(Level(KeyNorm(), 2), Level(KeyNorm(), 8))
     for wrong in (["low"] * 3, ["low", "low", "low", "medium"]):
-        with pytest.raises(ValueError, match=r"must name one of the levels \['high', 'low'\] for each of the 4 chunks"):
+        with pytest.raises(
+            ValueError,
+            match=r"must name one of the levels \['high', 'low'\] for each of the 4 chunks",
+        ):
             store.mix(wrong)
 
 
@@ -131,7 +146,10 @@ def test_bad_assignment_is_refused():
     [
         ({"context": "mean"}, "prefill.context='mean': must be one of"),
         ({"positions": "shift"}, "prefill.positions='shift': must be one of"),
-        ({"chunk_frames": 3}, "prefill.chunk_frames=3: must be a positive multiple of the model's temporal patch"),
+        (
+            {"chunk_frames": 3},
+            "prefill.chunk_frames=3: must be a positive multiple of the model's temporal patch",
+        ),
         ({"chunk_frames": 0}, "prefill.chunk_frames=0"),
     ],
 )
@@ -157,7 +175,10 @@ class Greedy(ScoredPruning):
 
 
 def test_a_wrong_count_fails_loudly():
-    with pytest.raises(RuntimeError, match="'greedy' returned 9 KVs of 32 in chunk 0, layer 0; it was told to keep 8"):
+    with pytest.raises(
+        RuntimeError,
+        match="'greedy' returned 9 KVs of 32 in chunk 0, layer 0; it was told to keep 8",
+    ):
         filled(Level(Greedy(), 4), Level(KeyNorm(), 8))
 
 
@@ -211,7 +232,9 @@ def test_one_prefill_serves_many_questions_in_any_order():
     first = answer(model, store, a, (0,), 4)
     answer(model, store, b, (1, 2), 4)
     again = answer(model, store, a, (0,), 4)
-    assert first.token_ids == again.token_ids and torch.equal(first.first_logits, again.first_logits)
+    assert first.token_ids == again.token_ids and torch.equal(
+        first.first_logits, again.first_logits
+    )
 
 
 def test_weights_of_merged_kvs_count_as_that_many_tokens():
@@ -228,7 +251,9 @@ def test_weights_of_merged_kvs_count_as_that_many_tokens():
         doubled.append(layer.take(index))
     question = model.question(QUESTION)
     plain = ask(model, model.fill(mixed.kv), question, mixed.place)
-    weighted = ask(model, model.fill(replace(mixed.kv, layers=tuple(layers))), question, mixed.place)
+    weighted = ask(
+        model, model.fill(replace(mixed.kv, layers=tuple(layers))), question, mixed.place
+    )
     copies = ask(model, model.fill(replace(mixed.kv, layers=tuple(doubled))), question, mixed.place)
     assert torch.allclose(weighted, copies, atol=2e-5)
     assert not torch.allclose(weighted, plain, atol=1e-3)
@@ -258,9 +283,18 @@ def test_layers_may_hold_different_numbers_of_kvs():
 def test_progress_and_meter_cover_every_chunk():
     model, meter, calls = ours("qwen2_5_vl"), Meter(), []
     levels = {"low": Level(ToMe(), 2), "high": Level(KeyNorm(), 8)}
-    prefill(model, model.prompt(frames(14), 4), levels, "own", meter=meter, progress=lambda *at: calls.append(at))
+    prefill(
+        model,
+        model.prompt(frames(14), 4),
+        levels,
+        "own",
+        meter=meter,
+        progress=lambda *at: calls.append(at),
+    )
     assert calls == [(i, 8) for i in range(1, 9)]
-    assert all(meter.seconds[s] > 0 and meter.flops[s] > 0 for s in ("vision", "prefill", "compression"))
+    assert all(
+        meter.seconds[s] > 0 and meter.flops[s] > 0 for s in ("vision", "prefill", "compression")
+    )
 
 
 def test_bf16_runs_end_to_end():

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from tests.tiny import frames, ours
 
+from tests.tiny import frames, ours
 from x2l.selection import gt_chunks, recall_precision, select
 
 INF = float("inf")
@@ -61,7 +61,9 @@ def test_nan_relevance_is_refused():
 
 
 def test_ground_truth_chunks_hold_a_sampled_frame_of_a_span():
-    chunks = ours("qwen2_5_vl").prompt(frames(14), 4).chunks  # one frame a second: 0-3, 4-7, 8-11, 12-13
+    chunks = (
+        ours("qwen2_5_vl").prompt(frames(14), 4).chunks
+    )  # one frame a second: 0-3, 4-7, 8-11, 12-13
     assert gt_chunks(chunks, [(4.0, 6.0)]) == (1,)
     assert gt_chunks(chunks, [(3.5, 4.0)]) == ()  # no frame was sampled in there
     assert gt_chunks(chunks, [(3.0, 4.5), (13.0, 20.0)]) == (0, 1, 3)

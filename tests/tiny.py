@@ -34,14 +34,25 @@ def build(family: str, dtype: torch.dtype = torch.float32):
         "num_hidden_layers": 4,
         "num_attention_heads": 8,
         "num_key_value_heads": 2,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]},
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "mrope_section": [2, 1, 1],
+        },
         "max_position_embeddings": 4096,
         "initializer_range": 0.2,
         "pad_token_id": tokenizer.pad_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "bos_token_id": tokenizer.pad_token_id,
     }
-    vision = {"depth": 3, "num_heads": 4, "in_channels": 3, "patch_size": 8, "spatial_merge_size": 2, "temporal_patch_size": 2}
+    vision = {
+        "depth": 3,
+        "num_heads": 4,
+        "in_channels": 3,
+        "patch_size": 8,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    }
     ids = {
         "video_token_id": tokenizer.convert_tokens_to_ids("<|video_pad|>"),
         "image_token_id": tokenizer.convert_tokens_to_ids("<|image_pad|>"),
@@ -77,7 +88,9 @@ def stock(family: str, dtype: torch.dtype = torch.float32):
 
 
 @lru_cache
-def ours(family: str, dtype: torch.dtype = torch.float32, positions: str = "reference") -> HFVideoModel:
+def ours(
+    family: str, dtype: torch.dtype = torch.float32, positions: str = "reference"
+) -> HFVideoModel:
     """The same weights behind the adapter."""
     return HFVideoModel(build(family, dtype), processor(), positions)
 
@@ -86,4 +99,6 @@ def frames(count: int = 14, seed: int = 0, size: tuple[int, int] = (64, 64)) -> 
     """Random pictures, one a second."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (count, *size, 3), generator=generator, dtype=torch.uint8)
-    return Frames(pixels, torch.arange(count, dtype=torch.float64), 4.0, float(count), "random.mp4", "decord")
+    return Frames(
+        pixels, torch.arange(count, dtype=torch.float64), 4.0, float(count), "random.mp4", "decord"
+    )

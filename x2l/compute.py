@@ -44,7 +44,10 @@ def vision_flops(vision: VisionShape, patch_grid: tuple[int, int, int]) -> int:
     steps, rows, columns = patch_grid
     patches, unit = steps * rows * columns, vision.merge**2
     embed = 2 * patches * vision.patch_inputs * vision.hidden
-    linear = 8 * patches * vision.hidden**2 + 2 * vision.mlp_matrices * patches * vision.hidden * vision.intermediate
+    linear = (
+        8 * patches * vision.hidden**2
+        + 2 * vision.mlp_matrices * patches * vision.hidden * vision.intermediate
+    )
     attention = 0
     for layer in range(vision.depth):
         areas = [rows * columns // unit]

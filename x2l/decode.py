@@ -46,7 +46,11 @@ def question_positions(axes: int, place: Placement, tokens: int) -> Tensor:
 
 
 def ask(
-    model: VideoModel, cache: BufferCache, question: Question, place: Placement, watch: Watch | None = None
+    model: VideoModel,
+    cache: BufferCache,
+    question: Question,
+    place: Placement,
+    watch: Watch | None = None,
 ) -> Tensor:
     """Runs the question over a filled cache; logits of the first answer token, `(vocabulary,)`."""
     positions = question_positions(model.axes, place, len(question.input_ids))
@@ -91,11 +95,18 @@ def answer(
     meter.add("decode", question_flops(model.shape, question, mixed))
     for step in range(1, len(tokens)):
         meter.add("decode", decoder_flops(model.shape, 1, cached + step) + head_flops(model.shape))
-    return Answer(model.decode_text(tokens), tuple(tokens), mixed.kv.nbytes, reloaded, first.float().cpu())
+    return Answer(
+        model.decode_text(tokens), tuple(tokens), mixed.kv.nbytes, reloaded, first.float().cpu()
+    )
 
 
 def _greedy(
-    model: VideoModel, cache: BufferCache, logits: Tensor, question: Question, place: Placement, limit: int
+    model: VideoModel,
+    cache: BufferCache,
+    logits: Tensor,
+    question: Question,
+    place: Placement,
+    limit: int,
 ) -> list[int]:
     """Token by token until an end token or the limit.
 

@@ -41,10 +41,14 @@ class LayerKV:
         """
         heads, tokens = self.keys.shape[1], self.keys.shape[2]
         if self.values.shape[:3] != self.keys.shape[:3]:
-            raise ValueError(f"values {tuple(self.values.shape)} must match keys {tuple(self.keys.shape)} in (1, H, T)")
+            raise ValueError(
+                f"values {tuple(self.values.shape)} must match keys {tuple(self.keys.shape)} in (1, H, T)"
+            )
         for name, field in (("positions", self.positions[0]), ("weights", self.weights)):
             if field.shape[-1] != tokens or field.shape[0] not in (1, heads):
-                raise ValueError(f"{name}: (heads, tokens)={tuple(field.shape)} must be (1 or {heads}, {tokens})")
+                raise ValueError(
+                    f"{name}: (heads, tokens)={tuple(field.shape)} must be (1 or {heads}, {tokens})"
+                )
 
     @property
     def tokens(self) -> int:
@@ -60,7 +64,10 @@ class LayerKV:
         """The KVs at `index`: `(T',)` for all heads alike, or `(H, T')` for each head its own."""
         if index.ndim == 1:
             return LayerKV(
-                self.keys[:, :, index], self.values[:, :, index], self.positions[..., index], self.weights[..., index]
+                self.keys[:, :, index],
+                self.values[:, :, index],
+                self.positions[..., index],
+                self.weights[..., index],
             )
         heads = index.shape[0]
         rows = index[None, :, :, None].expand(1, heads, index.shape[1], self.keys.shape[-1])
@@ -76,7 +83,10 @@ class LayerKV:
     def to(self, device: torch.device | str) -> LayerKV:
         """The same KVs on `device`."""
         return LayerKV(
-            self.keys.to(device), self.values.to(device), self.positions.to(device), self.weights.to(device)
+            self.keys.to(device),
+            self.values.to(device),
+            self.positions.to(device),
+            self.weights.to(device),
         )
 
 
@@ -122,5 +132,11 @@ def concat(parts: Sequence[KV]) -> KV:
     if not parts:
         raise ValueError("parts=[]: at least one KV must be given")
     if len({len(part.layers) for part in parts}) != 1:
-        raise ValueError(f"parts must have the same number of layers, got {[len(part.layers) for part in parts]}")
-    return KV(tuple(concat_layers(layers) for layers in zip(*(part.layers for part in parts), strict=True)))
+        raise ValueError(
+            f"parts must have the same number of layers, got {[len(part.layers) for part in parts]}"
+        )
+    return KV(
+        tuple(
+            concat_layers(layers) for layers in zip(*(part.layers for part in parts), strict=True)
+        )
+    )

@@ -22,7 +22,9 @@ from x2l.models.positions import Cursor, compacted, first_cursor, shifted
 from x2l.store import POSITIONS, KVStore
 
 CONTEXTS = ("full", "low", "high", "own")
-RESIDENT = frozenset({"high"})  # levels that stay on the compute device; all others wait on the host
+RESIDENT = frozenset(
+    {"high"}
+)  # levels that stay on the compute device; all others wait on the host
 
 
 def check_prefill(levels: Mapping[str, Level], context: str, positions: str) -> None:
@@ -36,7 +38,9 @@ def check_prefill(levels: Mapping[str, Level], context: str, positions: str) -> 
     if context not in CONTEXTS:
         raise ValueError(f"prefill.context={context!r}: must be one of {CONTEXTS}")
     if context not in ("full", "own") and context not in levels:
-        raise ValueError(f"prefill.context={context!r}: there is no such level; levels are {sorted(levels)}")
+        raise ValueError(
+            f"prefill.context={context!r}: there is no such level; levels are {sorted(levels)}"
+        )
 
 
 def prefill(
@@ -68,7 +72,11 @@ def prefill(
     """
     check_prefill(levels, context, positions)
     meter = meter or Meter(model.device)
-    passes = [(context, levels)] if context != "own" else [(name, {name: level}) for name, level in levels.items()]
+    passes = (
+        [(context, levels)]
+        if context != "own"
+        else [(name, {name: level}) for name, level in levels.items()]
+    )
     done = itertools.count(1)
 
     def chunk_done() -> None:
@@ -76,11 +84,14 @@ def prefill(
             progress(next(done), len(passes) * len(prompt.chunks))
 
     stores = [
-        _Pass(model, prompt, emitted, seen, positions, meter, video_seed).run(chunk_done) for seen, emitted in passes
+        _Pass(model, prompt, emitted, seen, positions, meter, video_seed).run(chunk_done)
+        for seen, emitted in passes
     ]
     merged = {name: kvs for store in stores for name, kvs in store.levels.items()}
     first = stores[0]
-    return KVStore(first.prompt, first.prefix, merged, positions, first.step_embeds, first.step_chunk)
+    return KVStore(
+        first.prompt, first.prefix, merged, positions, first.step_embeds, first.step_chunk
+    )
 
 
 class _Pass:
@@ -100,15 +111,24 @@ class _Pass:
         self.positions, self.meter, self.video_seed = positions, meter, video_seed
         self.needs = frozenset[str]().union(*(level.compressor.needs for level in levels.values()))
         if not self.needs <= CAN_SEE:
-            raise ValueError(f"compressor needs {sorted(self.needs - CAN_SEE)}: the engine can show {sorted(CAN_SEE)}")
+            raise ValueError(
+                f"compressor needs {sorted(self.needs - CAN_SEE)}: the engine can show {sorted(CAN_SEE)}"
+            )
 
     def run(self, chunk_done: Callable[[], None]) -> KVStore:
         model, prompt, meter = self.model, self.prompt, self.meter
         cache = model.new_cache()
         text = slice(0, prompt.prefix)
         with meter.stage("prefill"):
-            model.advance(model.embed_text(prompt.input_ids[text]), prompt.positions[:, text], cache)
-            prefix = self._raw(cache, (0,) * model.shape.layers, prompt.positions[:, text], prompt.positions[:, text])
+            model.advance(
+                model.embed_text(prompt.input_ids[text]), prompt.positions[:, text], cache
+            )
+            prefix = self._raw(
+                cache,
+                (0,) * model.shape.layers,
+                prompt.positions[:, text],
+                prompt.positions[:, text],
+            )
         meter.add("prefill", decoder_flops(model.shape, prompt.prefix, prompt.prefix))
         stored: dict[str, list[KV]] = {name: [] for name in self.levels}
         embeds, owner = [], []
@@ -119,7 +139,9 @@ class _Pass:
             if embedded.patch_grid is not None:
                 meter.add("vision", vision_flops(model.shape.vision, embedded.patch_grid))
             visual = embedded.embeds[0, chunk.is_visual.to(embedded.embeds.device)]
-            embeds.append(visual.view(chunk.grid[0], -1, visual.shape[-1]).float().mean(dim=1).cpu())
+            embeds.append(
+                visual.view(chunk.grid[0], -1, visual.shape[-1]).float().mean(dim=1).cpu()
+            )
             owner += [chunk.index] * chunk.grid[0]
             levels, cursor = self._chunk(chunk, embedded, cache, cursor)
             for name, kv in levels.items():
@@ -148,7 +170,10 @@ class _Pass:
         keys = sum(cache.lengths) / len(before)
         meter.add("prefill", decoder_flops(model.shape, chunk.tokens, round(keys)))
         with meter.stage("compression"):
-            levels = {name: self._compress(level, raw, chunk, watch) for name, level in self.levels.items()}
+            levels = {
+                name: self._compress(level, raw, chunk, watch)
+                for name, level in self.levels.items()
+            }
             if self.context != "full":
                 cache.cut(before)
                 for index, layer in enumerate(levels[self.context].layers):
@@ -160,7 +185,9 @@ class _Pass:
                 cursor = after
         return levels, cursor
 
-    def _raw(self, cache: BufferCache, before: tuple[int, ...], used: torch.Tensor, own: torch.Tensor) -> KV:
+    def _raw(
+        self, cache: BufferCache, before: tuple[int, ...], used: torch.Tensor, own: torch.Tensor
+    ) -> KV:
         """The KVs that the last forward appended: un-rotated from the positions `used`, labelled with their `own`."""
         layers = []
         for layer, start in zip(cache.layers, before, strict=True):
@@ -197,11 +224,16 @@ class _Pass:
                     f"compressor {level.compressor.name!r} returned {kept.tokens} KVs of {chunk.visual_tokens} in chunk "
                     f"{chunk.index}, layer {index}; it was told to keep {keep} (ratio {level.ratio})"
                 )
-            layers.append(kept if bool(visual.all()) else _with_text(layer.take((~visual).nonzero()[:, 0]), kept))
+            layers.append(
+                kept
+                if bool(visual.all())
+                else _with_text(layer.take((~visual).nonzero()[:, 0]), kept)
+            )
         shape = self.model.shape
         self.meter.add(
             "compression",
-            shape.layers * level.compressor.flops(shape.kv_heads, chunk.visual_tokens, keep, shape.head_dim),
+            shape.layers
+            * level.compressor.flops(shape.kv_heads, chunk.visual_tokens, keep, shape.head_dim),
         )
         return KV(tuple(layers))
 

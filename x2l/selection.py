@@ -22,7 +22,9 @@ def gt_chunks(chunks: Sequence[Chunk], spans: Sequence[tuple[float, float]]) -> 
     hit = []
     for chunk in chunks:
         inside = any(start <= t < end for start, end in spans for t in chunk.frame_seconds)
-        point = any(start == end and chunk.seconds[0] <= start < chunk.seconds[1] for start, end in spans)
+        point = any(
+            start == end and chunk.seconds[0] <= start < chunk.seconds[1] for start, end in spans
+        )
         if inside or point:
             hit.append(chunk.index)
     return tuple(hit)
@@ -35,7 +37,9 @@ def check_selection(top_k: int | str, pinned: Sequence[str], chunks: int | None 
         ValueError: top_k negative, not a number or `gt`, or beyond the number of chunks; an unknown pinned chunk.
     """
     if not (top_k == "gt" or (isinstance(top_k, int) and top_k >= 0)):
-        raise ValueError(f"top_k={top_k!r}: must be a number of chunks >= 0, or gt (as many as the question needs)")
+        raise ValueError(
+            f"top_k={top_k!r}: must be a number of chunks >= 0, or gt (as many as the question needs)"
+        )
     if isinstance(top_k, int) and chunks is not None and top_k > chunks:
         raise ValueError(
             f"top_k={top_k}: the video has only {chunks} chunks; "
@@ -66,7 +70,9 @@ def select(
         raise ValueError(f"relevance holds NaN: {relevance.tolist()}")
     if top_k == "gt":
         if gt is None:
-            raise ValueError("top_k=gt: this benchmark does not say where the answer lies; use a number")
+            raise ValueError(
+                "top_k=gt: this benchmark does not say where the answer lies; use a number"
+            )
         top_k = len(gt)
     scores = relevance.tolist()
     chosen = {index for index, score in enumerate(scores) if score == float("inf")}
@@ -82,4 +88,6 @@ def recall_precision(selected: Sequence[int], gt: Sequence[int]) -> tuple[float,
     NaN where the denominator is empty.
     """
     hits = len(set(selected) & set(gt))
-    return (hits / len(gt) if gt else float("nan")), (hits / len(selected) if selected else float("nan"))
+    return (hits / len(gt) if gt else float("nan")), (
+        hits / len(selected) if selected else float("nan")
+    )

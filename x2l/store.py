@@ -80,7 +80,9 @@ class KVStore:
                 f"assignment={list(assignment)}: must name one of the levels {sorted(self.levels)} "
                 f"for each of the {len(chunks)} chunks"
             )
-        parts = [self.levels[level][chunk.index] for level, chunk in zip(assignment, chunks, strict=True)]
+        parts = [
+            self.levels[level][chunk.index] for level, chunk in zip(assignment, chunks, strict=True)
+        ]
         place = Placement(self.prompt.next_position, self.prompt.video_end)
         if self.positions == "compact":
             parts, place = self._compact(parts)
@@ -89,7 +91,9 @@ class KVStore:
             spans.append((start, start + part.tokens[0]))
             start += part.tokens[0]
         device = self.prefix.layers[0].keys.device
-        return Mixed(concat([self.prefix, *(part.to(device) for part in parts)]), place, tuple(spans))
+        return Mixed(
+            concat([self.prefix, *(part.to(device) for part in parts)]), place, tuple(spans)
+        )
 
     def _compact(self, parts: Sequence[KV]) -> tuple[list[KV], Placement]:
         cursor, closed = first_cursor(self.prompt), []

@@ -12,7 +12,15 @@ from x2l.compressors.pooling import MeanPool, z_order
 from x2l.compressors.pruning import KeyNorm, RandomPruning, ScoredPruning, UniformPruning
 from x2l.kv import LayerKV
 
-EVERY = [KeyNorm(), RandomPruning(), UniformPruning(), ToMe(), ToMe(proportional=False), MeanPool(), MeanPool(True)]
+EVERY = [
+    KeyNorm(),
+    RandomPruning(),
+    UniformPruning(),
+    ToMe(),
+    ToMe(proportional=False),
+    MeanPool(),
+    MeanPool(True),
+]
 PRUNING = [KeyNorm(), RandomPruning(), UniformPruning()]
 GRIDS = [(4, 4, 4), (1, 3, 5), (3, 2, 7), (4, 12, 12), (1, 1, 2)]
 
@@ -54,8 +62,14 @@ def test_pruning_returns_some_of_its_inputs_unchanged(compressor):
     kv = layer((4, 4, 4))
     out = compressor.compress(kv, seen((4, 4, 4)), 10)
     for head in range(2):
-        rows = {tuple(k.tolist() + v.tolist()) for k, v in zip(kv.keys[0, head], kv.values[0, head], strict=True)}
-        got = [tuple(k.tolist() + v.tolist()) for k, v in zip(out.keys[0, head], out.values[0, head], strict=True)]
+        rows = {
+            tuple(k.tolist() + v.tolist())
+            for k, v in zip(kv.keys[0, head], kv.values[0, head], strict=True)
+        }
+        got = [
+            tuple(k.tolist() + v.tolist())
+            for k, v in zip(out.keys[0, head], out.values[0, head], strict=True)
+        ]
         assert len(set(got)) == 10 and set(got) <= rows
     assert (out.weights == 1).all()
 
@@ -70,7 +84,9 @@ def test_averages_conserve_mass(compressor, keep):
     for before, after in ((kv.keys, out.keys), (kv.values, out.values)):
         mean = (after * out.weights[None, :, :, None]).sum(2) / 64
         assert torch.allclose(mean, before.mean(2), atol=1e-5)
-    assert torch.allclose((out.positions * out.weights).sum(-1) / 64, kv.positions.mean(-1), atol=1e-4)
+    assert torch.allclose(
+        (out.positions * out.weights).sum(-1) / 64, kv.positions.mean(-1), atol=1e-4
+    )
 
 
 def test_key_norm_keeps_the_smallest_keys():
@@ -85,7 +101,9 @@ def test_random_differs_by_video_chunk_layer_and_head_and_repeats():
     first = RandomPruning().compress(kv, seen(grid), 8)
     assert torch.equal(first.keys, RandomPruning().compress(kv, seen(grid), 8).keys)
     for change in ({"video_seed": 1}, {"chunk": 1}, {"layer": 1}):
-        assert not torch.equal(first.positions, RandomPruning().compress(kv, seen(grid, **change), 8).positions)
+        assert not torch.equal(
+            first.positions, RandomPruning().compress(kv, seen(grid, **change), 8).positions
+        )
     assert not torch.equal(first.positions[:, 0], first.positions[:, 1])
 
 
@@ -121,7 +139,9 @@ def test_mean_pool_pools_squares():
 def test_z_order_is_a_permutation_that_finishes_each_time_step(grid):
     order = z_order(grid)
     assert sorted(order.tolist()) == list(range(order.numel()))
-    assert (order // (grid[1] * grid[2])).tolist() == sorted((order // (grid[1] * grid[2])).tolist())
+    assert (order // (grid[1] * grid[2])).tolist() == sorted(
+        (order // (grid[1] * grid[2])).tolist()
+    )
 
 
 def test_averages_are_summed_in_fp32():
@@ -154,7 +174,11 @@ def test_pruning_refuses_a_broken_score():
 
         def score(self, kv, seen):
             good = kv.keys[0].norm(dim=-1)
-            return good[:1] if self.bad == "shape" else good.masked_fill(good == good.max(), float("nan"))
+            return (
+                good[:1]
+                if self.bad == "shape"
+                else good.masked_fill(good == good.max(), float("nan"))
+            )
 
         def flops(self, heads, tokens, keep, head_dim):
             return 0

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from tests.tiny import frames, ours, stock
 
+from tests.tiny import frames, ours, stock
 from x2l.compressors.base import Level
 from x2l.compressors.merging import ToMe
 from x2l.compressors.pruning import KeyNorm
@@ -16,13 +16,23 @@ from x2l.selectors.embedding import EmbeddingSelector
 from x2l.selectors.fixed import RandomSelector, SelectAll, SelectNone, UniformSelector
 from x2l.selectors.oracle import OracleSelector
 
-EVERY = [SelectAll(), SelectNone(), RandomSelector(), UniformSelector(), OracleSelector(), EmbeddingSelector(), AttentionSelector()]
+EVERY = [
+    SelectAll(),
+    SelectNone(),
+    RandomSelector(),
+    UniformSelector(),
+    OracleSelector(),
+    EmbeddingSelector(),
+    AttentionSelector(),
+]
 
 
 @pytest.fixture(scope="module")
 def store():
     model = ours("qwen2_5_vl")
-    return prefill(model, model.prompt(frames(22), 4), {"low": Level(KeyNorm(), 2), "high": Level(ToMe(), 8)})
+    return prefill(
+        model, model.prompt(frames(22), 4), {"low": Level(KeyNorm(), 2), "high": Level(ToMe(), 8)}
+    )
 
 
 def query(text="What is the colour of the star?", key="q1", spans=((4.0, 6.0), (9.0, 10.0))):
@@ -42,7 +52,9 @@ def test_gives_every_chunk_a_number_and_repeats_itself(selector, store):
 
 @pytest.mark.parametrize("selector", [s for s in EVERY if s.name != "oracle"], ids=lambda s: s.name)
 def test_only_the_oracle_looks_at_the_spans(selector, store):
-    assert torch.equal(relevance(selector, store), relevance(selector, store, spans=((20.0, 21.0),)))
+    assert torch.equal(
+        relevance(selector, store), relevance(selector, store, spans=((20.0, 21.0),))
+    )
 
 
 def test_all_and_none(store):
@@ -101,7 +113,10 @@ def test_attention_equals_eager_attention_over_the_high_cache(store):
     cos, sin = decoder.rotary_emb(hidden, positions)
     split = lambda x: x.view(1, tokens, -1, 8).transpose(1, 2)  # noqa: E731
     queries = model._rope(split(attention.q_proj(hidden)), cos, sin)
-    keys = torch.cat([model.rotate(mixed.kv.layers[0]), model._rope(split(attention.k_proj(hidden)), cos, sin)], dim=2)
+    keys = torch.cat(
+        [model.rotate(mixed.kv.layers[0]), model._rope(split(attention.k_proj(hidden)), cos, sin)],
+        dim=2,
+    )
     logits = queries @ keys.repeat_interleave(4, dim=1).transpose(2, 3) * 8**-0.5
     cached = mixed.kv.tokens[0]
     logits[..., :cached] += weights.log().expand(2, -1).repeat_interleave(4, dim=0)[:, None]

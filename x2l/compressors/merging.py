@@ -23,7 +23,9 @@ def matching(keys: Tensor, remove: int) -> Tensor:
         remove: number of tokens to merge away, at most T // 2.
     """
     tokens = keys.shape[1]
-    features = torch.nn.functional.normalize(keys.float().transpose(0, 1).flatten(1), dim=-1)  # (T, H * D)
+    features = torch.nn.functional.normalize(
+        keys.float().transpose(0, 1).flatten(1), dim=-1
+    )  # (T, H * D)
     similarity = features[1::2] @ features[0::2].T  # (A = odd places, B = even places): |B| >= |A|
     strength, partner = similarity.max(dim=-1)
     chosen = strength.argsort(descending=True, stable=True)[:remove]

@@ -25,8 +25,10 @@ class ScoredPruning(Compressor):
         scores = self.score(kv, seen)
         expected = (kv.keys.shape[1], kv.tokens)
         if tuple(scores.shape) != expected or scores.isnan().any():
-            raise ValueError(f"{self.name}: score gave {tuple(scores.shape)} (NaN: {bool(scores.isnan().any())}); "
-                             f"must give {expected} without NaN")
+            raise ValueError(
+                f"{self.name}: score gave {tuple(scores.shape)} (NaN: {bool(scores.isnan().any())}); "
+                f"must give {expected} without NaN"
+            )
         # Stable: ties go to the earlier token on every machine. Sorted: KVs stay in time order.
         best = scores.argsort(dim=-1, descending=True, stable=True)[:, :keep]
         return kv.take(best.sort(dim=-1).values)

@@ -25,6 +25,8 @@ def random(kv: LayerKV, seen: Observation) -> Tensor:
 
     Seeded by video, chunk and layer: the same run gives the same KVs, in any order of videos.
     """
-    seed = hash((seen.video_seed, seen.chunk, seen.layer)) & 0x7FFFFFFFFFFFFFFF  # hash() of ints is not randomised
+    seed = (
+        hash((seen.video_seed, seen.chunk, seen.layer)) & 0x7FFFFFFFFFFFFFFF
+    )  # hash() of ints is not randomised
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(kv.keys.shape[1], kv.tokens, generator=generator).to(kv.keys.device)

@@ -51,7 +51,9 @@ _scope: ContextVar[_Scope | None] = ContextVar("x2l_attention_scope", default=No
 
 
 @contextmanager
-def attending(watch: Watch | None = None, bias: Sequence[Tensor | None] | None = None) -> Iterator[None]:
+def attending(
+    watch: Watch | None = None, bias: Sequence[Tensor | None] | None = None
+) -> Iterator[None]:
     """Says what attention does inside the block.
 
     Args:
@@ -87,13 +89,22 @@ def _biased(mask: Tensor | None, bias: Tensor, query: Tensor, keys: int) -> Tens
 
 
 def x2l_sdpa(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Hugging Face's attention interface: `(1, Q, q, D)`, `(1, H, k, D)`, `(1, H, k, D)` -> `(1, q, Q, D)`."""
     scope = _scope.get()
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     queries, keys = query.shape[2], key.shape[2]
-    if queries > 1 and queries != keys and (attention_mask is None or attention_mask.shape[-1] != keys):
+    if (
+        queries > 1
+        and queries != keys
+        and (attention_mask is None or attention_mask.shape[-1] != keys)
+    ):
         # Hugging Face sizes one mask by the first layer; a layer that kept another number of KVs needs its own.
         attention_mask = lower_right_mask(queries, keys, query.device)
     if scope is not None and scope.watch is not None:

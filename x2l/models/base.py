@@ -95,11 +95,15 @@ class VideoModel(ABC):
         """Embeddings of `(tokens,)` text ids."""
 
     @abstractmethod
-    def advance(self, embedded: Embedded, positions: Tensor, cache: BufferCache, watch: Watch | None = None) -> None:
+    def advance(
+        self, embedded: Embedded, positions: Tensor, cache: BufferCache, watch: Watch | None = None
+    ) -> None:
         """Runs the decoder over a span at explicit positions `(A, T)`; its rotated KVs are appended to the cache."""
 
     @abstractmethod
-    def logits(self, embedded: Embedded, positions: Tensor, cache: BufferCache, watch: Watch | None = None) -> Tensor:
+    def logits(
+        self, embedded: Embedded, positions: Tensor, cache: BufferCache, watch: Watch | None = None
+    ) -> Tensor:
         """Like `advance`, and returns the logits after the last token, `(vocabulary,)`."""
 
     @abstractmethod

@@ -42,7 +42,9 @@ class BufferLayer(CacheLayerMixin):
         values[:, :, : self.length] = self.values[:, :, : self.length]
         self.keys, self.values = keys, values
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         """Appends `(1, H, n, D)` KVs and returns views of everything cached."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -63,7 +65,9 @@ class BufferLayer(CacheLayerMixin):
     def cut(self, length: int) -> None:
         """Forgets all but the first `length` KVs (the buffer stays)."""
         if not 0 <= length <= self.length:
-            raise ValueError(f"length={length}: must lie between 0 and the {self.length} cached KVs")
+            raise ValueError(
+                f"length={length}: must lie between 0 and the {self.length} cached KVs"
+            )
         self.length = length
 
     def crop(self, tokens_to_remove: int) -> None:
@@ -94,7 +98,7 @@ class BufferLayer(CacheLayerMixin):
 class BufferCache(Cache):
     """One `BufferLayer` a model layer. Final."""
 
-    layers: list[BufferLayer]
+    layers: list[BufferLayer]  # type: ignore[assignment]  # every layer is one of ours
 
     def __init__(self, layers: int) -> None:
         """An empty cache of `layers` layers."""
@@ -123,7 +127,9 @@ class BufferCache(Cache):
             bias = self._bias[index]
             self._bias[index] = None if bias is None else bias[:, :length]
 
-    def append(self, layer: int, keys: Tensor, values: Tensor, weights: Tensor, room: int = 0) -> None:
+    def append(
+        self, layer: int, keys: Tensor, values: Tensor, weights: Tensor, room: int = 0
+    ) -> None:
         """Adds rotated KVs to a layer.
 
         Args:

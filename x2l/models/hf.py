@@ -50,7 +50,9 @@ def _capture(hf: Any, inputs: dict[str, Any]) -> dict[str, Any]:
         return captured.kwargs
     finally:
         handle.remove()
-    raise RuntimeError(f"{type(hf).__name__}.get_decoder() was not called in its forward: this model cannot be chunked")
+    raise RuntimeError(
+        f"{type(hf).__name__}.get_decoder() was not called in its forward: this model cannot be chunked"
+    )
 
 
 def _rope_function(decoder: Any) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
@@ -58,7 +60,7 @@ def _rope_function(decoder: Any) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     function = sys.modules[type(decoder).__module__].apply_rotary_pos_emb
     if list(inspect.signature(function).parameters)[:2] == ["q", "k"]:
         return lambda x, cos, sin: function(x, x[:, :1], cos, sin)[0]
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 class HFVideoModel(VideoModel):
@@ -76,7 +78,9 @@ class HFVideoModel(VideoModel):
             ValueError: an unknown rule, or a model family that is not supported.
         """
         if positions not in POSITION_RULES:
-            raise ValueError(f"model.positions={positions!r}: must be one of {POSITION_RULES}; use 'reference'")
+            raise ValueError(
+                f"model.positions={positions!r}: must be one of {POSITION_RULES}; use 'reference'"
+            )
         if hf.config.model_type not in qwen_vl.MODEL_TYPES:
             raise ValueError(
                 f"model.name_or_path: a checkpoint of model type {hf.config.model_type!r} is not supported; "
@@ -96,7 +100,8 @@ class HFVideoModel(VideoModel):
             hidden=text.hidden_size,
             heads=text.num_attention_heads,
             kv_heads=text.num_key_value_heads,
-            head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+            head_dim=getattr(text, "head_dim", None)
+            or text.hidden_size // text.num_attention_heads,
             intermediate=text.intermediate_size,
             vocabulary=text.vocab_size,
             kv_itemsize=self.dtype.itemsize,
@@ -129,11 +134,13 @@ class HFVideoModel(VideoModel):
         if dtype not in DTYPES:
             raise ValueError(f"model.dtype={dtype!r}: must be one of {DTYPES}")
         if device.startswith("cuda") and not torch.cuda.is_available():
-            raise ValueError(f"model.device={device!r}: torch sees no CUDA device; use model.device=cpu")
+            raise ValueError(
+                f"model.device={device!r}: torch sees no CUDA device; use model.device=cpu"
+            )
         source = str(PACKAGED.get(name_or_path, name_or_path))
         options = {"revision": revision, "trust_remote_code": trust_remote_code}
         try:
-            hf = AutoModelForImageTextToText.from_pretrained(
+            hf: Any = AutoModelForImageTextToText.from_pretrained(
                 source, dtype=getattr(torch, dtype), attn_implementation="sdpa", **options
             )
             processor = AutoProcessor.from_pretrained(source, **options)
@@ -149,13 +156,21 @@ class HFVideoModel(VideoModel):
     def _turn(self, text: str) -> str:
         content = [{"type": "video"}, {"type": "text", "text": text}]
         messages = [{"role": "user", "content": content}]
-        return str(self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        return str(
+            self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        )
 
     def process(self, frames: Frames, text: str) -> dict[str, Any]:
         """The whole prompt as the stock processor prepares it: ids, pixels, grid, seconds a step."""
         count = len(frames.seconds)
-        spacing = float(frames.seconds[-1] - frames.seconds[0]) / (count - 1) if count > 1 else 1.0 / frames.fps
-        metadata = VideoMetadata(total_num_frames=count, fps=1.0 / spacing, frames_indices=list(range(count)))
+        spacing = (
+            float(frames.seconds[-1] - frames.seconds[0]) / (count - 1)
+            if count > 1
+            else 1.0 / frames.fps
+        )
+        metadata = VideoMetadata(
+            total_num_frames=count, fps=1.0 / spacing, frames_indices=list(range(count))
+        )
         cap = self.processor.video_processor.cap_pixels_per_frame
         inputs = self.processor(
             text=[self._turn(text)],
@@ -187,7 +202,11 @@ class HFVideoModel(VideoModel):
         prefix, stop = int(visual_at[0]), int(visual_at[-1]) + 1
         if stop - prefix != len(visual_at):
             raise RuntimeError("text inside the video span: not expected of this model family")
-        visual = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask", "mm_token_type_ids")}
+        visual = {
+            k: v
+            for k, v in inputs.items()
+            if k not in ("input_ids", "attention_mask", "mm_token_type_ids")
+        }
         grid = qwen_vl.merged_grid(visual, config)
         video = mrope_video(prefix, grid, qwen_vl.time_interval(visual, config))
         place = after_video(prefix, grid, int(video[0, -1]), self.positions_rule)
@@ -203,12 +222,21 @@ class HFVideoModel(VideoModel):
         )
 
     def _chunks(
-        self, frames: Frames, grid: tuple[int, int, int], positions: Tensor, prefix: int, chunk_frames: int
+        self,
+        frames: Frames,
+        grid: tuple[int, int, int],
+        positions: Tensor,
+        prefix: int,
+        chunk_frames: int,
     ) -> tuple[Chunk, ...]:
         steps, rows, columns = grid
         area, times = rows * columns, frames.seconds.tolist()
         count = len(times)
-        last = times[-1] + (times[-1] - times[0]) / (count - 1) if count > 1 else times[-1] + 1.0 / frames.fps
+        last = (
+            times[-1] + (times[-1] - times[0]) / (count - 1)
+            if count > 1
+            else times[-1] + 1.0 / frames.fps
+        )
         chunks = []
         for index, first in enumerate(range(0, count, chunk_frames)):
             after = min(first + chunk_frames, count)
@@ -238,7 +266,9 @@ class HFVideoModel(VideoModel):
         """
         marker = self.processor.video_token
         if marker in text:
-            raise ValueError(f"question={text!r}: must not contain the model's video placeholder {marker!r}")
+            raise ValueError(
+                f"question={text!r}: must not contain the model's video placeholder {marker!r}"
+            )
         suffix = self._turn(text).rpartition(marker)[2]
         encoded = self.processor.tokenizer(
             suffix, add_special_tokens=False, return_offsets_mapping=True, return_tensors="pt"
@@ -284,7 +314,9 @@ class HFVideoModel(VideoModel):
         return Embedded(self.hf.get_input_embeddings()(input_ids[None].to(self.device)))
 
     @torch.no_grad()
-    def advance(self, embedded: Embedded, positions: Tensor, cache: BufferCache, watch: Watch | None = None) -> None:
+    def advance(
+        self, embedded: Embedded, positions: Tensor, cache: BufferCache, watch: Watch | None = None
+    ) -> None:
         """Runs the decoder over a span; its rotated KVs are appended to the cache."""
         with attending(watch=watch, bias=cache.bias):
             self.decoder(
@@ -295,7 +327,9 @@ class HFVideoModel(VideoModel):
             )
 
     @torch.no_grad()
-    def logits(self, embedded: Embedded, positions: Tensor, cache: BufferCache, watch: Watch | None = None) -> Tensor:
+    def logits(
+        self, embedded: Embedded, positions: Tensor, cache: BufferCache, watch: Watch | None = None
+    ) -> Tensor:
         """Like `advance`, and returns the logits after the last token, `(vocabulary,)`."""
         with attending(watch=watch, bias=cache.bias):
             out = self.hf(
@@ -310,7 +344,7 @@ class HFVideoModel(VideoModel):
     # --- rotary positions ---------------------------------------------------------------------------------------
 
     def _tables(self, positions: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-        """cos and sin `(h, T, D)` at positions `(A, h, T)`, at least in fp32 whatever the model's dtype."""
+        """Cos and sin `(h, T, D)` at positions `(A, h, T)`, at least in fp32 whatever the model's dtype."""
         precise = torch.float64 if self.dtype == torch.float64 else torch.float32
         like = torch.empty(0, dtype=precise, device=device)
         cos, sin = self.decoder.rotary_emb(like, positions.to(device))

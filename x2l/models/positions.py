@@ -64,7 +64,11 @@ class Cursor:
 def extent(prompt: Prompt, chunk: Chunk) -> int:
     """Temporal positions from a chunk's first token to where the next chunk starts."""
     following = chunk.index + 1
-    end = int(prompt.chunks[following].positions[0, 0]) if following < len(prompt.chunks) else prompt.video_end
+    end = (
+        int(prompt.chunks[following].positions[0, 0])
+        if following < len(prompt.chunks)
+        else prompt.video_end
+    )
     return end - int(chunk.positions[0, 0])
 
 
@@ -81,7 +85,9 @@ def shifted(chunk: Chunk, cursor: Cursor) -> Tensor:
     return positions
 
 
-def compacted(prompt: Prompt, chunk: Chunk, positions: Tensor, cursor: Cursor) -> tuple[Tensor, Cursor]:
+def compacted(
+    prompt: Prompt, chunk: Chunk, positions: Tensor, cursor: Cursor
+) -> tuple[Tensor, Cursor]:
     """Closes the gaps that compression left: positions `(A, h, n)` of kept KVs -> (new positions, next cursor).
 
     One axis: kept KVs are numbered without gaps, as in the official code. Three axes (M-RoPE): a run of equal numbers
@@ -91,7 +97,9 @@ def compacted(prompt: Prompt, chunk: Chunk, positions: Tensor, cursor: Cursor) -
     """
     kept = positions.shape[2]
     if positions.shape[0] == 1:
-        numbers = cursor.position + torch.arange(kept, dtype=positions.dtype, device=positions.device)
+        numbers = cursor.position + torch.arange(
+            kept, dtype=positions.dtype, device=positions.device
+        )
         return numbers.expand_as(positions), Cursor(cursor.position + kept)
     fraction = kept / chunk.tokens
     first = float(chunk.positions[0, 0])
@@ -105,7 +113,9 @@ def placement(prompt: Prompt, cursor: Cursor) -> Placement:
     end = math.ceil(cursor.position)
     if prompt.positions.shape[0] == 1:
         return Placement(end, end)
-    if prompt.next_position < prompt.video_end:  # the `hf` rule: the question's place does not depend on time
+    if (
+        prompt.next_position < prompt.video_end
+    ):  # the `hf` rule: the question's place does not depend on time
         return Placement(prompt.next_position, end)
     space = int(prompt.positions[1:].max()) + 1
     return Placement(max(end, space), end)

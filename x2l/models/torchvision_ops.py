@@ -29,7 +29,9 @@ _OPERATORS = (
     "deform_conv2d",
     "_deform_conv2d_backward",
 )
-_declared: list[torch.library.Library] = []  # a Library un-declares its operators when it is collected
+_declared: list[
+    torch.library.Library
+] = []  # a Library un-declares its operators when it is collected
 
 
 def _compiled_operators_load(folder: Path) -> bool:

@@ -46,7 +46,9 @@ def _paid(queries: Tensor, keys: Tensor, scaling: float, bias: Tensor | None) ->
     wide = keys.repeat_interleave(heads // keys.shape[1], dim=1)
     logits = (queries.float() @ wide.float().transpose(2, 3))[0] * scaling  # (Q, tokens, T_all)
     if bias is not None:
-        logits[:, :, : bias.shape[1]] += bias.repeat_interleave(heads // bias.shape[0], dim=0)[:, None]
+        logits[:, :, : bias.shape[1]] += bias.repeat_interleave(heads // bias.shape[0], dim=0)[
+            :, None
+        ]
     cached = logits.shape[-1] - tokens
     later = torch.ones(tokens, tokens, dtype=torch.bool, device=logits.device).triu(1)
     logits[:, :, cached:] = logits[:, :, cached:].masked_fill(later, float("-inf"))
