@@ -41,7 +41,7 @@ _VARIANT = {
     "pinned": "pinned {}",
     "seed": "seed {}",
 }
-_RC = {"pdf.fonttype": 42, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+_RC: dict[Any, Any] = {"pdf.fonttype": 42, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 
 
 def draw(points: Sequence[Point], title: str) -> Figure:
@@ -87,9 +87,9 @@ def save(figure: Figure, folder: Path) -> tuple[Path, Path]:
     """Writes curve.png and curve.pdf into `folder`; equal points give equal bytes."""
     png, pdf = folder / "curve.png", folder / "curve.pdf"
     with matplotlib.rc_context(_RC):
-        for path, options in ((png, {"dpi": 160}), (pdf, {"metadata": {"CreationDate": None}})):
+        for path, metadata in ((png, {}), (pdf, {"CreationDate": None})):
             temporary = path.with_name(f".{path.name}")
-            figure.savefig(temporary, format=path.suffix[1:], **options)  # type: ignore[arg-type]
+            figure.savefig(temporary, format=path.suffix[1:], dpi=160, metadata=metadata)
             temporary.replace(path)
     return png, pdf
 

@@ -19,7 +19,7 @@ from x2l.statistics import Outcome, accuracy, circular
 POINTS = "points.csv"
 ALL_TASKS = "all"
 FULL, ALL_LOW, ALL_HIGH = "full", "all-low", "all-high"
-_VIDEO_STAGES = ("vision", "prefill", "compression")  # paid once for all questions of a video
+VIDEO_STAGES = STAGES[:3]  # vision, pre-fill, compression: paid once for all questions of a video
 
 
 @dataclass(frozen=True)
@@ -157,10 +157,10 @@ def _point(records: Sequence[Record], task: str) -> Point:
         """Mean per question by stage (shared out), of a lone question, of a further one."""
         once = {stage: mean(f"{unit}_{stage}") for stage in STAGES}
         shared = dict(once)
-        for stage in _VIDEO_STAGES:
+        for stage in VIDEO_STAGES:
             per_video = {r.video_id: getattr(r, f"{unit}_{stage}") for r in records}
             shared[stage] = sum(per_video.values()) / len(records)
-        further = sum(once[stage] for stage in STAGES if stage not in _VIDEO_STAGES)
+        further = sum(once[stage] for stage in STAGES if stage not in VIDEO_STAGES)
         return shared, sum(once.values()), further
 
     flops, flops_first, flops_next = stage_costs("flops")

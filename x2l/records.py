@@ -209,4 +209,5 @@ def _from_json(values: Mapping[str, Any]) -> Record:
     names = {field.name for field in dataclasses.fields(Record)}
     if missing := names - values.keys():
         raise KeyError(f"fields missing: {', '.join(sorted(missing))}")
-    return Record(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return Record(**plain)

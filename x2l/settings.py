@@ -1,4 +1,4 @@
-"""What a run needs to know besides its objects; checked before anything heavy is imported or loaded.
+"""What a run needs to know besides its objects; checked before anything heavy is loaded.
 
 A wrong value must stop a run within a second or two. This module therefore stays free of
 transformers (seconds to import) and repeats no rule that `selection` and `compressors` can tell.
@@ -33,6 +33,7 @@ class Settings:
     positions: str
     ratio_low: float
     ratio_high: float
+    compressor: str
     selectors: tuple[str, ...]
     top_k: tuple[int | str, ...]
     pinned: tuple[str, ...]

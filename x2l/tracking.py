@@ -176,7 +176,7 @@ def track_curve(
     mode: str = "offline",
     project: str = "x2l",
 ) -> bool:
-    """Writes the sweep's W&B run once: again only when the points have changed, in place of the old.
+    """Writes the sweep's W&B run; again only when the points have changed, in place of the old.
 
     Args:
         folder: the sweep's folder; its name is the group.

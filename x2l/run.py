@@ -1,0 +1,211 @@
+"""`x2l`: a Hydra configuration -> checked settings and objects -> the runner.
+
+The only module that imports hydra or omegaconf.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from x2l.runinfo import describe, identity
+
+PACKAGE = Path(__file__).parent
+# Top level in a checkout, inside the package in a wheel. Absolute: a relative path would not be
+# found from a console script.
+CONF = next(path for path in (PACKAGE.parent / "conf", PACKAGE / "conf") if path.is_dir())
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A value that cannot work: `field=value: rule; remedy`."""
+
+
+def run_folder(*, _root_: DictConfig) -> str:
+    """Name of a run's folder in a sweep: what it compresses how, and a hash of all it computes."""
+    raw = OmegaConf.to_container(_root_, resolve=False)
+    assert isinstance(raw, dict)
+    choices = raw.pop("hydra", {}).get("runtime", {}).get("choices", {})
+    config = plain(OmegaConf.create(raw))
+    levels = config["levels"]
+    names = [_level_name(choices, level) for level in ("low", "high")]
+    name = "+".join(dict.fromkeys(names))
+    return f"{name}-{levels['low']['ratio']}x-{levels['high']['ratio']}x-{identity(config)[:8]}"
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The configuration as resolved plain values."""
+    values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+OmegaConf.register_new_resolver("x2l.folder", run_folder, replace=True)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def _task(config: DictConfig) -> None:
+    """One run. Ends the process with 2 (wrong value), 1 (unreadable videos) or 130 (interrupted).
+
+    In a multirun exceptions are raised instead, so that the other runs still run.
+    """
+    single = HydraConfig.get().mode == RunMode.RUN
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        errors = execute(config, folder)
+    except ConfigError as error:
+        if not single:
+            raise
+        sys.exit(_say(f"error: {error}", 2))
+    except KeyboardInterrupt:
+        how = f"the same command with hydra.run.dir={folder}" if single else "the same command"
+        sys.exit(_say(f"interrupted; {how} goes on where it stopped", 130))
+    if errors and single:
+        sys.exit(1)
+    if errors:
+        raise RuntimeError(f"{errors} videos could not be used; see {folder / 'errors.jsonl'}")
+
+
+def execute(config: DictConfig, folder: Path) -> int:
+    """Checks the configuration, runs it in `folder`, prints the results.
+
+    Returns:
+        The number of videos that could not be used.
+
+    Raises:
+        ConfigError: a value that cannot work.
+    """
+    OmegaConf.resolve(config)
+    OmegaConf.set_readonly(config, True)
+    values = plain(config)
+    settings = _checked(lambda: _settings(config, values))
+    # Heavy imports wait until the plain values are known to be right.
+    from x2l.compressors.base import Level
+    from x2l.runner import run
+
+    benchmark = _build(config.benchmark)
+    levels = {
+        name: Level(_build(level.compressor), level.ratio) for name, level in config.levels.items()
+    }
+    selectors = {str(name): _build(node) for name, node in config.selector.items()}
+    make_tracker = _build(config.tracker)
+
+    import torch
+
+    info = describe(settings.run_id, values, str(config.model.device), torch.get_num_threads())
+    hydra_config = HydraConfig.get()
+    sweep = Path(hydra_config.sweep.dir).name if hydra_config.mode == RunMode.MULTIRUN else "runs"
+
+    def tracker() -> Any:
+        return make_tracker(
+            folder=folder, run_id=settings.run_id, name=folder.name, group=sweep, config=values
+        )
+
+    summary = _checked(
+        lambda: run(
+            settings,
+            benchmark,
+            lambda: _build(config.model),
+            levels,
+            selectors,
+            folder,
+            info,
+            tracker,
+        )
+    )
+    _report(summary, folder)
+    return len(summary.errors)
+
+
+def _settings(config: DictConfig, values: dict[str, Any]) -> Any:
+    from x2l.settings import Settings, check_temporal_patch, temporal_patch
+
+    choices = HydraConfig.get().runtime.choices
+    names = [_level_name(choices, level) for level in ("low", "high")]
+    settings = Settings(
+        run_id=identity(values),
+        model=str(config.model.name_or_path),
+        frames=config.video.frames,
+        fps=config.video.fps,
+        chunk_frames=config.prefill.chunk_frames,
+        context=config.prefill.context,
+        positions=config.prefill.positions,
+        ratio_low=config.levels.low.ratio,
+        ratio_high=config.levels.high.ratio,
+        compressor="+".join(dict.fromkeys(names)),
+        selectors=tuple(config.selector),
+        top_k=_tuple(config.top_k),
+        pinned=_tuple(config.selection.pinned),
+        max_new_tokens=config.max_new_tokens,
+        limit=config.limit,
+        seed=config.seed,
+    )
+    name = settings.model
+    folder = PACKAGE / "assets" / name if name == "x2l_tiny" else Path(name)
+    if (patch := temporal_patch(folder)) is not None:
+        check_temporal_patch(settings.chunk_frames, patch)
+    return settings
+
+
+def _level_name(choices: Any, level: str) -> str:
+    """The yaml file that a level's compressor came from."""
+    return str(choices.get(f"compressor@levels.{level}.compressor", "compressor"))
+
+
+def _tuple(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, ListConfig) else (value,)
+
+
+def _build(node: DictConfig) -> Any:
+    """One object from its `_target_`; what its constructor rejects is the user's to correct."""
+    try:
+        return instantiate(node, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ValueError | OSError):
+            raise ConfigError(str(error.__cause__)) from error
+        raise
+
+
+def _checked(make: Callable[[], T]) -> T:
+    try:
+        return make()
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _report(summary: Any, folder: Path) -> None:
+    from x2l.curves import table
+    from x2l.points import points
+
+    if summary.records:
+        print(table(points(summary.records)))
+    print(
+        f"\n{len(summary.records)} of {summary.expected} answers, {summary.added} of them new, in "
+        f"{os.path.relpath(folder)}/ (records.jsonl, points.csv, run.json, status.json)"
+    )
+    for error in summary.errors:
+        print(f"error: {error}", file=sys.stderr)
+
+
+def _say(message: str, code: int) -> int:
+    print(message, file=sys.stderr)
+    return code
+
+
+def main() -> None:
+    """The console script."""
+    _task()
+
+
+if __name__ == "__main__":
+    main()
