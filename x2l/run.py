@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from x2l.runinfo import describe, identity
+from x2l.runinfo import STATUS, StatusFile, check_folder, describe, identity
 
 PACKAGE = Path(__file__).parent
 # Top level in a checkout, inside the package in a wheel. Absolute: a relative path would not be
@@ -62,6 +62,8 @@ def _task(config: DictConfig) -> None:
     try:
         errors = execute(config, folder)
     except ConfigError as error:
+        if not (folder / STATUS).exists():  # one that is there tells of the runs before
+            StatusFile(folder, identity(plain(config))).write("failed", error=str(error))
         if not single:
             raise
         sys.exit(_say(f"error: {error}", 2))
@@ -87,6 +89,7 @@ def execute(config: DictConfig, folder: Path) -> int:
     OmegaConf.set_readonly(config, True)
     values = plain(config)
     settings = _checked(lambda: _settings(config, values))
+    _checked(lambda: check_folder(folder, settings.run_id, values))
     # Heavy imports wait until the plain values are known to be right.
     from x2l.compressors.base import Level
     from x2l.runner import run
@@ -113,7 +116,7 @@ def execute(config: DictConfig, folder: Path) -> int:
         lambda: run(
             settings,
             benchmark,
-            lambda: _build(config.model),
+            lambda: _load_model(config.model),
             levels,
             selectors,
             folder,
@@ -133,6 +136,7 @@ def _settings(config: DictConfig, values: dict[str, Any]) -> Any:
     settings = Settings(
         run_id=identity(values),
         model=str(config.model.name_or_path),
+        dtype=config.model.dtype,
         frames=config.video.frames,
         fps=config.video.fps,
         chunk_frames=config.prefill.chunk_frames,
@@ -172,6 +176,14 @@ def _build(node: DictConfig) -> Any:
         if isinstance(error.__cause__, ValueError | OSError):
             raise ConfigError(str(error.__cause__)) from error
         raise
+
+
+def _load_model(node: DictConfig) -> Any:
+    if not sys.stderr.isatty():  # a bar in a log file is noise
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()
+    return _build(node)
 
 
 def _checked(make: Callable[[], T]) -> T:

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from x2l.records import RECORDS
+
 RUN = "run.json"
 STATUS = "status.json"
 PACKAGE = Path(__file__).parent
@@ -48,15 +50,10 @@ class RunInfo:
             A warning when the folder's earlier records came from other source code, else None.
 
         Raises:
-            ValueError: the folder belongs to a run of another configuration.
+            ValueError: see `check_folder`.
         """
         path = folder / RUN
-        earlier: list[dict[str, Any]] = []
-        if path.exists():
-            before = json.loads(path.read_text())
-            if before["run_id"] != self.run_id:
-                raise ValueError(_other_run(folder, before["config"], self.config))
-            earlier = before["sessions"]
+        earlier = check_folder(folder, self.run_id, self.config)
         session = {
             "started": self.started,
             "commit": self.commit,
@@ -75,6 +72,22 @@ class RunInfo:
                 f"(commit {earlier[-1]['commit']}); they are kept. Remove the folder to redo them"
             )
         return None
+
+
+def check_folder(folder: Path, run_id: str, config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The earlier sessions of this run in a folder; none in a new one.
+
+    Raises:
+        ValueError: the folder holds answers of another configuration.
+    """
+    path, records = folder / RUN, folder / RECORDS
+    if not path.exists() or not records.exists() or records.stat().st_size == 0:
+        return []
+    before = json.loads(path.read_text())
+    if before["run_id"] != run_id:
+        raise ValueError(_other_run(folder, before["config"], config))
+    sessions: list[dict[str, Any]] = before["sessions"]
+    return sessions
 
 
 def describe(run_id: str, config: Mapping[str, Any], device: str, cpu_threads: int) -> RunInfo:

@@ -1,7 +1,7 @@
 """What a run needs to know besides its objects; checked before anything heavy is loaded.
 
 A wrong value must stop a run within a second or two. This module therefore stays free of
-transformers (seconds to import) and repeats no rule that `selection` and `compressors` can tell.
+transformers, which takes seconds to import.
 """
 
 import json
@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from x2l.selection import check_selection
-
 CONTEXTS = ("full", "low", "high", "own")
 POSITIONS = ("keep", "compact")
+DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,7 @@ class Settings:
 
     run_id: str
     model: str
+    dtype: str
     frames: int | None
     fps: float | None
     chunk_frames: int
@@ -61,12 +61,15 @@ class Settings:
                     f"levels.{level}.ratio={ratio}: must be tokens in / tokens out, at least 1; "
                     "to keep a share s of the tokens write 1/s, e.g. 2 to keep half"
                 )
+        _one_of("model.dtype", self.dtype, DTYPES)
         _one_of("prefill.context", self.context, CONTEXTS)
         _one_of("prefill.positions", self.positions, POSITIONS)
         if not self.selectors:
             raise ValueError("selector=[]: must name at least one; e.g. selector=attention")
         if not self.top_k:
             raise ValueError("top_k=[]: must name at least one number of chunks; e.g. top_k=1")
+        from x2l.selection import check_selection  # imports torch: after what needs none
+
         for top_k in self.top_k:
             check_selection(top_k, self.pinned, self.most_chunks)
 
