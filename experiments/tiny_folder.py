@@ -67,7 +67,10 @@ def make_tokenizer() -> Qwen2Tokenizer:
     questions += [f"Which of these shapes appears {end}?" for end in ("first", "last")]
     numbers = tuple(str(number) for number in range(1, MOST_REPEATS + 1))
     corpus = [vnbench_prompt(question, numbers) for question in questions]
-    corpus += [f"A. {word}\n{WORD}\nsystem\nYou are a helpful assistant.\nuser\nassistant\n" for word in words]
+    corpus += [
+        f"A. {word}\n{WORD}\nsystem\nYou are a helpful assistant.\nuser\nassistant\n"
+        for word in words
+    ]
     raw = Tokenizer(models.BPE())
     raw.normalizer = normalizers.NFC()
     raw.pre_tokenizer = pre_tokenizers.Sequence(
@@ -82,7 +85,6 @@ def make_tokenizer() -> Qwen2Tokenizer:
         corpus,
         trainers.BpeTrainer(vocab_size=2000, initial_alphabet=alphabet, show_progress=False),
     )
-
 
     state = json.loads(raw.to_str())["model"]
     tokenizer = Qwen2Tokenizer(

@@ -76,7 +76,7 @@ class Words:
     def prompt(self, question: str, choices: list[str], word: bool) -> list[int]:
         """Ids from the question to the end of the generation prompt, as the chat template has it."""
         ids = list(self.encode(question + "\n"))
-        for letter, choice in zip("ABCD", choices):
+        for letter, choice in zip("ABCD", choices, strict=False):
             ids += self.encode(f"{letter}. {choice}\n")
         ids += self.encode(WORD if word else INSTRUCTION)
         return [*ids, *self.encode("<|im_end|>\n<|im_start|>assistant\n")]
@@ -164,7 +164,7 @@ def pack_questions(
     labels = np.full_like(ids, IGNORED)
     for row, events in enumerate(scenes):
         at = 0
-        for kind, length in zip(kinds, lengths):
+        for kind, length in zip(kinds, lengths, strict=True):
             asked = ask(rng, words, events, KINDS[kind])
             if asked is not None:
                 prompt, answer = asked
@@ -212,7 +212,8 @@ def symbolic_batch(
     scenes = [draw_events(rng, steps, events) for _ in range(batch)]
     meaning = np.zeros((batch, steps, 4, 4, 2), dtype=np.int64)  # colour + 1, shape + 1; 0 = hay
     for row, scene in enumerate(scenes):
-        for step, shape, colour, place in zip(scene.step, scene.shape, scene.colour, scene.place):
+        columns = (scene.step, scene.shape, scene.colour, scene.place)
+        for step, shape, colour, place in zip(*columns, strict=True):
             y, x = SUPERCELLS[place]
             meaning[row, step, y : y + 2, x : x + 2] = colour + 1, shape + 1
     flat = torch.from_numpy(meaning.reshape(batch, -1, 2))

@@ -89,7 +89,7 @@ def train_symbols(folder: Path, settings: Settings, resume: bool) -> None:
     if resume and state_file.exists():
         state = torch.load(state_file, weights_only=False)
         model.load_state_dict(state["model"])
-        for optim, saved in zip(optims, state["optims"]):
+        for optim, saved in zip(optims, state["optims"], strict=True):
             optim.load_state_dict(saved)
         rng.bit_generator.state = state["rng"]
         level, since, step, seconds, accuracy = state["progress"]
@@ -97,7 +97,7 @@ def train_symbols(folder: Path, settings: Settings, resume: bool) -> None:
     while step < settings.steps:
         begun = time.perf_counter()
         scale = min(1.0, (step + 1) / settings.warmup, (settings.steps - step) / settings.decay)
-        for optim, rate in zip(optims, base):
+        for optim, rate in zip(optims, base, strict=True):
             optim.param_groups[0]["lr"] = rate * scale
         top = rng.random() < 0.6
         used = level if top else int(rng.integers(level + 1))
@@ -139,7 +139,12 @@ def train_symbols(folder: Path, settings: Settings, resume: bool) -> None:
         ready = since >= 60 and all(accuracy[task] >= least for task, least in PASS.items())
         if ready and level + 1 < len(LEVELS):
             level, since = level + 1, 0
-        line = {"stage": "symbols", "step": step, "level": level, "loss": round(float(loss.detach()), 4)}
+        line = {
+            "stage": "symbols",
+            "step": step,
+            "level": level,
+            "loss": round(float(loss.detach()), 4),
+        }
         line |= {kind: round(value, 3) for kind, value in accuracy.items()}
         line |= {"visual": visual, "seconds": round(seconds, 1)}
         if step <= 20 or step % 20 == 0:

@@ -19,7 +19,9 @@ def letters(count: int) -> str:
 
 def vnbench_prompt(question: str, choices: tuple[str, ...]) -> str:
     """VNBench's official prompt: the question, one `A. ...` line per option, the instruction."""
-    lines = [f"{letter}. {text}" for letter, text in zip(letters(len(choices)), choices)]
+    lines = [
+        f"{letter}. {text}" for letter, text in zip(letters(len(choices)), choices, strict=True)
+    ]
     return "\n".join([question, *lines, INSTRUCTION])
 
 

@@ -88,7 +88,9 @@ class Haystack:
         self.x = np.arange(width, dtype=np.float32) / width
         self.y = np.arange(height, dtype=np.float32) / height
         self.base = rng.uniform(70, 150, 3) * 0.35 + rng.uniform(80, 140) * 0.65
-        self.waves = [(rng.normal(0, 4.5, 2), rng.uniform(0.2, 0.9), rng.uniform(0, 6.3)) for _ in range(5)]
+        self.waves = [
+            (rng.normal(0, 4.5, 2), rng.uniform(0.2, 0.9), rng.uniform(0, 6.3)) for _ in range(5)
+        ]
         self.blobs = [
             (rng.uniform(0, 6.3, 2), rng.uniform(0.05, 0.25, 2), rng.uniform(0.12, 0.3))
             for _ in range(3)
@@ -102,8 +104,8 @@ class Haystack:
         for (kx, ky), speed, phase in self.waves:
             turn = np.float32(speed * second + phase)
             fields.append(np.sin(kx * self.x + (ky * self.y)[:, None] + turn, dtype=np.float32))
-        for phase, speed, size in self.blobs:
-            cx, cy = 0.5 + 0.45 * np.sin(phase + speed * second)
+        for angles, speeds, size in self.blobs:
+            cx, cy = 0.5 + 0.45 * np.sin(angles + speeds * second)
             across = np.exp(-((self.x - cx) ** 2) / (2 * size**2))
             down = np.exp(-((self.y - cy) ** 2) / (2 * size**2))
             fields.append(down[:, None] * across)
@@ -126,9 +128,13 @@ def draw_needle(image: np.ndarray, needle: Needle, card: np.ndarray) -> np.ndarr
     side = min(height, width)
     base = np.broadcast_to(card, image.shape) if needle.kind == "insert" else image
     out = np.array(base, dtype=np.float32)
-    fx, fy = (0.5, 0.5) if needle.place == CENTRE else (
-        0.25 + 0.5 * (needle.place % 2),
-        0.25 + 0.5 * (needle.place // 2),
+    fx, fy = (
+        (0.5, 0.5)
+        if needle.place == CENTRE
+        else (
+            0.25 + 0.5 * (needle.place % 2),
+            0.25 + 0.5 * (needle.place // 2),
+        )
     )
     x = fx * width + needle.shift[0] * side
     y = fy * height + needle.shift[1] * side
@@ -170,7 +176,7 @@ def draw_video(
     for number in range(round(seconds * fps)):
         second = number / fps
         image = haystack.frame(second)
-        for needle, card in zip(scene, cards):
+        for needle, card in zip(scene, cards, strict=True):
             if needle.span[0] <= second < needle.span[1]:
                 image = draw_needle(image, needle, card)
         yield np.clip(image + 0.5, 0, 255).astype(np.uint8)

@@ -124,7 +124,7 @@ def make_scene(
             shift=(float(rng.uniform(-0.03, 0.03)), float(rng.uniform(-0.03, 0.03))),
             size=float(rng.uniform(0.41, 0.45)),
         )
-        for start, shape in zip(starts, order)
+        for start, shape in zip(starts, order, strict=True)
     )
 
 
