@@ -1,0 +1,92 @@
+"""Loading and wrapping stock models: what goes wrong must say so."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText
+
+from tests.tiny import PACKAGED, build, frames, ours, processor
+from x2l.models.attention import NAME
+from x2l.models.hf import HFVideoModel
+
+LOAD = HFVideoModel.load
+
+
+def test_the_packaged_checkpoint_is_an_ordinary_folder():
+    hf = AutoModelForImageTextToText.from_pretrained(PACKAGED)
+    assert type(hf).__name__ == "Qwen2_5_VLForConditionalGeneration"
+    model = LOAD("x2l_tiny")
+    assert model.dtype == torch.float32 and model.shape.kv_itemsize == 4
+    by_path = LOAD(str(PACKAGED), dtype="bfloat16")
+    assert by_path.dtype == torch.bfloat16 and by_path.shape.kv_itemsize == 2
+
+
+def test_only_the_decoders_attention_is_replaced():
+    model = ours("qwen2_5_vl")
+    assert model.decoder.config._attn_implementation == NAME
+    assert model.hf.config.vision_config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dtype": "int8"}, r"model.dtype='int8': must be one of \('float32'"),
+        ({"positions": "auto"}, r"model.positions='auto': must be one of"),
+        (
+            {"device": "cuda"},
+            "model.device='cuda': torch sees no CUDA device; use model.device=cpu",
+        ),
+    ],
+)
+def test_wrong_values_name_field_value_rule_and_remedy(arguments, message, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=message):
+        LOAD(**arguments)
+
+
+def test_a_missing_checkpoint_says_how_to_fetch_it(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        OSError, match=r"model.name_or_path='nobody/nothing'.*hf download nobody/nothing"
+    ):
+        LOAD("nobody/nothing")
+
+
+def test_other_families_are_refused():
+    hf = build("qwen2_vl")
+    hf.config.model_type = "other_vl"
+    with pytest.raises(ValueError, match="model type 'other_vl' is not supported"):
+        HFVideoModel(hf, processor())
+
+
+def test_a_question_cannot_smuggle_in_a_video():
+    with pytest.raises(ValueError, match="must not contain the model's video placeholder"):
+        ours("qwen2_5_vl").question("what <|video_pad|> is this?")
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_single_frame_and_odd_numbers_of_frames_are_padded_like_the_processor_does(count):
+    prompt = ours("qwen2_5_vl").prompt(frames(count), 2)
+    assert [chunk.frames for chunk in prompt.chunks][-1][1] == count
+    assert sum(chunk.visual_tokens for chunk in prompt.chunks) == -(-count // 2) * 16
+
+
+def test_chunk_times_come_from_the_file():
+    video = frames(6)
+    slow = type(video)(video.pixels, video.seconds * 3 + 1, 4.0, 18.0, "slow.mp4", "decord")
+    chunks = ours("qwen2_5_vl").prompt(slow, 4).chunks
+    assert [chunk.seconds for chunk in chunks] == [(1.0, 13.0), (13.0, 19.0)]
+    assert chunks[1].frame_seconds == (13.0, 16.0)
+    # three seconds a frame, two frames a step, two positions a second
+    assert int(chunks[1].positions[0, 0] - chunks[0].positions[0, 0]) == 24
+
+
+def test_processors_import_where_torchvisions_operators_cannot_load():
+    """In a fresh interpreter, warnings as errors: importing the models is enough."""
+    code = "import x2l.models, transformers; print(transformers.Qwen2VLVideoProcessor.__name__)"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "Qwen2VLVideoProcessor", done.stderr
