@@ -1,4 +1,4 @@
-"""Records that look like those of a real sweep, without a model: what figures and points are tested on."""
+"""Records that look like those of a real sweep: what figures and points are tested on."""
 
 import random
 from collections.abc import Sequence

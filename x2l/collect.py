@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from x2l.curves import draw, save, table
 from x2l.points import POINTS, Point, points, write_points
@@ -125,8 +126,13 @@ def _chart(rows: Sequence[Point]) -> tuple[list[str], list[list[object]]]:
     return columns, table_rows
 
 
+def _fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The console script; exit status 1 when a run under the folders is not done."""
+    """The console script; exit status 1 when a run is not done, 2 when there is none."""
     parser = argparse.ArgumentParser(prog="x2l-collect", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="runs or sweeps")
     parser.add_argument("--out", type=Path, help="where results go; default: the first folder")
@@ -136,11 +142,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out = options.out or options.folders[0]
     for folder in options.folders:
         if not folder.is_dir():
-            sys.exit(f"error: folders={folder}: no such folder; give a folder that x2l wrote")
+            _fail(f"folders={folder}: no such folder; give a folder that x2l wrote")
     try:
         rows = collect(options.folders, out, options.tracker, options.mode)
     except ValueError as error:
-        sys.exit(f"error: {error}")
+        _fail(str(error))
     print(table(rows))
     print(f"\n{out / POINTS}\n{out / TASK_POINTS}\n{out / 'curve.png'}\n{out / 'curve.pdf'}")
     if options.tracker == "wandb":

@@ -40,8 +40,14 @@ _VARIANT = {
     "positions": "positions {}",
     "pinned": "pinned {}",
     "seed": "seed {}",
+    "run_id": "run {}",
 }
-_RC: dict[Any, Any] = {"pdf.fonttype": 42, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+_RC: dict[Any, Any] = {
+    "pdf.fonttype": 42,
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 
 
 def draw(points: Sequence[Point], title: str) -> Figure:
@@ -97,7 +103,8 @@ def save(figure: Figure, folder: Path) -> tuple[Path, Path]:
 def table(points: Sequence[Point]) -> str:
     """The points as aligned text, one line per cell; only what differs between cells is named."""
     shown = [p for p in points if p.task == ALL_TASKS]
-    varying = [name for name in _VARIANT if len({getattr(p, name) for p in shown}) > 1]
+    labels = [name for name in _VARIANT if name != "run_id"]
+    varying = [name for name in labels if len({getattr(p, name) for p in shown}) > 1]
     header = ["compressor", "selector", "k", *varying, "accuracy", "95% interval", "n", "unparsed"]
     header += ["recall", "KV %", "GFLOPs", "next", "s", "next s"]
     lines = [header]
@@ -140,7 +147,11 @@ def _percent(share: float) -> str:
 def _variants(shown: Sequence[Point]) -> list[tuple[tuple[str, Any], ...]]:
     """What tells lines of one compressor and selector apart: (field, value) pairs, sorted."""
     cells = [p for p in shown if not p.control] or list(shown)
-    names = [name for name in _VARIANT if len({getattr(p, name) for p in cells}) > 1]
+    labels = [name for name in _VARIANT if name != "run_id"]
+    names = [name for name in labels if len({getattr(p, name) for p in cells}) > 1]
+    shown_as = {(p.compressor, p.selector, p.top_k, *(getattr(p, n) for n in names)) for p in cells}
+    if len(shown_as) < len(cells):  # runs that differ in something no label tells: never one line
+        names.append("run_id")
     found = {tuple((name, getattr(p, name)) for name in names) for p in cells}
     return sorted(found, key=str)
 

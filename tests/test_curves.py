@@ -1,0 +1,121 @@
+import pytest
+from matplotlib.colors import to_hex
+
+from tests.synthetic import record, sweep
+from x2l.curves import draw, save, table
+from x2l.points import points
+
+ROWS = points(sweep())
+
+
+@pytest.fixture(scope="module")
+def figure():
+    return draw(ROWS, "title")
+
+
+def lines(axes):
+    """Lines of a panel that stand for a selector: those with four points."""
+    return [line for line in axes.lines if len(line.get_xdata()) == 4]
+
+
+def test_a_panel_for_each_compressor_and_kind_of_compute(figure):
+    titles = [axes.get_title() for axes in figure.axes[:3]]
+    assert titles == ["key_norm", "mean_pool", "tome"]
+    assert len(figure.axes) == 2 * 3
+    assert [axes.get_xlabel() for axes in figure.axes if axes.get_xlabel()] == [
+        "KV bytes resident while answering (% of uncompressed)",
+        "FLOPs per question, pre-fill shared out (G)",
+    ]
+    assert figure.axes[0].get_ylabel() == "accuracy (%)"
+    assert {axes.get_xscale() for axes in figure.axes} == {"log"}
+
+
+def test_lines_go_through_the_points(figure):
+    axes = figure.axes[2]
+    drawn = {tuple(line.get_ydata()) for line in lines(axes)}
+    expected = set()
+    for selector in ("attention", "oracle", "random"):
+        own = [p for p in ROWS if p.compressor == "tome" and p.selector == selector]
+        own.sort(key=lambda p: p.kv_share)
+        expected.add(tuple(100 * p.accuracy for p in own))
+    assert drawn == expected
+
+
+def test_every_point_has_its_interval(figure):
+    axes = figure.axes[2]
+    own = [p for p in ROWS if p.compressor == "tome" and not p.control]
+    controls = [p for p in ROWS if p.control == "full" or (p.compressor == "tome" and p.control)]
+    bars = {
+        (round(low, 6), round(high, 6))
+        for container in axes.containers
+        for (_, low), (_, high) in container[2][0].get_segments()
+    }
+    assert bars == {(round(100 * p.low, 6), round(100 * p.high, 6)) for p in [*own, *controls]}
+
+
+def test_points_are_labelled_by_k(figure):
+    texts = {text.get_text() for text in figure.axes[0].texts}
+    assert texts == {"k=0", "k=1", "k=2", "k=4"}
+
+
+def test_legend_names_selectors_controls_and_front_and_stays_off_the_panels(figure):
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "attention",
+        "oracle",
+        "random",
+        "full (no compression)",
+        "all-low",
+        "all-high",
+        "Pareto front of all panels",
+    ]
+    figure.canvas.draw()
+    box = legend.get_window_extent()
+    assert not any(box.overlaps(axes.get_tightbbox()) for axes in figure.axes)
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width
+
+
+def test_selectors_keep_their_colour_in_every_panel(figure):
+    colours = [{to_hex(line.get_color()) for line in lines(axes)} for axes in figure.axes]
+    assert all(found == colours[0] and len(found) == 3 for found in colours)
+
+
+def test_cells_of_other_ratios_get_panels_of_their_own():
+    figure = draw(points(sweep(("tome",), ratios_high=(8.0, 32.0))), "title")
+    titles = [axes.get_title() for axes in figure.axes]
+    assert len(titles) == 2 * 2
+    assert titles.count("tome\nhigh 8x") == titles.count("tome\nhigh 32x") == 2
+
+
+def test_cells_that_differ_in_nothing_shown_are_not_joined():
+    """Same labels, other runs (say, other benchmark settings): two panels, not one zigzag line."""
+    records = [
+        record(run_id=run, top_k=k, kv_bytes_resident=1000 + k) for run in "ab" for k in range(4)
+    ]
+    figure = draw(points(records), "title")
+    assert len(figure.axes) == 2 * 2
+    assert all(len(lines(axes)) == 1 for axes in figure.axes)
+
+
+def test_equal_points_give_equal_bytes(tmp_path):
+    rows = points(sweep(compressors=("tome",)))
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        save(draw(rows, "title"), tmp_path / name)
+    for name in ("curve.png", "curve.pdf"):
+        first = (tmp_path / "a" / name).read_bytes()
+        assert first == (tmp_path / "b" / name).read_bytes() and len(first) > 5000
+
+
+def test_nothing_answered_is_an_error():
+    with pytest.raises(ValueError, match="nothing has been answered"):
+        draw(points([record(correct=None)]), "title")
+
+
+def test_table_has_a_line_for_each_point_and_names_what_differs():
+    lines_of_table = table(ROWS).splitlines()
+    assert len(lines_of_table) == 1 + len(ROWS)
+    assert "ratio_high" in lines_of_table[0] and "chunk_frames" not in lines_of_table[0]
+    full = next(line for line in lines_of_table if " full " in line)
+    point = next(p for p in ROWS if p.control == "full")
+    assert f"{100 * point.accuracy:.1f}" in full and "100.0" in full

@@ -1,0 +1,124 @@
+import csv
+import math
+
+import pytest
+
+from tests.synthetic import record, sweep
+from x2l.points import outcomes, pareto, points, write_points
+
+
+def only(records, **kwargs):
+    (point,) = points(records, **kwargs)
+    return point
+
+
+def test_one_point_for_each_cell():
+    records = sweep(videos=4, questions=2)
+    rows = points(records)
+    cells = {(r.run_id, r.selector, r.top_k) for r in records}
+    assert {(p.run_id, p.selector, p.top_k) for p in rows} == cells
+    assert len(rows) == len(cells) == 1 + 3 * (2 + 3 * 4)
+
+
+def test_the_same_records_twice_count_once():
+    records = sweep(videos=4, questions=2)
+    assert points([*records, *records]) == points(records)
+
+
+def test_accuracy_leaves_unparsed_answers_out_and_counts_them():
+    values = (1.0, 1.0, 0.0, None)
+    point = only([record(sample_id=str(i), correct=c) for i, c in enumerate(values)])
+    assert (point.accuracy, point.n, point.parse_failures) == (pytest.approx(2 / 3), 3, 1)
+
+
+def test_a_circular_group_is_one_unit():
+    records = [
+        record(sample_id=f"{g}{t}", group=g, correct=float(t != wrong))
+        for g, wrong in (("a", None), ("b", 2))
+        for t in range(4)
+    ]
+    assert sorted(o.value for o in outcomes(records)) == [0.0, 1.0]
+    assert only(records).n == 2
+
+
+def test_video_stages_are_shared_out_among_its_questions():
+    """Two videos, three and one questions: pre-fill 300 + 500 over 4 questions."""
+    records = [
+        record(sample_id=f"a{q}", video_id="a", flops_prefill=300, flops_decode=10)
+        for q in range(3)
+    ] + [record(sample_id="b0", video_id="b", flops_prefill=500, flops_decode=30)]
+    point = only(records)
+    assert point.flops_prefill == (300 + 500) / 4
+    assert point.flops_decode == (3 * 10 + 30) / 4
+    stages = ("vision", "prefill", "compression", "selection", "reload", "decode")
+    assert point.flops == sum(getattr(point, f"flops_{stage}") for stage in stages)
+    assert point.flops_next == point.flops_selection + point.flops_reload + point.flops_decode
+    assert point.flops_first > point.flops > point.flops_next
+    assert point.questions_per_video == 2
+
+
+def test_kv_share_is_of_the_uncompressed_cache():
+    records = [
+        record(sample_id="a", kv_bytes_resident=10, kv_bytes_full=100),
+        record(sample_id="b", kv_bytes_resident=90, kv_bytes_full=300),
+    ]
+    assert only(records).kv_share == 100 / 400
+
+
+def test_recall_is_over_the_questions_that_have_truth():
+    records = [
+        record(sample_id="a", recall=0.5),
+        record(sample_id="b", gt_chunks=None, recall=None, precision=None),
+    ]
+    assert only(records).recall == 0.5
+    assert math.isnan(only(records[1:]).recall)
+
+
+def test_points_of_tasks_follow_the_one_of_all():
+    records = [record(sample_id=t, task=t, correct=float(t == "ordering")) for t in "ab"]
+    records.append(record(sample_id="o", task="ordering"))
+    rows = points(records, by_task=True)
+    assert {p.task: p.n for p in rows} == {"all": 3, "a": 1, "b": 1, "ordering": 1}
+    assert {p.task: p.accuracy for p in rows}["ordering"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "control"),
+    [
+        ({"selector": "all", "top_k": None}, "all-low"),
+        ({"selector": "none", "top_k": None}, "all-high"),
+        ({"selector": "none", "top_k": None, "ratio_low": 1.0, "ratio_high": 1.0}, "full"),
+        ({"selector": "attention"}, None),
+    ],
+)
+def test_controls_are_recognised(changes, control):
+    assert only([record(**changes)]).control == control
+
+
+def test_k_is_in_order_and_gt_last():
+    rows = points([record(top_k=k) for k in (4, "gt", 0, 16, 2)])
+    assert [p.top_k for p in rows] == [0, 2, 4, 16, "gt"]
+
+
+def test_pareto_front_has_no_beaten_point():
+    rows = points(sweep())
+    front = pareto(rows, "kv_share")
+    assert front
+    for point in front:
+        beaten = [p for p in rows if p.kv_share <= point.kv_share and p.accuracy > point.accuracy]
+        assert not beaten
+    missing = [p for p in rows if p not in front]
+    for point in missing:
+        assert any(f.kv_share <= point.kv_share and f.accuracy >= point.accuracy for f in front)
+
+
+def test_csv_has_a_row_for_each_point(tmp_path):
+    rows = points(sweep(videos=3, questions=2))
+    write_points(tmp_path / "points.csv", rows)
+    with (tmp_path / "points.csv").open() as file:
+        read = list(csv.DictReader(file))
+    assert [float(row["accuracy"]) for row in read] == [row.accuracy for row in rows]
+    assert {row["control"] for row in read} == {"full", "all-low", "all-high", ""}
+    before = (tmp_path / "points.csv").read_bytes()
+    write_points(tmp_path / "points.csv", rows)
+    assert (tmp_path / "points.csv").read_bytes() == before
