@@ -10,6 +10,7 @@ from transformers import AutoModelForImageTextToText
 from tests.tiny import PACKAGED, build, frames, ours, processor
 from x2l.models.attention import NAME
 from x2l.models.hf import HFVideoModel
+from x2l.video import VideoError
 
 LOAD = HFVideoModel.load
 
@@ -59,6 +60,20 @@ def test_other_families_are_refused():
     hf.config.model_type = "other_vl"
     with pytest.raises(ValueError, match="model type 'other_vl' is not supported"):
         HFVideoModel(hf, processor())
+
+
+def test_sliding_windows_are_refused():
+    hf = build("qwen2_vl")
+    hf.config.get_text_config().layer_types = ["full_attention", "sliding_attention"] * 2
+    with pytest.raises(ValueError, match=r"layers of type \['sliding_attention'\] cannot be"):
+        HFVideoModel(hf, processor())
+
+
+def test_times_that_do_not_increase_are_refused():
+    video = frames(4)
+    broken = type(video)(video.pixels, video.seconds * 0, 4.0, 4.0, "broken.mp4", "decord")
+    with pytest.raises(VideoError, match="broken.mp4: its timestamps do not increase"):
+        ours("qwen2_5_vl").prompt(broken, 2)
 
 
 def test_a_question_cannot_smuggle_in_a_video():

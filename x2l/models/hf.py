@@ -24,7 +24,7 @@ from x2l.models.attention import Watch, attending, register
 from x2l.models.base import Embedded, ModelShape, VideoModel
 from x2l.models.cache import BufferCache
 from x2l.models.positions import after_video, mrope_video
-from x2l.video import Frames
+from x2l.video import Frames, VideoError
 
 PACKAGED = {"x2l_tiny": Path(__file__).parents[1] / "assets" / "x2l_tiny"}
 POSITION_RULES = ("reference", "hf")
@@ -86,11 +86,17 @@ class HFVideoModel(VideoModel):
                 f"model.name_or_path: a checkpoint of model type {hf.config.model_type!r} is not supported; "
                 f"use one of type {qwen_vl.MODEL_TYPES}"
             )
+        text = hf.config.get_text_config()
+        kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+        if kinds != {"full_attention"}:
+            raise ValueError(
+                f"model.name_or_path: layers of type {sorted(kinds - {'full_attention'})} cannot be compressed by chunk; "
+                "use a checkpoint whose layers all have full attention (for Qwen: use_sliding_window=false)"
+            )
         self.hf, self.processor, self.positions_rule = hf.eval(), processor, positions
         self.decoder = hf.get_decoder()
         self.decoder.set_attn_implementation(register())
         self._rope = _rope_function(self.decoder)
-        text = hf.config.get_text_config()
         self.device = self.decoder.embed_tokens.weight.device
         self.dtype = self.decoder.embed_tokens.weight.dtype
         self.axes = 3
@@ -161,13 +167,19 @@ class HFVideoModel(VideoModel):
         )
 
     def process(self, frames: Frames, text: str) -> dict[str, Any]:
-        """The whole prompt as the stock processor prepares it: ids, pixels, grid, seconds a step."""
+        """The whole prompt as the stock processor prepares it: ids, pixels, grid, seconds a step.
+
+        Raises:
+            VideoError: the frames' times do not increase, so that positions would be wrong.
+        """
         count = len(frames.seconds)
         spacing = (
             float(frames.seconds[-1] - frames.seconds[0]) / (count - 1)
             if count > 1
             else 1.0 / frames.fps
         )
+        if spacing <= 0:
+            raise VideoError(frames.path, "its timestamps do not increase; re-encode the file")
         metadata = VideoMetadata(
             total_num_frames=count, fps=1.0 / spacing, frames_indices=list(range(count))
         )
