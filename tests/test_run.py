@@ -1,0 +1,118 @@
+"""The command line, in processes of its own: exit status, what is printed, where things lie."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# A real but short run: two generated videos of 16 seconds.
+SMALL = ["benchmark.videos=2", "benchmark.seconds=16", "benchmark.questions=1", "tracker=none"]
+SMALL += ["video.frames=16", "max_new_tokens=2"]
+pytestmark = pytest.mark.slow
+
+
+def x2l(cwd, *arguments, module="x2l.run", **environment):
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def states(folder):
+    return {p.parent.name: json.loads(p.read_text())["state"] for p in folder.rglob("status.json")}
+
+
+def test_one_run_prints_results_and_where_they_lie(tmp_path):
+    done = x2l(tmp_path, *SMALL, "selector=[all,oracle]", "top_k=[0,1]", "hydra.run.dir=outputs/r")
+    assert done.returncode == 0, done.stderr
+    assert "95% interval" in done.stdout and "GFLOPs" in done.stdout
+    assert "18 of 18 answers, 18 of them new, in outputs/r/" in done.stdout
+    folder = tmp_path / "outputs" / "r"
+    names = {"records.jsonl", "run.json", "status.json", "points.csv", ".hydra"}
+    assert names <= {path.name for path in folder.iterdir()}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["outputs"]
+    config = json.loads((folder / "run.json").read_text())["config"]
+    assert config["benchmark"]["root"] == "outputs/data/needle"  # resolved
+
+    again = x2l(tmp_path, *SMALL, "selector=[all,oracle]", "top_k=[0,1]", "hydra.run.dir=outputs/r")
+    assert (again.returncode, "0 of them new" in again.stdout) == (0, True)
+
+    other = x2l(tmp_path, *SMALL, "levels.high.ratio=16", "hydra.run.dir=outputs/r")
+    assert other.returncode == 2
+    assert "levels.high.ratio: 32 there, 16 now" in other.stderr
+
+
+def test_a_sweep_goes_on_past_a_bad_run_and_resumes(tmp_path):
+    sweep = ["-m", *SMALL, "hydra.sweep.dir=outputs/s", "compressor=key_norm"]
+    sweep += ["levels.high.ratio=0.5,8,32", "selector=none"]
+    first = x2l(tmp_path, *sweep)
+    assert first.returncode == 1
+    assert "levels.high.ratio=0.5: must be tokens in / tokens out" in first.stderr
+    folder = tmp_path / "outputs" / "s"
+    assert sorted(states(folder).values()) == ["done", "done", "failed"]
+    before = {p: p.read_bytes() for p in folder.rglob("records.jsonl")}
+    assert len(before) == 2
+    x2l(tmp_path, *sweep)
+    assert {p: p.read_bytes() for p in folder.rglob("records.jsonl")} == before
+
+    collected = x2l(tmp_path, "outputs/s", "--tracker", "none", module="x2l.collect")
+    assert collected.returncode in (1, 2)  # the bad run is named; a model may parse nothing at all
+    assert (folder / "points.csv").read_text().count("\n") == 1 + 2
+
+
+def test_a_bad_video_gives_a_result_and_a_bad_exit_status(tmp_path):
+    run = [*SMALL, "selector=none", "hydra.run.dir=outputs/r"]
+    assert x2l(tmp_path, *run, "limit=1").returncode == 0
+    videos = sorted((tmp_path / "outputs").rglob("*.mp4"))
+    videos[1].write_bytes(b"")
+    done = x2l(tmp_path, *run)
+    assert done.returncode == 1
+    assert "error: " in done.stderr and "empty" in done.stderr
+    assert "3 of 6 answers, 2 of them new" in done.stdout
+    assert states(tmp_path / "outputs") == {"r": "done-with-errors"}
+
+
+@pytest.mark.parametrize(
+    ("override", "code", "message"),
+    [
+        ("levels.low.ratio=0.5", 2, "error: levels.low.ratio=0.5: must be"),
+        ("top_k=99", 2, "error: top_k=99: "),
+        ("prefill.chunk_frames=3", 2, "error: prefill.chunk_frames=3: must be a multiple"),
+        ("benchmark.split=tset", 2, "error: benchmark.split='tset': must be one of"),
+        ("tracker.mode=cloud", 2, "error: tracker.mode='cloud': must be"),
+        ("model.name_or_path=./nowhere", 2, "error: model.name_or_path"),
+        ("selector=atention", 1, "Could not find 'selector/atention'"),
+        ("topk=3", 1, "Could not override 'topk'"),
+    ],
+)
+def test_a_wrong_value_is_one_line_and_no_traceback(tmp_path, override, code, message):
+    done = x2l(tmp_path, *SMALL, "tracker=wandb", "hydra.run.dir=outputs/r", override)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert not (tmp_path / "outputs" / "r" / "records.jsonl").exists()
+    if code == 2:
+        assert states(tmp_path / "outputs") == {"r": "failed"}
+
+
+def test_plain_values_are_checked_before_anything_heavy_is_imported(tmp_path):
+    code = (
+        "import sys; sys.argv[1:] = ['levels.low.ratio=0', 'hydra.run.dir=r']\n"
+        "from x2l.run import main\n"
+        "try:\n    main()\n"
+        "except SystemExit as error:\n"
+        "    heavy = {'torch', 'transformers', 'wandb', 'matplotlib'} & set(sys.modules)\n"
+        "    print(error.code, sorted(heavy))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "2 []"

@@ -1,0 +1,373 @@
+"""The loop, for real: x2l_tiny on two short clips. Answers are not judged here, only kept."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.clips import Clips
+from tests.test_settings import settings
+from x2l import runner
+from x2l.compressors.base import Level
+from x2l.compressors.merging import ToMe
+from x2l.models.hf import HFVideoModel
+from x2l.points import points
+from x2l.records import RecordWriter, deterministic, load
+from x2l.runinfo import describe, identity
+from x2l.selectors.attention import AttentionSelector
+from x2l.selectors.fixed import RandomSelector, SelectAll, SelectNone
+from x2l.selectors.oracle import OracleSelector
+from x2l.tracking import NoTracker
+
+CONFIG = {"what": "clips"}
+SELECTORS = {
+    "all": SelectAll(),
+    "none": SelectNone(),
+    "oracle": OracleSelector(),
+    "attention": AttentionSelector(),
+    "random": RandomSelector(),
+}
+# Two clips, three questions, two controls and three selectors at four k.
+EXPECTED = 2 * 3 * (2 + 3 * 4)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return HFVideoModel.load("x2l_tiny")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("clips")
+    Clips(str(root)).prepare()
+    return root
+
+
+def never(*_):
+    raise AssertionError("nothing is missing, so no model is needed")
+
+
+def go(folder, data, load_model, selectors=SELECTORS, benchmark=None, ratios=(2, 8), **changes):
+    values = settings(
+        run_id=identity(CONFIG),
+        frames=16,
+        chunk_frames=4,
+        ratio_low=ratios[0],
+        ratio_high=ratios[1],
+        max_new_tokens=3,
+        **{"top_k": (0, 1, 2, "gt"), "pinned": (), **changes},
+    )
+    return runner.run(
+        values,
+        benchmark or Clips(str(data)),
+        load_model,
+        {"low": Level(ToMe(), ratios[0]), "high": Level(ToMe(), ratios[1])},
+        selectors,
+        folder,
+        describe(values.run_id, CONFIG, "cpu", 1),
+        NoTracker,
+    )
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, data, model):
+    folder = tmp_path_factory.mktemp("done")
+    return folder, go(folder, data, lambda: model)
+
+
+def stable(folder):
+    return {record.key: deterministic(record) for record in load(folder)}
+
+
+def test_one_record_for_every_question_selector_and_k(done):
+    folder, summary = done
+    assert (summary.added, summary.expected, summary.errors) == (EXPECTED, EXPECTED, ())
+    assert len(load(folder)) == len((folder / "records.jsonl").read_text().splitlines()) == EXPECTED
+    assert {path.name for path in folder.iterdir()} == {
+        "records.jsonl",
+        "run.json",
+        "status.json",
+        "points.csv",
+    }
+    status = json.loads((folder / "status.json").read_text())
+    assert (status["state"], status["records"]) == ("done", EXPECTED)
+
+
+def test_controls_have_one_record_a_question_whatever_k(done):
+    _, summary = done
+    controls = [r for r in summary.records if r.selector in ("all", "none")]
+    assert len(controls) == 2 * 6 and {r.top_k for r in controls} == {None}
+    assert {len(r.selected) for r in controls if r.selector == "all"} == {4}
+    assert {len(r.selected) for r in controls if r.selector == "none"} == {0}
+
+
+def test_records_tell_what_was_kept_and_selected(done):
+    _, summary = done
+    for r in summary.records:
+        assert r.kept_low == (16, 16, 16, 16)  # 4 frames of 64 px: 2 steps of 16 tokens, half of 32
+        assert r.kept_high == (4, 4, 4, 4)
+        assert (r.measured_ratio_low, r.measured_ratio_high) == (2.0, 8.0)
+        assert len(r.relevance) == 4
+        if isinstance(r.top_k, int) and r.selector in ("attention", "random"):
+            assert len(r.selected) == r.top_k
+        if r.selector == "oracle" and r.top_k == "gt":
+            assert r.selected == r.gt_chunks and (r.recall, r.precision) == (1.0, 1.0)
+
+
+def test_bytes_grow_with_what_is_reloaded(done):
+    _, summary = done
+    resident = {r.selector: r.kv_bytes_resident for r in summary.records if r.top_k is None}
+    for r in summary.records:
+        assert resident["none"] <= r.kv_bytes_resident <= resident["all"] < r.kv_bytes_full
+        assert (r.kv_bytes_reloaded > 0) == bool(r.selected)
+        one = (resident["all"] - resident["none"]) // 4
+        assert r.kv_bytes_resident == resident["none"] + one * len(r.selected)
+
+
+def test_equal_selections_have_equal_answers(done):
+    """k = 0 of any selector is the all-high control."""
+    _, summary = done
+    control = {r.sample_id: r for r in summary.records if r.selector == "none"}
+    for r in summary.records:
+        if r.top_k == 0:
+            same = control[r.sample_id]
+            assert (r.prediction, r.flops_decode) == (same.prediction, same.flops_decode)
+
+
+def test_each_video_is_prefilled_once_and_each_relevance_computed_once(
+    tmp_path, data, model, monkeypatch
+):
+    calls = {"prefill": 0, "relevance": 0}
+    real_prefill, real_relevance = runner.prefill, AttentionSelector.relevance
+
+    def counted_prefill(*args, **kwargs):
+        calls["prefill"] += 1
+        return real_prefill(*args, **kwargs)
+
+    def counted_relevance(*args, **kwargs):
+        calls["relevance"] += 1
+        return real_relevance(*args, **kwargs)
+
+    monkeypatch.setattr(runner, "prefill", counted_prefill)
+    monkeypatch.setattr(AttentionSelector, "relevance", counted_relevance)
+    go(tmp_path, data, lambda: model, {"attention": AttentionSelector()})
+    assert calls == {"prefill": 2, "relevance": 6}
+
+
+def test_the_same_seed_gives_the_same_records(done, tmp_path, data, model):
+    folder, _ = done
+    go(tmp_path, data, lambda: model)
+    assert list(stable(tmp_path).items()) == list(stable(folder).items())  # in the same order too
+
+
+def test_a_finished_run_does_nothing_when_run_again(done, data, monkeypatch):
+    folder, _ = done
+    before = (folder / "records.jsonl").read_bytes()
+    monkeypatch.setattr(runner, "read_frames", never)
+    summary = go(folder, data, never)
+    assert (summary.added, len(summary.records)) == (0, EXPECTED)
+    assert (folder / "records.jsonl").read_bytes() == before
+
+
+def test_a_wider_run_adds_only_what_is_new(done, tmp_path, data, model):
+    folder, _ = done
+    shutil.copytree(folder, tmp_path / "run")
+    summary = go(tmp_path / "run", data, lambda: model, top_k=(0, 1, 2, 3, "gt"))
+    assert summary.added == 3 * 6
+    assert stable(tmp_path / "run").items() >= stable(folder).items()
+
+
+def test_only_the_video_with_something_missing_is_read(done, tmp_path, data, model, monkeypatch):
+    folder, _ = done
+    lines = (folder / "records.jsonl").read_text().splitlines(keepends=True)
+    shutil.copytree(folder, tmp_path / "run")
+    (tmp_path / "run" / "records.jsonl").write_text("".join(lines[:-1]))
+    read, real = [], runner.read_frames
+    monkeypatch.setattr(
+        runner, "read_frames", lambda path, *a: read.append(Path(path).name) or real(path, *a)
+    )
+    assert go(tmp_path / "run", data, lambda: model).added == 1
+    assert read == ["clip1.mp4"]
+
+
+def test_the_limit_counts_questions(tmp_path, data, model):
+    summary = go(tmp_path, data, lambda: model, {"none": SelectNone()}, limit=4)
+    assert [r.sample_id for r in summary.records] == ["clip0/0", "clip0/1", "clip0/2", "clip1/0"]
+
+
+def test_pinned_chunks_are_reloaded_and_part_of_the_key(tmp_path, data, model):
+    one = {"oracle": OracleSelector()}
+    go(tmp_path, data, lambda: model, one, top_k=(0,))
+    summary = go(tmp_path, data, lambda: model, one, top_k=(0,), pinned=("first", "last"))
+    assert summary.added == 6
+    assert {r.selected for r in summary.records} == {(0, 3)}
+
+
+def test_full_kvs_share_is_one(tmp_path, data, model):
+    summary = go(tmp_path, data, lambda: model, {"none": SelectNone()}, ratios=(1, 1))
+    (point,) = points(summary.records)
+    assert (point.control, point.kv_share) == ("full", 1.0)
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from tests.test_runner import go
+from x2l.models.hf import HFVideoModel
+go(Path(sys.argv[1]), Path(sys.argv[2]), lambda: HFVideoModel.load("x2l_tiny"))
+"""
+
+
+def start(folder, data):
+    return subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(folder), str(data)],
+        cwd=Path(__file__).parents[1],
+        stderr=subprocess.PIPE,
+    )
+
+
+def wait_for_records(process, folder, number):
+    path = folder / "records.jsonl"
+    while process.poll() is None:
+        if path.exists() and path.read_bytes().count(b"\n") >= number:
+            return
+        time.sleep(0.01)
+    raise AssertionError(process.stderr.read().decode())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_goes_on_without_losing_or_doubling(done, tmp_path, data, model, sign):
+    whole, _ = done
+    folder = tmp_path / "run"
+    process = start(folder, data)
+    wait_for_records(process, folder, 20)
+    os.kill(process.pid, sign)
+    process.wait()
+    process.stderr.close()
+    survived = load(folder)
+    assert 20 <= len(survived) < EXPECTED
+    state = json.loads((folder / "status.json").read_text())["state"]
+    assert state == {signal.SIGKILL: "running", signal.SIGINT: "interrupted"}[sign]
+    with (folder / "records.jsonl").open("a") as file:  # what a kill in mid-write leaves
+        file.write('{"run_id": "7')
+    summary = go(folder, data, lambda: model)
+    assert summary.added == EXPECTED - len(survived)
+    lines = (folder / "records.jsonl").read_text().splitlines()
+    assert len(lines) == EXPECTED + 1  # the torn one stays, alone on its line
+    assert stable(folder) == stable(whole)
+
+
+def spoiled(data, tmp_path, spoil):
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    spoil(copy / "clip0.mp4")
+    return copy
+
+
+class Kept(Clips):
+    """Does not make missing files again."""
+
+    def prepare(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda path: path.unlink(), "no such file"),
+        (lambda path: path.write_bytes(b""), "empty"),
+        (lambda path: path.write_bytes(path.read_bytes()[:1500]), "clip0.mp4"),
+        (lambda path: path.write_text("not a video"), "not a readable video"),
+    ],
+    ids=["missing", "empty", "cut", "text"],
+)
+def test_a_bad_video_is_named_and_the_run_goes_on(tmp_path, data, model, spoil, reason):
+    copy = spoiled(data, tmp_path, spoil)
+    folder = tmp_path / "run"
+    only = {"none": SelectNone()}
+    summary = go(folder, copy, lambda: model, only, Kept(str(copy)))
+    assert {r.video_id for r in summary.records} == {"clip1"}
+    (error,) = summary.errors
+    assert "clip0" in error and reason in error
+    (line,) = map(json.loads, (folder / "errors.jsonl").read_text().splitlines())
+    assert (line["video_id"], line["questions"]) == ("clip0", 3) and reason in line["error"]
+    status = json.loads((folder / "status.json").read_text())
+    assert (status["state"], status["records"], status["expected"]) == ("done-with-errors", 3, 6)
+    shutil.copy(data / "clip0.mp4", copy)  # repaired: the same command completes the run
+    summary = go(folder, copy, lambda: model, only, Kept(str(copy)))
+    assert (summary.added, summary.errors) == (3, ())
+
+
+@pytest.mark.parametrize(
+    ("selectors", "top_k", "field"),
+    [
+        ({"oracle": OracleSelector()}, (1,), "selector=oracle"),
+        ({"r": RandomSelector()}, ("gt",), "top_k=gt"),
+    ],
+)
+def test_truth_that_the_benchmark_lacks_is_an_early_error(tmp_path, data, selectors, top_k, field):
+    benchmark = Clips(str(data), known=False)
+    with pytest.raises(ValueError, match=f"{field}: the benchmark does not say"):
+        go(tmp_path, data, never, selectors, benchmark, top_k=top_k)
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert status["state"] == "failed" and field in status["error"]
+
+
+def test_k_beyond_a_short_video_takes_all_of_it(tmp_path, data, model):
+    """16 seconds at 1 fps are 4 chunks of 4, though video.frames=128 allows 32."""
+    values = settings(
+        run_id=identity(CONFIG), frames=128, chunk_frames=4, top_k=(20,), pinned=(), limit=1
+    )
+    summary = runner.run(
+        values,
+        Clips(str(data)),
+        lambda: model,
+        {"low": Level(ToMe(), 2), "high": Level(ToMe(), 32)},
+        {"random": RandomSelector()},
+        tmp_path,
+        describe(values.run_id, CONFIG, "cpu", 1),
+        NoTracker,
+    )
+    assert [r.selected for r in summary.records] == [(0, 1, 2, 3)]
+
+
+def test_a_folder_of_another_run_is_left_alone(done, data):
+    folder, _ = done
+    before = (folder / "run.json").read_bytes()
+    other = {"what": "else"}
+    with pytest.raises(ValueError, match="what: clips there, else now"):
+        describe(identity(other), other, "cpu", 1).save(folder)
+    assert (folder / "run.json").read_bytes() == before
+
+
+def test_a_failure_is_on_disk(tmp_path, data):
+    def broken():
+        raise RuntimeError("no memory for weights")
+
+    with pytest.raises(RuntimeError):
+        go(tmp_path, data, broken)
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert status["state"] == "failed" and status["error"] == "RuntimeError: no memory for weights"
+    assert "broken" in status["traceback"]
+
+
+def test_records_of_earlier_settings_do_not_count(tmp_path, data, model):
+    """Another seed of the random selector is another cell."""
+    go(tmp_path, data, lambda: model, {"random": RandomSelector(seed=0)}, top_k=(1,))
+    summary = go(tmp_path, data, lambda: model, {"random": RandomSelector(seed=1)}, top_k=(1,))
+    assert summary.added == 6
+    assert len(load(tmp_path)) == 12
+
+
+def test_unfinished_lines_do_not_stop_a_writer(tmp_path):
+    (tmp_path / "records.jsonl").write_text("{")
+    with RecordWriter(tmp_path / "records.jsonl"):
+        pass
+    assert (tmp_path / "records.jsonl").read_text() == "{\n"

@@ -1,0 +1,81 @@
+import json
+
+import pytest
+
+from x2l.settings import Settings, check_temporal_patch, temporal_patch
+
+
+def settings(**changes):
+    values = dict(
+        run_id="a",
+        model="m",
+        dtype="float32",
+        frames=128,
+        fps=1,
+        chunk_frames=8,
+        context="full",
+        positions="keep",
+        ratio_low=2,
+        ratio_high=32,
+        compressor="tome",
+        selectors=("attention",),
+        top_k=(0, 1, 16, "gt"),
+        pinned=("first", "last"),
+        max_new_tokens=8,
+        limit=None,
+        seed=0,
+    )
+    return Settings(**{**values, **changes})
+
+
+def test_what_is_right_passes():
+    assert settings().most_chunks == 16
+    assert settings(frames=9, top_k=(2,)).most_chunks == 2
+    assert settings(frames=None, top_k=(1000,)).most_chunks is None
+    assert settings(fps=None, ratio_low=1.0, ratio_high=1).frames == 128
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ratio_low": 0.5}, r"levels\.low\.ratio=0\.5: must be .*at least 1; .*1/s"),
+        ({"ratio_high": float("inf")}, r"levels\.high\.ratio=inf"),
+        ({"ratio_high": "abc"}, r"levels\.high\.ratio=abc"),
+        ({"ratio_high": True}, r"levels\.high\.ratio=True"),
+        ({"frames": 0}, r"video\.frames=0: must be a whole number of at least 1"),
+        ({"frames": 1.5}, r"video\.frames=1\.5"),
+        ({"frames": None, "fps": None}, r"video\.frames=null: .*give at least one"),
+        ({"fps": 0}, r"video\.fps=0: must be above 0"),
+        ({"chunk_frames": 0}, r"prefill\.chunk_frames=0"),
+        ({"max_new_tokens": 0}, r"max_new_tokens=0"),
+        ({"limit": 0}, r"limit=0: .*null for no limit"),
+        ({"seed": "x"}, r"seed='x': must be a whole number"),
+        ({"dtype": "float12"}, r"model\.dtype='float12': must be one of float32"),
+        ({"context": "raw"}, r"prefill\.context='raw': must be one of full, low, high, own"),
+        ({"positions": "hf"}, r"prefill\.positions='hf': must be one of keep, compact"),
+        ({"selectors": ()}, r"selector=\[\]"),
+        ({"top_k": ()}, r"top_k=\[\]"),
+        ({"top_k": (17,)}, r"top_k=17: .*only 16 chunks; use top_k <= 16"),
+        ({"top_k": (-1,)}, r"top_k=-1"),
+        ({"top_k": ("most",)}, r"top_k='most'"),
+        ({"pinned": ("middle",)}, r"selection\.pinned=\['middle'\]"),
+    ],
+)
+def test_what_is_wrong_is_named_with_rule_and_remedy(changes, message):
+    with pytest.raises(ValueError, match=message):
+        settings(**changes)
+
+
+def test_a_chunk_is_whole_time_steps():
+    check_temporal_patch(8, 2)
+    with pytest.raises(ValueError, match=r"prefill\.chunk_frames=7: .*multiple .*2 frames; use 6"):
+        check_temporal_patch(7, 2)
+    with pytest.raises(ValueError, match="use 2"):
+        check_temporal_patch(1, 2)
+
+
+def test_temporal_patch_is_read_from_a_checkpoint_folder(tmp_path):
+    assert temporal_patch(tmp_path) is None
+    config = {"vision_config": {"temporal_patch_size": 4}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert temporal_patch(tmp_path) == 4
