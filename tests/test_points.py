@@ -29,6 +29,7 @@ def test_accuracy_leaves_unparsed_answers_out_and_counts_them():
     values = (1.0, 1.0, 0.0, None)
     point = only([record(sample_id=str(i), correct=c) for i, c in enumerate(values)])
     assert (point.accuracy, point.n, point.parse_failures) == (pytest.approx(2 / 3), 3, 1)
+    assert point.accuracy_strict == 2 / 4
 
 
 def test_a_circular_group_is_one_unit():

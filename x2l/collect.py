@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from x2l.curves import draw, save, table
-from x2l.points import POINTS, Point, points, write_points
+from x2l.points import FULL, POINTS, WORDS, Point, points, telling_apart, write_points
 from x2l.records import RECORDS, Record, load
 from x2l.runinfo import STATUS
 from x2l.tracking import track_curve
 
 TASK_POINTS = "points_by_task.csv"
-_SHOWN = ("model", "benchmark", "compressor", "chunk_frames", "context", "ratio_low", "ratio_high")
 
 
 def collect(
@@ -85,7 +84,7 @@ def _title(rows: Sequence[Point]) -> str:
     def values(name: str, form: str) -> str:
         return ", ".join(form.format(value) for value in sorted({getattr(r, name) for r in rows}))
 
-    compressed = [row for row in rows if row.control != "full"] or rows
+    compressed = [row for row in rows if row.control != FULL] or rows
     low = sorted({row.ratio_low for row in compressed})
     videos = max(row.videos for row in rows)
     ratios = f"low {low[0]:g}x" if len(low) == 1 else ""
@@ -102,13 +101,14 @@ def _title(rows: Sequence[Point]) -> str:
 
 def _chart(rows: Sequence[Point]) -> tuple[list[str], list[list[object]]]:
     """Columns and rows of the W&B table; `line` names the line that a point belongs to."""
-    varying = [n for n in _SHOWN if n == "compressor" or len({getattr(r, n) for r in rows}) > 1]
+    names = telling_apart([row for row in rows if not row.control])
     columns = ["line", "top_k", "kv_percent", "accuracy_percent", "low_percent", "high_percent"]
-    columns += ["n", "gflops", "recall", *_SHOWN]
+    columns += ["n", "gflops", "recall", "compressor", "selector", *names]
     table_rows: list[list[object]] = []
     for row in sorted(rows, key=lambda r: r.kv_share):
-        label = " ".join(f"{getattr(row, name)}" for name in varying)
-        line = row.control if row.control == "full" else f"{label} {row.control or row.selector}"
+        words = [WORDS[name].format(getattr(row, name)) for name in names]
+        method = [row.compressor, row.control or row.selector, *words]
+        line = FULL if row.control == FULL else " ".join(method)
         table_rows.append(
             [
                 line,
@@ -120,7 +120,9 @@ def _chart(rows: Sequence[Point]) -> tuple[list[str], list[list[object]]]:
                 row.n,
                 row.flops * 1e-9,
                 row.recall,
-                *(getattr(row, name) for name in _SHOWN),
+                row.compressor,
+                row.selector,
+                *(getattr(row, name) for name in names),
             ]
         )
     return columns, table_rows

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from x2l.points import ALL_HIGH, ALL_LOW, ALL_TASKS, FULL, Point, pareto
+from x2l.points import ALL_HIGH, ALL_LOW, ALL_TASKS, FULL, WORDS, Point, pareto, telling_apart
 
 # Okabe and Ito's palette: told apart by colour-blind readers, and in grey by their markers.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -28,20 +28,6 @@ _AXES = {
     "flops": "FLOPs per question, pre-fill shared out (G)",
 }
 _SCALE = {"kv_share": 100.0, "flops": 1e-9}
-# What tells two lines of one selector apart, with its word in the legend.
-_VARIANT = {
-    "model": "{}",
-    "benchmark": "{}",
-    "frames": "{:g} frames",
-    "chunk_frames": "{} frames a chunk",
-    "ratio_low": "low {:g}x",
-    "ratio_high": "high {:g}x",
-    "context": "context {}",
-    "positions": "positions {}",
-    "pinned": "pinned {}",
-    "seed": "seed {}",
-    "run_id": "run {}",
-}
 _RC: dict[Any, Any] = {
     "pdf.fonttype": 42,
     "font.size": 9,
@@ -77,7 +63,7 @@ def draw(points: Sequence[Point], title: str) -> Figure:
             for axes, compressor in zip(line, columns, strict=True):
                 members = [p for p in shown if _belongs(p, compressor, variant)]
                 _panel(axes, members, front, x, selectors)
-                words = [_VARIANT[name].format(value) for name, value in variant]
+                words = [WORDS[name].format(value) for name, value in variant]
                 axes.set_title("\n".join([compressor, ", ".join(words)] if words else [compressor]))
                 axes.set_xlim(*_limits(shown, x))
             line[0].set_ylabel("accuracy (%)")
@@ -103,8 +89,7 @@ def save(figure: Figure, folder: Path) -> tuple[Path, Path]:
 def table(points: Sequence[Point]) -> str:
     """The points as aligned text, one line per cell; only what differs between cells is named."""
     shown = [p for p in points if p.task == ALL_TASKS]
-    labels = [name for name in _VARIANT if name != "run_id"]
-    varying = [name for name in labels if len({getattr(p, name) for p in shown}) > 1]
+    varying = [name for name in telling_apart(shown) if name != "run_id"]
     header = ["compressor", "selector", "k", *varying, "accuracy", "95% interval", "n", "unparsed"]
     header += ["recall", "KV %", "GFLOPs", "next", "s", "next s"]
     lines = [header]
@@ -147,13 +132,8 @@ def _percent(share: float) -> str:
 def _variants(shown: Sequence[Point]) -> list[tuple[tuple[str, Any], ...]]:
     """What tells lines of one compressor and selector apart: (field, value) pairs, sorted."""
     cells = [p for p in shown if not p.control] or list(shown)
-    labels = [name for name in _VARIANT if name != "run_id"]
-    names = [name for name in labels if len({getattr(p, name) for p in cells}) > 1]
-    shown_as = {(p.compressor, p.selector, p.top_k, *(getattr(p, n) for n in names)) for p in cells}
-    if len(shown_as) < len(cells):  # runs that differ in something no label tells: never one line
-        names.append("run_id")
-    found = {tuple((name, getattr(p, name)) for name in names) for p in cells}
-    return sorted(found, key=str)
+    names = telling_apart(cells)
+    return sorted({tuple((name, getattr(p, name)) for name in names) for p in cells}, key=str)
 
 
 def _belongs(point: Point, compressor: str, variant: tuple[tuple[str, Any], ...]) -> bool:
@@ -161,9 +141,9 @@ def _belongs(point: Point, compressor: str, variant: tuple[tuple[str, Any], ...]
     if point.control == FULL:
         matters: tuple[str, ...] = ("model", "benchmark", "frames")
     elif point.control:
-        matters = tuple(name for name in _VARIANT if name not in ("pinned", "seed"))
+        matters = tuple(name for name in WORDS if name not in ("pinned", "seed"))
     else:
-        matters = tuple(_VARIANT)
+        matters = tuple(WORDS)
     same = all(getattr(point, name) == value for name, value in variant if name in matters)
     return same and (point.control == FULL or point.compressor == compressor)
 

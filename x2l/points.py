@@ -21,6 +21,21 @@ ALL_TASKS = "all"
 FULL, ALL_LOW, ALL_HIGH = "full", "all-low", "all-high"
 VIDEO_STAGES = STAGES[:3]  # vision, pre-fill, compression: paid once for all questions of a video
 
+# What may tell two cells of one compressor, selector and k apart, and how figures say it.
+WORDS = {
+    "model": "{}",
+    "benchmark": "{}",
+    "frames": "{:g} frames",
+    "chunk_frames": "{} frames a chunk",
+    "ratio_low": "low {:g}x",
+    "ratio_high": "high {:g}x",
+    "context": "context {}",
+    "positions": "positions {}",
+    "pinned": "pinned {}",
+    "seed": "seed {}",
+    "run_id": "run {}",
+}
+
 
 @dataclass(frozen=True)
 class Point:
@@ -52,6 +67,7 @@ class Point:
     n: int
     videos: int
     parse_failures: int
+    accuracy_strict: float  # unparsed answers counted as wrong
     recall: float
     precision: float
     measured_ratio_low: float
@@ -144,6 +160,18 @@ def pareto(rows: Sequence[Point], x: str) -> list[Point]:
     return front
 
 
+def telling_apart(rows: Sequence[Point]) -> list[str]:
+    """The fields of `WORDS` that differ among some points.
+
+    `run_id` is one of them only where no other tells two cells apart (runs of other benchmark
+    settings, say): such cells must never be joined to one line.
+    """
+    names = [name for name in WORDS if name != "run_id"]
+    names = [name for name in names if len({getattr(row, name) for row in rows}) > 1]
+    cells = {(r.compressor, r.selector, r.top_k, *(getattr(r, n) for n in names)) for r in rows}
+    return names if len(cells) == len(rows) else [*names, "run_id"]
+
+
 def _point(records: Sequence[Record], task: str) -> Point:
     first = records[0]
     score = accuracy(outcomes(records))
@@ -186,6 +214,7 @@ def _point(records: Sequence[Record], task: str) -> Point:
         n=score.count,
         videos=score.videos,
         parse_failures=score.unparsed,
+        accuracy_strict=score.strict,
         recall=mean("recall"),
         precision=mean("precision"),
         measured_ratio_low=mean("measured_ratio_low"),

@@ -11,6 +11,8 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from scipy.stats import t as student_t
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -31,6 +33,12 @@ class Accuracy:
     count: int  # parsed units
     videos: int
     unparsed: int
+
+    @property
+    def strict(self) -> float:
+        """Share of right answers among all, unparsed ones counted as wrong."""
+        asked = self.count + self.unparsed
+        return self.value * self.count / asked if self.count else 0.0
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,7 @@ def accuracy(outcomes: Sequence[Outcome], confidence: float = 0.95) -> Accuracy:
     simple = mean * (1 - mean)
     clustered = _clustered_variance(clusters, mean, count)
     effective = count if min(simple, clustered) <= 0 else min(count, simple / clustered)
-    low, high = _wilson(mean, effective, t_quantile(0.5 + confidence / 2, videos - 1))
+    low, high = _wilson(mean, effective, float(student_t.ppf(0.5 + confidence / 2, videos - 1)))
     return Accuracy(mean, low, high, count, videos, unparsed)
 
 
@@ -127,40 +135,10 @@ def paired_difference(
     if videos < 2:
         return Difference(mean, -1.0, 1.0, count, videos, gained, lost)
     error = math.sqrt(_clustered_variance(clusters, mean, count))
-    half = error * t_quantile(0.5 + confidence / 2, videos - 1)
+    half = error * float(student_t.ppf(0.5 + confidence / 2, videos - 1))
     return Difference(
         mean, max(-1.0, mean - half), min(1.0, mean + half), count, videos, gained, lost
     )
-
-
-def t_quantile(probability: float, df: int) -> float:
-    """Quantile of Student's t: the closed form of its distribution function, inverted by halving.
-
-    Source: Abramowitz and Stegun, 26.7.3 and 26.7.4 (integer degrees of freedom).
-
-    Args:
-        probability: between 0.5 and 1.
-        df: degrees of freedom, >= 1.
-    """
-    low, high = 0.0, 1.0
-    while _t_cdf(high, df) < probability:
-        high *= 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _t_cdf(middle, df) < probability else (low, middle)
-    return (low + high) / 2
-
-
-def _t_cdf(t: float, df: int) -> float:
-    angle = math.atan(t / math.sqrt(df))
-    cosine2 = math.cos(angle) ** 2
-    term = math.cos(angle) if df % 2 else 1.0
-    total = 0.0 if df == 1 else term
-    for step in range(3 if df % 2 else 2, df - 1, 2):
-        term *= cosine2 * (step - 1) / step
-        total += term
-    inside = 2 / math.pi * (angle + math.sin(angle) * total) if df % 2 else math.sin(angle) * total
-    return 0.5 + inside / 2
 
 
 def _wilson(mean: float, count: float, quantile: float) -> tuple[float, float]:
