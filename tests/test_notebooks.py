@@ -21,8 +21,6 @@ def test_a_notebook_is_kept_without_outputs(path):
 
 
 @pytest.mark.slow
-# ipykernel's own thread loop on shutdown; nothing of ours
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_on_a_sweep(path, tmp_path, monkeypatch):
     with RecordWriter(tmp_path / "records.jsonl") as writer:
