@@ -71,7 +71,7 @@ def go(folder, data, load_model, selectors=SELECTORS, benchmark=None, ratios=(2,
         selectors,
         folder,
         describe(values.run_id, CONFIG, "cpu", 1),
-        NoTracker,
+        NoTracker(),
     )
 
 
@@ -333,7 +333,7 @@ def test_k_beyond_a_short_video_takes_all_of_it(tmp_path, data, model):
         {"random": RandomSelector()},
         tmp_path,
         describe(values.run_id, CONFIG, "cpu", 1),
-        NoTracker,
+        NoTracker(),
     )
     assert [r.selected for r in summary.records] == [(0, 1, 2, 3)]
 

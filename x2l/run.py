@@ -90,28 +90,28 @@ def execute(config: DictConfig, folder: Path) -> int:
     values = plain(config)
     settings = _checked(lambda: _settings(config, values))
     _checked(lambda: check_folder(folder, settings.run_id, values))
-    # Heavy imports wait until the plain values are known to be right.
+    hydra_config = HydraConfig.get()
+    sweep = Path(hydra_config.sweep.dir).name if hydra_config.mode == RunMode.MULTIRUN else "runs"
+    # A plain call: `instantiate` would build what the configuration names inside `config`, too.
+    make_tracker = _build(config.tracker)
+    tracker = _checked(
+        lambda: make_tracker(
+            folder=folder, run_id=settings.run_id, name=folder.name, group=sweep, config=values
+        )
+    )
+    benchmark = _build(config.benchmark)
+    # transformers, which takes seconds to import, waits until all this is known to be right.
     from x2l.compressors.base import Level
     from x2l.runner import run
 
-    benchmark = _build(config.benchmark)
     levels = {
         name: Level(_build(level.compressor), level.ratio) for name, level in config.levels.items()
     }
     selectors = {str(name): _build(node) for name, node in config.selector.items()}
-    make_tracker = _build(config.tracker)
 
     import torch
 
     info = describe(settings.run_id, values, str(config.model.device), torch.get_num_threads())
-    hydra_config = HydraConfig.get()
-    sweep = Path(hydra_config.sweep.dir).name if hydra_config.mode == RunMode.MULTIRUN else "runs"
-
-    def tracker() -> Any:
-        return make_tracker(
-            folder=folder, run_id=settings.run_id, name=folder.name, group=sweep, config=values
-        )
-
     summary = _checked(
         lambda: run(
             settings,
@@ -129,7 +129,7 @@ def execute(config: DictConfig, folder: Path) -> int:
 
 
 def _settings(config: DictConfig, values: dict[str, Any]) -> Any:
-    from x2l.settings import Settings, check_temporal_patch, temporal_patch
+    from x2l.settings import Settings, check_checkpoint, check_temporal_patch, temporal_patch
 
     choices = HydraConfig.get().runtime.choices
     names = [_level_name(choices, level) for level in ("low", "high")]
@@ -153,6 +153,7 @@ def _settings(config: DictConfig, values: dict[str, Any]) -> Any:
         seed=config.seed,
     )
     name = settings.model
+    check_checkpoint(name)
     folder = PACKAGE / "assets" / name if name == "x2l_tiny" else Path(name)
     if (patch := temporal_patch(folder)) is not None:
         check_temporal_patch(settings.chunk_frames, patch)

@@ -113,7 +113,7 @@ def run(
     selectors: Mapping[str, ChunkSelector],
     folder: Path,
     info: RunInfo,
-    tracker: Callable[[], Tracker],
+    tracker: Tracker,
 ) -> Summary:
     """Answers what is not yet answered in `folder`, and writes records, status and points there.
 
@@ -125,7 +125,7 @@ def run(
         selectors: by the name that records give them.
         folder: of this run; made if missing.
         info: goes to run.json.
-        tracker: makes the tracker; called only if something is missing.
+        tracker: entered only if something is missing.
 
     Returns:
         Everything answered so far; unreadable videos are in its errors, not raised.
@@ -180,7 +180,7 @@ class _Loop:
             "errors": list(self.errors),
         }
 
-    def run(self, load_model: Callable[[], VideoModel], tracker: Callable[[], Tracker]) -> Summary:
+    def run(self, load_model: Callable[[], VideoModel], tracker: Tracker) -> Summary:
         """Prepares, answers what is missing, and ends with points and status."""
         settings = self.settings
         self.status.write("running", **self.counts())
@@ -203,14 +203,14 @@ class _Loop:
         self,
         samples: Sequence[Sample],
         load_model: Callable[[], VideoModel],
-        tracker: Callable[[], Tracker],
+        tracker: Tracker,
     ) -> None:
         torch.manual_seed(self.settings.seed)
         model = load_model()
         check_temporal_patch(self.settings.chunk_frames, model.temporal_patch)
         todo = [sample for sample in samples if self._missing(sample)]
         with (
-            tracker() as tracked,
+            tracker as tracked,
             Progress(len(todo), "questions") as progress,
             RecordWriter(self.folder / RECORDS) as writer,
         ):

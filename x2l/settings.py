@@ -93,6 +93,19 @@ def check_temporal_patch(chunk_frames: int, temporal_patch: int) -> None:
         )
 
 
+def check_checkpoint(name_or_path: str) -> None:
+    """Checks that what is plainly a path leads to a folder; a repository's name is the Hub's matter.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if name_or_path.startswith(("/", ".", "~")) and not Path(name_or_path).is_dir():
+        raise ValueError(
+            f"model.name_or_path={name_or_path}: no such folder; give a checkpoint folder, "
+            "x2l_tiny, or the id of a repository on the Hub"
+        )
+
+
 def temporal_patch(folder: Path) -> int | None:
     """Frames per time step of a checkpoint folder, from its config alone; None if not told."""
     config = folder / "config.json"
