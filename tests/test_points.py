@@ -25,6 +25,22 @@ def test_the_same_records_twice_count_once():
     assert points([*records, *records]) == points(records)
 
 
+def test_the_order_of_the_records_is_no_matter(tmp_path):
+    """A resumed run wrote them in another order; its CSV must be the same to the last digit."""
+    records = [
+        record(
+            sample_id=f"v{i % 7}/q{i}",
+            video_id=f"v{i % 7}",
+            recall=i / 97,
+            correct=float(i % 3 > 0),
+        )
+        for i in range(97)
+    ]
+    for name, order in (("a", records), ("b", records[50:] + records[:50])):
+        write_points(tmp_path / name, points(order))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
 def test_accuracy_leaves_unparsed_answers_out_and_counts_them():
     values = (1.0, 1.0, 0.0, None)
     point = only([record(sample_id=str(i), correct=c) for i, c in enumerate(values)])

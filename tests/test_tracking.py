@@ -57,8 +57,8 @@ def track(folder, **changes):
 
 def test_an_offline_run_holds_what_was_logged(tmp_path, home, capfd):
     with track(tmp_path / "run") as tracker:
-        for questions in (2, 4):
-            tracker.log({"questions": questions, "accuracy/oracle k=1": questions / 10})
+        for answers in (2, 4):
+            tracker.log({"answers": answers, "accuracy/oracle k=1": answers / 10})
         tracker.summarize({"final/accuracy": 0.4})
     (file,) = offline_runs(tmp_path / "run")
     found = read_back(file)

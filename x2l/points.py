@@ -118,6 +118,8 @@ def outcomes(records: Iterable[Record]) -> list[Outcome]:
 def points(records: Iterable[Record], by_task: bool = False) -> list[Point]:
     """One point per cell, in a stable order; several runs of one cell are one.
 
+    Sums are exact (`fsum`), so the order of the records, another one after a resume, is no matter.
+
     Args:
         records: of any set of runs.
         by_task: add a point for every task of a cell, after the one for all.
@@ -179,7 +181,7 @@ def _point(records: Sequence[Record], task: str) -> Point:
 
     def mean(name: str) -> float:
         values = [value for r in records if (value := getattr(r, name)) is not None]
-        return sum(values) / len(values) if values else math.nan
+        return math.fsum(values) / len(values) if values else math.nan
 
     def stage_costs(unit: str) -> tuple[dict[str, float], float, float]:
         """Mean per question by stage (shared out), of a lone question, of a further one."""
@@ -187,9 +189,9 @@ def _point(records: Sequence[Record], task: str) -> Point:
         shared = dict(once)
         for stage in VIDEO_STAGES:
             per_video = {r.video_id: getattr(r, f"{unit}_{stage}") for r in records}
-            shared[stage] = sum(per_video.values()) / len(records)
-        further = sum(once[stage] for stage in STAGES if stage not in VIDEO_STAGES)
-        return shared, sum(once.values()), further
+            shared[stage] = math.fsum(per_video.values()) / len(records)
+        further = math.fsum(once[stage] for stage in STAGES if stage not in VIDEO_STAGES)
+        return shared, math.fsum(once.values()), further
 
     flops, flops_first, flops_next = stage_costs("flops")
     seconds, seconds_first, seconds_next = stage_costs("seconds")
@@ -223,11 +225,11 @@ def _point(records: Sequence[Record], task: str) -> Point:
         kv_bytes_resident=mean("kv_bytes_resident"),
         kv_bytes_reloaded=mean("kv_bytes_reloaded"),
         kv_bytes_full=mean("kv_bytes_full"),
-        flops=sum(flops.values()),
+        flops=math.fsum(flops.values()),
         flops_first=flops_first,
         flops_next=flops_next,
         **{f"flops_{stage}": flops[stage] for stage in STAGES},
-        seconds=sum(seconds.values()),
+        seconds=math.fsum(seconds.values()),
         seconds_first=seconds_first,
         seconds_next=seconds_next,
         questions_per_video=len(records) / len(asked),

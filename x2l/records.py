@@ -22,7 +22,8 @@ class Record:
     """One answer of one cell.
 
     Stages `vision`, `prefill` and `compression` are the video's, the same in each of its records;
-    `selection`, `reload` and `decode` belong to the question. Bytes are bytes, seconds are wall
+    `selection`, `reload` and `decode` belong to the question; cells that re-load the same chunks for
+    a question share one decoding, and so its measurements. Bytes are bytes, seconds are wall
     time with the device synchronised, FLOPs are the closed form (a multiply-add counts two).
     """
 

@@ -9,6 +9,7 @@ import logging
 import math
 import time
 import traceback
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -24,7 +25,7 @@ from x2l.compressors.base import Level
 from x2l.compute import Meter, kv_bytes
 from x2l.decode import Answer, answer
 from x2l.models.base import VideoModel
-from x2l.points import POINTS, VIDEO_STAGES, outcomes, points, write_points
+from x2l.points import POINTS, VIDEO_STAGES, points, write_points
 from x2l.prefill import prefill
 from x2l.progress import Progress
 from x2l.records import RECORDS, Record, RecordWriter, append_json, finite, load
@@ -34,7 +35,6 @@ from x2l.selectors.base import ChunkSelector, Query
 from x2l.selectors.fixed import SelectAll, SelectNone
 from x2l.selectors.oracle import OracleSelector
 from x2l.settings import Settings, check_temporal_patch
-from x2l.statistics import accuracy
 from x2l.store import KVStore
 from x2l.tracking import Tracker
 from x2l.video import VideoError, read_frames
@@ -167,6 +167,9 @@ class _Loop:
         self.folder, self.status = folder, status
         self.cells = cells(selectors, settings)
         self.records: dict[tuple[str, ...], Record] = {}
+        # (selector, top_k) -> right, parsed; what the tracker shows while the run lasts
+        self.tallies: dict[tuple[str, int | str | None], list[float]]
+        self.tallies = defaultdict(lambda: [0.0, 0.0])
         self.errors: list[str] = []
         self.expected: int | None = None
         self.added = 0
@@ -184,12 +187,14 @@ class _Loop:
         """Prepares, answers what is missing, and ends with points and status."""
         settings = self.settings
         self.status.write("running", **self.counts())
+        log.info("preparing benchmark %s", self.benchmark.name)
         self.benchmark.prepare()
         samples = self.benchmark.samples()[: settings.limit]
         check_truth(samples, self.cells)
         wanted = {cell.key(settings.run_id, s.id) for s in samples for cell in self.cells}
-        stored = {record.key: record for record in load(self.folder)}
-        self.records = {key: record for key, record in stored.items() if key in wanted}
+        for record in load(self.folder):
+            if record.key in wanted:
+                self._keep(record)
         self.expected = len(wanted)
         if missing := self.expected - len(self.records):
             log.info("%d of %d answers are missing", missing, self.expected)
@@ -219,7 +224,7 @@ class _Loop:
                 try:
                     for record in self._video(model, questions, progress):
                         writer.append(record)
-                        self.records[record.key] = record
+                        self._keep(record)
                         self.added += 1
                 except (VideoError, torch.OutOfMemoryError) as error:
                     self._note(questions, error)
@@ -304,21 +309,27 @@ class _Loop:
             fields[f"seconds_{stage}"] = meter.seconds[stage]
         return fields
 
+    def _keep(self, record: Record) -> None:
+        """Takes a record in, and into the running accuracy of its cell."""
+        self.records[record.key] = record
+        if record.correct is not None:
+            tally = self.tallies[record.selector, record.top_k]
+            tally[0] += record.correct
+            tally[1] += 1
+
     def _running(self) -> dict[str, float]:
-        """Accuracy of every cell so far, over the number of questions."""
-        done = list(self.records.values())
-        metrics: dict[str, float] = {"questions": float(len({r.sample_id for r in done}))}
+        """Accuracy of every cell so far, over the number of answers."""
+        metrics: dict[str, float] = {"answers": float(len(self.records))}
         for cell in self.cells:
-            own = [r for r in done if r.selector == cell.name and r.top_k == cell.top_k]
-            score = accuracy(outcomes(own))
-            if score.count:
-                metrics[f"accuracy/{_label(cell)}"] = score.value
+            right, parsed = self.tallies[cell.name, cell.top_k]
+            if parsed:
+                metrics[f"accuracy/{_label(cell.name, cell.top_k)}"] = right / parsed
         return metrics
 
     def _final(self) -> dict[str, float]:
         values: dict[str, float] = {"errors": float(len(self.errors))}
         for point in points(self.records.values()):
-            name = point.selector if point.top_k is None else f"{point.selector} k={point.top_k}"
+            name = _label(point.selector, point.top_k)
             values |= {
                 f"final/{name}/{field}": getattr(point, field)
                 for field in ("accuracy", "low", "high", "n", "kv_share", "flops", "seconds")
@@ -438,5 +449,5 @@ def _seed(seed: int, video_id: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{video_id}".encode()).digest()[:7], "big")
 
 
-def _label(cell: Cell) -> str:
-    return cell.name if cell.top_k is None else f"{cell.name} k={cell.top_k}"
+def _label(selector: str, top_k: int | str | None) -> str:
+    return selector if top_k is None else f"{selector} k={top_k}"

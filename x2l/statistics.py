@@ -158,5 +158,7 @@ def _by_video(outcomes: Iterable[Outcome]) -> Mapping[Hashable, list[float]]:
 def _clustered_variance(clusters: Mapping[Hashable, list[float]], mean: float, count: int) -> float:
     """Variance of the mean; the residuals of a video are summed before they are squared."""
     videos = len(clusters)
-    squares = sum(sum(value - mean for value in values) ** 2 for values in clusters.values())
+    squares = math.fsum(
+        math.fsum(value - mean for value in values) ** 2 for values in clusters.values()
+    )
     return videos / (videos - 1) * squares / count**2

@@ -127,8 +127,8 @@ class WandbTracker:
         self._run = wandb.init(
             dir=str(self.folder), resume="allow", settings=settings, **self._options
         )
-        self._run.define_metric("questions")
-        self._run.define_metric("accuracy/*", step_metric="questions")
+        self._run.define_metric("answers")
+        self._run.define_metric("accuracy/*", step_metric="answers")
         return self
 
     def __exit__(
