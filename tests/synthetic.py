@@ -50,6 +50,7 @@ def record(**changes: object) -> Record:
         seconds_reload=0.001,
         seconds_decode=0.02,
         peak_memory=None,
+        peak_memory_prefill=None,
         frames=24,
         fps=1.0,
         duration=24.0,

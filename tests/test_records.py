@@ -76,7 +76,7 @@ def test_key_tells_cells_apart(name):
 
 
 def test_timings_are_not_deterministic_fields():
-    slow = record(seconds_decode=9.0, seconds_read=9.0, peak_memory=5)
+    slow = record(seconds_decode=9.0, seconds_read=9.0, peak_memory=5, peak_memory_prefill=6)
     assert deterministic(slow) == deterministic(record())
     assert deterministic(record(prediction="B")) != deterministic(record())
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.clips import Clips
 from tests.test_settings import settings
-from x2l import runner
+from x2l import answering, runner
 from x2l.compressors.base import Level
 from x2l.compressors.merging import ToMe
 from x2l.models.hf import HFVideoModel
@@ -144,7 +144,7 @@ def test_each_video_is_prefilled_once_and_each_relevance_computed_once(
     tmp_path, data, model, monkeypatch
 ):
     calls = {"prefill": 0, "relevance": 0}
-    real_prefill, real_relevance = runner.prefill, AttentionSelector.relevance
+    real_prefill, real_relevance = answering.prefill, AttentionSelector.relevance
 
     def counted_prefill(*args, **kwargs):
         calls["prefill"] += 1
@@ -154,7 +154,7 @@ def test_each_video_is_prefilled_once_and_each_relevance_computed_once(
         calls["relevance"] += 1
         return real_relevance(*args, **kwargs)
 
-    monkeypatch.setattr(runner, "prefill", counted_prefill)
+    monkeypatch.setattr(answering, "prefill", counted_prefill)
     monkeypatch.setattr(AttentionSelector, "relevance", counted_relevance)
     go(tmp_path, data, lambda: model, {"attention": AttentionSelector()})
     assert calls == {"prefill": 2, "relevance": 6}
@@ -169,7 +169,7 @@ def test_the_same_seed_gives_the_same_records(done, tmp_path, data, model):
 def test_a_finished_run_does_nothing_when_run_again(done, data, monkeypatch):
     folder, _ = done
     before = (folder / "records.jsonl").read_bytes()
-    monkeypatch.setattr(runner, "read_frames", never)
+    monkeypatch.setattr(answering, "read_frames", never)
     summary = go(folder, data, never)
     assert (summary.added, len(summary.records)) == (0, EXPECTED)
     assert (folder / "records.jsonl").read_bytes() == before
@@ -188,9 +188,9 @@ def test_only_the_video_with_something_missing_is_read(done, tmp_path, data, mod
     lines = (folder / "records.jsonl").read_text().splitlines(keepends=True)
     shutil.copytree(folder, tmp_path / "run")
     (tmp_path / "run" / "records.jsonl").write_text("".join(lines[:-1]))
-    read, real = [], runner.read_frames
+    read, real = [], answering.read_frames
     monkeypatch.setattr(
-        runner, "read_frames", lambda path, *a: read.append(Path(path).name) or real(path, *a)
+        answering, "read_frames", lambda path, *a: read.append(Path(path).name) or real(path, *a)
     )
     assert go(tmp_path / "run", data, lambda: model).added == 1
     assert read == ["clip1.mp4"]

@@ -65,7 +65,8 @@ class Record:
     seconds_selection: float
     seconds_reload: float
     seconds_decode: float
-    peak_memory: int | None  # bytes on the compute device while answering; None where not measured
+    peak_memory: int | None  # bytes on the compute device while answering; None on the CPU
+    peak_memory_prefill: int | None
     frames: int
     fps: float | None  # as asked for; None = spread evenly over the video
     duration: float  # seconds of video
@@ -98,7 +99,7 @@ def deterministic(record: Record) -> dict[str, Any]:
     return {
         name: value
         for name, value in dataclasses.asdict(record).items()
-        if not name.startswith("seconds_") and name != "peak_memory"
+        if not name.startswith(("seconds_", "peak_memory"))
     }
 
 
