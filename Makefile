@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-DEMO := outputs/sweeps/demo
+DEMO := $(or $(X2L_OUTPUTS),outputs)/sweeps/demo
 # One thread per process: the small model gains nothing from more, and other work shares the cores.
 export OMP_NUM_THREADS ?= 1
 

@@ -24,7 +24,7 @@ def test_a_panel_for_each_compressor_and_kind_of_compute(figure):
     assert len(figure.axes) == 2 * 3
     assert [axes.get_xlabel() for axes in figure.axes if axes.get_xlabel()] == [
         "KV bytes resident while answering (% of uncompressed)",
-        "FLOPs per question, pre-fill shared out (G)",
+        "compute per question, pre-fill shared out (GFLOPs)",
     ]
     assert figure.axes[0].get_ylabel() == "accuracy (%)"
     assert {axes.get_xscale() for axes in figure.axes} == {"log"}
@@ -108,8 +108,8 @@ def test_equal_points_give_equal_bytes(tmp_path):
         assert b"CreationDate" not in first  # equal within a second only, if it were there
 
 
-def test_nothing_answered_is_an_error():
-    with pytest.raises(ValueError, match="nothing has been answered"):
+def test_nothing_parsed_is_an_error():
+    with pytest.raises(ValueError, match="1 answers and none could be parsed"):
         draw(points([record(correct=None)]), "title")
 
 

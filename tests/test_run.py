@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,11 +17,14 @@ SMALL += ["video.frames=16", "max_new_tokens=2"]
 pytestmark = pytest.mark.slow
 
 
-def x2l(cwd, *arguments, module="x2l.run", **environment):
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def x2l(cwd, *arguments, module="x2l.run"):
     return subprocess.run(
         [sys.executable, "-m", module, *arguments],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         check=False,
@@ -58,6 +63,7 @@ def test_a_sweep_goes_on_past_a_bad_run_and_resumes(tmp_path):
     assert "levels.high.ratio=0.5: must be tokens in / tokens out" in first.stderr
     folder = tmp_path / "outputs" / "s"
     assert sorted(states(folder).values()) == ["done", "done", "failed"]
+    assert "x2l-collect outputs/s" in first.stdout
     before = {p: p.read_bytes() for p in folder.rglob("records.jsonl")}
     assert len(before) == 2
     x2l(tmp_path, *sweep)
@@ -78,6 +84,22 @@ def test_a_bad_video_gives_a_result_and_a_bad_exit_status(tmp_path):
     assert "error: " in done.stderr and "empty" in done.stderr
     assert "3 of 6 answers, 2 of them new" in done.stdout
     assert states(tmp_path / "outputs") == {"r": "done-with-errors"}
+
+
+def test_an_interrupted_run_says_how_to_go_on(tmp_path):
+    run = [*SMALL, "benchmark.videos=8", "selector=[none,oracle]", "hydra.run.dir=outputs/r"]
+    command = [sys.executable, "-m", "x2l.run", *run]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+    )
+    records = tmp_path / "outputs" / "r" / "records.jsonl"
+    while process.poll() is None and not (records.exists() and records.read_bytes()):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate()
+    assert process.returncode == 130
+    assert told.splitlines()[-1].startswith("interrupted; the same command with hydra.run.dir=")
+    assert states(tmp_path / "outputs") == {"r": "interrupted"}
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _CONTROLS = {FULL: "*", ALL_LOW: "p", ALL_HIGH: "h"}
 _AXES = {
     "kv_share": "KV bytes resident while answering (% of uncompressed)",
-    "flops": "FLOPs per question, pre-fill shared out (G)",
+    "flops": "compute per question, pre-fill shared out (GFLOPs)",
 }
 _SCALE = {"kv_share": 100.0, "flops": 1e-9}
 _RC: dict[Any, Any] = {
@@ -44,11 +44,15 @@ def draw(points: Sequence[Point], title: str) -> Figure:
         title: what the points are of.
 
     Raises:
-        ValueError: no point has an accuracy.
+        ValueError: there is no point, or no answer could be parsed.
     """
     shown = [p for p in points if p.task == ALL_TASKS and not math.isnan(p.accuracy)]
     if not shown:
-        raise ValueError("points=[]: nothing has been answered yet; run x2l first")
+        failures = sum(p.parse_failures for p in points if p.task == ALL_TASKS)
+        raise ValueError(
+            f"points: nothing to draw, {failures} answers and none could be parsed; look at "
+            "`prediction` in records.jsonl"
+        )
     columns = sorted({p.compressor for p in shown if p.control != FULL}) or ["none"]
     variants = _variants(shown)
     selectors = sorted({p.selector for p in shown if not p.control})

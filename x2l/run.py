@@ -125,6 +125,8 @@ def execute(config: DictConfig, folder: Path) -> int:
         )
     )
     _report(summary, folder)
+    if hydra_config.mode == RunMode.MULTIRUN:
+        print(f"the sweep so far: x2l-collect {os.path.relpath(hydra_config.sweep.dir)}")
     return len(summary.errors)
 
 
