@@ -19,7 +19,7 @@ STAGES = ("vision", "prefill", "compression", "selection", "reload", "decode")
 
 
 def decoder_flops(shape: ModelShape, tokens: int, keys: int) -> int:
-    """Running `tokens` new tokens through the decoder when each layer attends over `keys` KVs (the new ones included)."""
+    """Running `tokens` new tokens through the decoder, each layer attending over `keys` KVs (the new ones included)."""
     width = shape.heads * shape.head_dim
     projections = 2 * tokens * shape.hidden * (width + 2 * shape.kv_heads * shape.head_dim)
     attention = 4 * tokens * keys * width + 2 * tokens * width * shape.hidden
@@ -100,5 +100,5 @@ class Meter:
 
     @property
     def peak_bytes(self) -> int | None:
-        """Peak memory allocated on the CUDA device since this meter was made; None on CPU, which keeps no such count."""
+        """Peak memory allocated on the CUDA device since this meter was made; None on CPU, which does not count."""
         return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None

@@ -221,8 +221,8 @@ class _Pass:
             kept = level.compressor.compress(layer.take(at), seen, keep)
             if kept.tokens != keep:
                 raise RuntimeError(
-                    f"compressor {level.compressor.name!r} returned {kept.tokens} KVs of {chunk.visual_tokens} in chunk "
-                    f"{chunk.index}, layer {index}; it was told to keep {keep} (ratio {level.ratio})"
+                    f"compressor {level.compressor.name!r} returned {kept.tokens} KVs of "
+                    f"{chunk.visual_tokens} in chunk {chunk.index}, layer {index}; it was told to keep {keep} (ratio {level.ratio})"
                 )
             layers.append(
                 kept

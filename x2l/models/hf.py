@@ -90,7 +90,8 @@ class HFVideoModel(VideoModel):
         kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
         if kinds != {"full_attention"}:
             raise ValueError(
-                f"model.name_or_path: layers of type {sorted(kinds - {'full_attention'})} cannot be compressed by chunk; "
+                f"model.name_or_path: layers of type {sorted(kinds - {'full_attention'})} "
+                "cannot be compressed by chunk; "
                 "use a checkpoint whose layers all have full attention (for Qwen: use_sliding_window=false)"
             )
         self.hf, self.processor, self.positions_rule = hf.eval(), processor, positions

@@ -24,7 +24,8 @@ def merged_grid(visual: dict[str, Any], config: Any) -> tuple[int, int, int]:
 def time_interval(visual: dict[str, Any], config: Any) -> float:
     """Temporal positions between time steps.
 
-    Not cut to whole seconds first: transformers 4.5x did so by accident (fixed in pull request 48669), Qwen's own code never did.
+    Not cut to whole seconds first: transformers 4.5x did so by accident (fixed in pull request 48669), Qwen's own
+    code never did.
     """
     if config.model_type == "qwen2_vl":
         return 1.0

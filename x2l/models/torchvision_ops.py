@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-# What torchvision 0.2x registers shapes and gradients for, in its _meta_registrations.py and _autograd_registrations.py.
+# What torchvision 0.2x registers shapes and gradients for, in _meta_registrations.py and _autograd_registrations.py.
 _OPERATORS = (
     "nms",
     "qnms",
