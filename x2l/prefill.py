@@ -222,7 +222,8 @@ class _Pass:
             if kept.tokens != keep:
                 raise RuntimeError(
                     f"compressor {level.compressor.name!r} returned {kept.tokens} KVs of "
-                    f"{chunk.visual_tokens} in chunk {chunk.index}, layer {index}; it was told to keep {keep} (ratio {level.ratio})"
+                    f"{chunk.visual_tokens} in chunk {chunk.index}, "
+                    f"layer {index}; it was told to keep {keep} (ratio {level.ratio})"
                 )
             layers.append(
                 kept
