@@ -83,9 +83,7 @@ class Question:
     Attributes:
         text: the user's words.
         input_ids: `(tokens,)`, from the first token after the video to the start of the answer.
-        words: `(tokens,)` bool: the tokens of the user's own words (not of the template).
     """
 
     text: str
     input_ids: Tensor
-    words: Tensor

@@ -5,11 +5,11 @@ The official code runs one full pass for each level; `context="own"` does the sa
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from x2l.chunks import Chunk, Prompt
 from x2l.compressors.base import CAN_SEE, Level, Observation, kept_tokens
@@ -17,8 +17,7 @@ from x2l.compute import Meter, decoder_flops, vision_flops
 from x2l.kv import KV, LayerKV, concat_layers
 from x2l.models.attention import Watch
 from x2l.models.base import Embedded, VideoModel
-from x2l.models.cache import BufferCache
-from x2l.models.positions import Cursor, compacted, first_cursor, shifted
+from x2l.models.positions import compacted, first_cursor, shifted
 from x2l.store import POSITIONS, KVStore
 
 CONTEXTS = ("full", "low", "high", "own")
@@ -60,7 +59,8 @@ def prefill(
         prompt: from `model.prompt`.
         levels: name -> compressor and ratio.
         context: what later chunks attend to in place of earlier ones: their raw KVs (`full`), a level's KVs (`low`,
-            `high`), or `own`: one pass a level, each seeing its own (the paper, and the official code).
+            `high`), or `own`: one decoder pass a level, each seeing its own KVs (the paper, and the
+            official code); chunks are embedded once all the same.
         positions: `keep` or `compact` (see `models/positions.py`), for the context here and for `KVStore.mix` later.
         meter: counts stages vision, prefill and compression.
         video_seed: for compressors that draw at random.
@@ -72,30 +72,35 @@ def prefill(
     """
     check_prefill(levels, context, positions)
     meter = meter or Meter(model.device)
-    passes = (
-        [(context, levels)]
-        if context != "own"
-        else [(name, {name: level}) for name, level in levels.items()]
-    )
-    done = itertools.count(1)
-
-    def chunk_done() -> None:
+    seen = {context: levels}
+    if context == "own":
+        seen = {name: {name: level} for name, level in levels.items()}
+    passes = [_Pass(model, prompt, seen[c], c, positions, meter, video_seed) for c in seen]
+    embeds, owner = [], []
+    for chunk in prompt.chunks:
+        with meter.stage("vision"):
+            embedded = model.embed_chunk(prompt, chunk)  # once, however many passes there are
+        if embedded.patch_grid is not None:
+            meter.add("vision", vision_flops(model.shape.vision, embedded.patch_grid))
+        visual = embedded.embeds[0, chunk.is_visual.to(embedded.embeds.device)]
+        embeds.append(visual.view(chunk.grid[0], -1, visual.shape[-1]).float().mean(dim=1).cpu())
+        owner += [chunk.index] * chunk.grid[0]
+        for one in passes:
+            one.advance(chunk, embedded)
         if progress is not None:
-            progress(next(done), len(passes) * len(prompt.chunks))
-
-    stores = [
-        _Pass(model, prompt, emitted, seen, positions, meter, video_seed).run(chunk_done)
-        for seen, emitted in passes
-    ]
-    merged = {name: kvs for store in stores for name, kvs in store.levels.items()}
-    first = stores[0]
+            progress(chunk.index + 1, len(prompt.chunks))
     return KVStore(
-        first.prompt, first.prefix, merged, positions, first.step_embeds, first.step_chunk
+        prompt=replace(prompt, visual={}),
+        prefix=passes[0].prefix,
+        levels={name: tuple(kvs) for one in passes for name, kvs in one.stored.items()},
+        positions=positions,
+        step_embeds=torch.cat(embeds),
+        step_chunk=tuple(owner),
     )
 
 
 class _Pass:
-    """One pass over the chunks. Lives for one call of `prefill`."""
+    """One pass of the decoder over the chunks, with the context that it leaves. Lives for one call of `prefill`."""
 
     def __init__(
         self,
@@ -114,59 +119,25 @@ class _Pass:
             raise ValueError(
                 f"compressor needs {sorted(self.needs - CAN_SEE)}: the engine can show {sorted(CAN_SEE)}"
             )
-
-    def run(self, chunk_done: Callable[[], None]) -> KVStore:
-        model, prompt, meter = self.model, self.prompt, self.meter
-        cache = model.new_cache()
-        text = slice(0, prompt.prefix)
+        self.cache = model.new_cache()
+        self.cursor = first_cursor(prompt)
+        self.stored: dict[str, list[KV]] = {name: [] for name in levels}
+        at = prompt.positions[:, : prompt.prefix]
         with meter.stage("prefill"):
-            model.advance(
-                model.embed_text(prompt.input_ids[text]), prompt.positions[:, text], cache
-            )
-            prefix = self._raw(
-                cache,
-                (0,) * model.shape.layers,
-                prompt.positions[:, text],
-                prompt.positions[:, text],
-            )
+            model.advance(model.embed_text(prompt.input_ids[: prompt.prefix]), at, self.cache)
+            self.prefix = self._raw((0,) * model.shape.layers, at, at)
         meter.add("prefill", decoder_flops(model.shape, prompt.prefix, prompt.prefix))
-        stored: dict[str, list[KV]] = {name: [] for name in self.levels}
-        embeds, owner = [], []
-        cursor = first_cursor(prompt)
-        for chunk in prompt.chunks:
-            with meter.stage("vision"):
-                embedded = model.embed_chunk(prompt, chunk)
-            if embedded.patch_grid is not None:
-                meter.add("vision", vision_flops(model.shape.vision, embedded.patch_grid))
-            visual = embedded.embeds[0, chunk.is_visual.to(embedded.embeds.device)]
-            embeds.append(
-                visual.view(chunk.grid[0], -1, visual.shape[-1]).float().mean(dim=1).cpu()
-            )
-            owner += [chunk.index] * chunk.grid[0]
-            levels, cursor = self._chunk(chunk, embedded, cache, cursor)
-            for name, kv in levels.items():
-                stored[name].append(kv if name in RESIDENT else kv.to("cpu"))
-            chunk_done()
-        return KVStore(
-            prompt=replace(prompt, visual={}),
-            prefix=prefix,
-            levels={name: tuple(kvs) for name, kvs in stored.items()},
-            positions=self.positions,
-            step_embeds=torch.cat(embeds),
-            step_chunk=tuple(owner),
-        )
 
-    def _chunk(
-        self, chunk: Chunk, embedded: Embedded, cache: BufferCache, cursor: Cursor
-    ) -> tuple[dict[str, KV], Cursor]:
+    def advance(self, chunk: Chunk, embedded: Embedded) -> None:
         """Pre-fills one chunk, compresses it to every level, and leaves the context that later chunks attend to."""
-        model, meter, before = self.model, self.meter, cache.lengths
+        model, meter, cache = self.model, self.meter, self.cache
+        before = cache.lengths
         compact = self.positions == "compact" and self.context != "full"
-        used = shifted(chunk, cursor) if compact else chunk.positions
+        used = shifted(chunk, self.cursor) if compact else chunk.positions
         watch = Watch() if "queries" in self.needs else None
         with meter.stage("prefill"):
             model.advance(embedded, used, cache, watch)
-            raw = self._raw(cache, before, used, chunk.positions)
+            raw = self._raw(before, used, chunk.positions)
         keys = sum(cache.lengths) / len(before)
         meter.add("prefill", decoder_flops(model.shape, chunk.tokens, round(keys)))
         with meter.stage("compression"):
@@ -176,21 +147,25 @@ class _Pass:
             }
             if self.context != "full":
                 cache.cut(before)
-                for index, layer in enumerate(levels[self.context].layers):
-                    moved, after = layer.positions, cursor
-                    if compact:
-                        moved, after = compacted(self.prompt, chunk, layer.positions, cursor)
-                    rotated = model.rotate(LayerKV(layer.keys, layer.values, moved, layer.weights))
-                    cache.append(index, rotated, layer.values, layer.weights)
-                cursor = after
-        return levels, cursor
+                self._leave(levels[self.context], chunk, compact)
+            for name, kv in levels.items():
+                self.stored[name].append(kv if name in RESIDENT else kv.to("cpu"))
 
-    def _raw(
-        self, cache: BufferCache, before: tuple[int, ...], used: torch.Tensor, own: torch.Tensor
-    ) -> KV:
+    def _leave(self, kv: KV, chunk: Chunk, compact: bool) -> None:
+        """Puts a chunk's compressed KVs into the context."""
+        after = self.cursor
+        for index, layer in enumerate(kv.layers):
+            moved = layer.positions
+            if compact:
+                moved, after = compacted(self.prompt, chunk, layer.positions, self.cursor)
+            rotated = self.model.rotate(LayerKV(layer.keys, layer.values, moved, layer.weights))
+            self.cache.append(index, rotated, layer.values, layer.weights)
+        self.cursor = after
+
+    def _raw(self, before: tuple[int, ...], used: Tensor, own: Tensor) -> KV:
         """The KVs that the last forward appended: un-rotated from the positions `used`, labelled with their `own`."""
         layers = []
-        for layer, start in zip(cache.layers, before, strict=True):
+        for layer, start in zip(self.cache.layers, before, strict=True):
             keys, values = layer.tail(start)
             device = keys.device
             layers.append(

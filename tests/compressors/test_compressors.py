@@ -155,7 +155,7 @@ def test_averages_are_summed_in_fp32():
 
 def test_kept_tokens_is_exact():
     assert [kept_tokens(1440, r) for r in (2, 3, 5, 32)] == [720, 480, 288, 45]
-    assert kept_tokens(1000, 10 / 9) == 900 or kept_tokens(1000, 10 / 9) == 901  # 10/9 is no float
+    assert kept_tokens(1000, 10 / 9) == 900  # in floats 1000 * 0.9 is easily 899
     assert kept_tokens(11, 1.1) == 10
     assert kept_tokens(7, 100) == 1
 

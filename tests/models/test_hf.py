@@ -76,6 +76,14 @@ def test_times_that_do_not_increase_are_refused():
         ours("qwen2_5_vl").prompt(broken, 2)
 
 
+def test_pictures_that_the_processor_refuses_are_the_videos_fault():
+    video = frames(2, size=(4, 1000))
+    with pytest.raises(
+        VideoError, match="random.mp4: the model's processor refuses it: absolute aspect"
+    ):
+        ours("qwen2_5_vl").prompt(video, 2)
+
+
 def test_a_question_cannot_smuggle_in_a_video():
     with pytest.raises(ValueError, match="must not contain the model's video placeholder"):
         ours("qwen2_5_vl").question("what <|video_pad|> is this?")

@@ -38,7 +38,7 @@ class Compressor(ABC):
     """Abstract. A new method is a subclass with `compress`, and a yaml in conf/compressor.
 
     Attributes:
-        name: what records and figures call it.
+        name: what errors call it (records and figures use the name of its yaml).
         needs: what the engine must collect for it, a subset of `CAN_SEE`.
     """
 

@@ -171,7 +171,8 @@ class HFVideoModel(VideoModel):
         """The whole prompt as the stock processor prepares it: ids, pixels, grid, seconds a step.
 
         Raises:
-            VideoError: the frames' times do not increase, so that positions would be wrong.
+            VideoError: the frames' times do not increase, so that positions would be wrong, or the
+                processor refuses the pictures (their shape, for one).
         """
         count = len(frames.seconds)
         spacing = (
@@ -185,17 +186,20 @@ class HFVideoModel(VideoModel):
             total_num_frames=count, fps=1.0 / spacing, frames_indices=list(range(count))
         )
         cap = self.processor.video_processor.cap_pixels_per_frame
-        inputs = self.processor(
-            text=[self._turn(text)],
-            videos=[frames.pixels.permute(0, 3, 1, 2)],
-            videos_kwargs={
-                "do_sample_frames": False,
-                "video_metadata": [metadata],
-                # Checkpoints from before the setting existed leave it unset; their reference code caps.
-                "cap_pixels_per_frame": True if cap is None else cap,
-            },
-            return_tensors="pt",
-        )
+        try:
+            inputs = self.processor(
+                text=[self._turn(text)],
+                videos=[frames.pixels.permute(0, 3, 1, 2)],
+                videos_kwargs={
+                    "do_sample_frames": False,
+                    "video_metadata": [metadata],
+                    # Checkpoints from before the setting existed leave it unset; their reference code caps.
+                    "cap_pixels_per_frame": True if cap is None else cap,
+                },
+                return_tensors="pt",
+            )
+        except ValueError as error:
+            raise VideoError(frames.path, f"the model's processor refuses it: {error}") from error
         return dict(inputs)
 
     def prompt(self, frames: Frames, chunk_frames: int) -> Prompt:
@@ -283,13 +287,8 @@ class HFVideoModel(VideoModel):
                 f"question={text!r}: must not contain the model's video placeholder {marker!r}"
             )
         suffix = self._turn(text).rpartition(marker)[2]
-        encoded = self.processor.tokenizer(
-            suffix, add_special_tokens=False, return_offsets_mapping=True, return_tensors="pt"
-        )
-        begin = suffix.index(text) if text else len(suffix)
-        spans = encoded["offset_mapping"][0]
-        words = (spans[:, 0] >= begin) & (spans[:, 1] <= begin + len(text))
-        return Question(text, encoded["input_ids"][0], words)
+        encoded = self.processor.tokenizer(suffix, add_special_tokens=False, return_tensors="pt")
+        return Question(text, encoded["input_ids"][0])
 
     def decode_text(self, token_ids: list[int]) -> str:
         """Text of generated tokens, special tokens left out."""

@@ -36,7 +36,7 @@ class Placement:
 
     Attributes:
         next_position: first position of the question.
-        video_end: one past the largest temporal position in the video; generated tokens never start before it.
+        video_end: one past the largest temporal position in the video.
     """
 
     next_position: int

@@ -33,7 +33,7 @@ class ChunkSelector(ABC):
     """Abstract. Stateless between questions.
 
     Attributes:
-        name: what records and figures call it.
+        name: what errors call it (records and figures use the name of its yaml).
     """
 
     name: str
