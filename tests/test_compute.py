@@ -1,5 +1,7 @@
 """Closed forms against torch's own FLOP counter and against tensor sizes."""
 
+import sys
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -9,11 +11,12 @@ from x2l.compressors.base import Level
 from x2l.compressors.merging import ToMe, matching
 from x2l.compressors.pooling import MeanPool
 from x2l.compressors.pruning import KeyNorm
-from x2l.compute import STAGES, Meter, kv_bytes
+from x2l.compute import Meter, kv_bytes
 from x2l.decode import answer
 from x2l.prefill import prefill
 from x2l.selectors.attention import AttentionSelector
 from x2l.selectors.base import Query
+from x2l.stages import STAGES
 
 
 def _cpu_attention_flops(q, k, v, *args, out_val=None, **kwargs):
@@ -101,4 +104,10 @@ def test_meter_times_a_stage_even_when_it_fails():
         raise KeyError
     assert meter.seconds["decode"] > 0
     assert set(meter.seconds) == set(meter.flops) == set(STAGES)
-    assert meter.peak_bytes is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the CPU's peak is read from /proc")
+def test_every_meter_has_a_peak_of_its_own():
+    first = Meter()
+    torch.ones(64 << 20)  # 256 MiB, gone at once
+    assert first.peak_bytes > Meter().peak_bytes + (200 << 20)

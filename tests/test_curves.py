@@ -62,12 +62,12 @@ def test_legend_names_selectors_controls_and_front_and_stays_off_the_panels(figu
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [
         "attention",
-        "oracle",
+        "oracle (bound)",
         "random",
         "full (no compression)",
         "all-low",
         "all-high",
-        "Pareto front of all panels",
+        "Pareto front of the row",
     ]
     figure.canvas.draw()
     box = legend.get_window_extent()

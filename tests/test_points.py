@@ -41,11 +41,37 @@ def test_the_order_of_the_records_is_no_matter(tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_accuracy_leaves_unparsed_answers_out_and_counts_them():
+def test_unparsed_answers_are_wrong_and_counted():
+    """A method that breaks the answer's form must not be judged on the few answers it still forms."""
     values = (1.0, 1.0, 0.0, None)
     point = only([record(sample_id=str(i), correct=c) for i, c in enumerate(values)])
-    assert (point.accuracy, point.n, point.parse_failures) == (pytest.approx(2 / 3), 3, 1)
-    assert point.accuracy_strict == 2 / 4
+    assert (point.accuracy, point.n, point.parse_failures) == (2 / 4, 4, 1)
+    assert point.accuracy_parsed == pytest.approx(2 / 3)
+
+
+def test_a_tasks_share_of_the_prefill_is_that_of_its_questions():
+    records = [
+        record(sample_id=f"v0/{task}{i}", task=task, flops_prefill=600)
+        for task in ("retrieval", "counting")
+        for i in range(3)
+    ]
+    rows = points(records, by_task=True)
+    assert {row.task: row.flops_prefill for row in rows} == {
+        "all": 100.0,
+        "retrieval": 100.0,
+        "counting": 100.0,
+    }
+
+
+def test_the_front_leaves_out_cells_that_know_the_truth():
+    rows = points(
+        [
+            record(sample_id="a", selector="oracle", correct=1.0),
+            record(sample_id="a", selector="attention", top_k="gt", correct=1.0),
+            record(sample_id="a", selector="attention", top_k=1, correct=0.0),
+        ]
+    )
+    assert [row.selector + str(row.top_k) for row in pareto(rows, "flops")] == ["attention1"]
 
 
 def test_a_circular_group_is_one_unit():
@@ -118,7 +144,7 @@ def test_k_is_in_order_and_gt_last():
 
 
 def test_pareto_front_has_no_beaten_point():
-    rows = points(sweep())
+    rows = [point for point in points(sweep()) if not point.knows_truth]
     front = pareto(rows, "kv_share")
     assert front
     for point in front:

@@ -15,12 +15,12 @@ from x2l.compressors.base import Level
 from x2l.compute import Meter, kv_bytes
 from x2l.decode import Answer, answer
 from x2l.models.base import VideoModel
-from x2l.points import VIDEO_STAGES
 from x2l.prefill import prefill
 from x2l.records import Record, finite
 from x2l.selection import gt_chunks, recall_precision, select
 from x2l.selectors.base import Query
 from x2l.settings import Settings
+from x2l.stages import VIDEO_STAGES
 from x2l.store import KVStore
 from x2l.video import Frames, read_frames
 
@@ -97,13 +97,13 @@ class _Question:
         chunks = store.prompt.chunks
         self.gt = None if sample.spans is None else gt_chunks(chunks, sample.spans)
         self._relevance: dict[str, tuple[Tensor, Meter]] = {}
-        self._answers: dict[tuple[int, ...], tuple[Answer, Meter]] = {}
+        self._answers: dict[tuple[int, ...], tuple[Answer, Meter, int | None]] = {}
 
     def record(self, cell: Cell, video: Mapping[str, Any]) -> Record:
         """Answers for one cell; `video` are the fields that all records of the video share."""
         relevance, relevance_meter = self._relevance_of(cell)
         selected = select(relevance, self._top_k(cell), cell.pinned, self.gt)
-        given, meter = self._answer(selected)
+        given, meter, peak = self._answer(selected)
         return Record(
             **video,
             **self._question_fields(),
@@ -111,7 +111,7 @@ class _Question:
             **self._answer_fields(given),
             **_stages(relevance_meter, "selection"),
             **_stages(meter, "reload", "decode"),
-            peak_memory=meter.peak_bytes,
+            peak_memory=peak,
         )
 
     def _top_k(self, cell: Cell) -> int | str:
@@ -129,14 +129,17 @@ class _Question:
             self._relevance[cell.name] = relevance, meter
         return self._relevance[cell.name]
 
-    def _answer(self, selected: tuple[int, ...]) -> tuple[Answer, Meter]:
-        """Decodes; cells that select the same chunks share one decoding and its measurements."""
+    def _answer(self, selected: tuple[int, ...]) -> tuple[Answer, Meter, int | None]:
+        """Decodes; cells that select the same chunks share one decoding and its measurements.
+
+        The peak is read at once: the next meter starts it anew.
+        """
         if selected not in self._answers:
             meter = Meter(self.model.device)
             given = answer(
                 self.model, self.store, self.question, selected, self.max_new_tokens, meter
             )
-            self._answers[selected] = given, meter
+            self._answers[selected] = given, meter, meter.peak_bytes
         return self._answers[selected]
 
     def _question_fields(self) -> dict[str, Any]:
@@ -194,6 +197,7 @@ def _video_fields(
     return fields | {
         **_stages(meter, *VIDEO_STAGES),
         "peak_memory_prefill": meter.peak_bytes,
+        "kv_bytes_host": sum(store.nbytes("low")),
         "kv_bytes_full": kv_bytes(model.shape, store.prompt.tokens),
         "frames": len(frames.pixels),
         "duration": float(frames.duration),

@@ -10,12 +10,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
 from x2l.models.base import ModelShape, VisionShape
+from x2l.stages import STAGES
 
-STAGES = ("vision", "prefill", "compression", "selection", "reload", "decode")
+_STATUS, _PEAK_RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def decoder_flops(shape: ModelShape, tokens: int, keys: int) -> int:
@@ -73,12 +75,14 @@ class Meter:
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
-        """Starts at zero; on CUDA the device's peak counter restarts too."""
+        """Starts at zero; the peak counter restarts too."""
         self.device = torch.device(device)
         self.flops = dict.fromkeys(STAGES, 0)
         self.seconds = dict.fromkeys(STAGES, 0.0)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
+        elif _PEAK_RESET.exists():
+            _PEAK_RESET.write_text("5")  # Linux: starts VmHWM anew
 
     def _now(self) -> float:
         if self.device.type == "cuda":
@@ -100,5 +104,14 @@ class Meter:
 
     @property
     def peak_bytes(self) -> int | None:
-        """Peak memory allocated on the CUDA device since this meter was made; None on CPU, which does not count."""
-        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
+        """Peak memory since this meter was made, or since a later one was.
+
+        CUDA: allocated on the device. CPU: of the whole process, weights and libraries included
+        (Linux; None elsewhere).
+        """
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        if not _STATUS.exists():
+            return None
+        line = next(row for row in _STATUS.read_text().splitlines() if row.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024

@@ -2,7 +2,8 @@
 
 The only module that imports matplotlib. One column of panels per compressor, one row per kind of
 compute, one line per selector: lines that belong together stand together, and the Pareto front of
-*all* panels is repeated in each, so that methods can be compared across columns.
+*all* panels of a row is repeated in each, so that methods can be compared across columns. Cells that
+were told where the answer lies (the oracle, top_k=gt) are dashed and not part of the front.
 """
 
 import math
@@ -46,9 +47,9 @@ def draw(points: Sequence[Point], title: str) -> Figure:
     Raises:
         ValueError: there is no point, or no answer could be parsed.
     """
-    shown = [p for p in points if p.task == ALL_TASKS and not math.isnan(p.accuracy)]
-    if not shown:
-        failures = sum(p.parse_failures for p in points if p.task == ALL_TASKS)
+    shown = [p for p in points if p.task == ALL_TASKS]
+    if all(math.isnan(p.accuracy_parsed) for p in shown):
+        failures = sum(p.parse_failures for p in shown)
         raise ValueError(
             f"points: nothing to draw, {failures} answers and none could be parsed; look at "
             "`prediction` in records.jsonl"
@@ -63,7 +64,7 @@ def draw(points: Sequence[Point], title: str) -> Figure:
         FigureCanvasAgg(figure)
         grid = figure.subplots(len(rows), len(columns), sharey=True, squeeze=False)
         for line, (x, variant) in zip(grid, rows, strict=True):
-            front = pareto(shown, x)
+            front = pareto(_comparable(shown, variant), x)
             for axes, compressor in zip(line, columns, strict=True):
                 members = [p for p in shown if _belongs(p, compressor, variant)]
                 _panel(axes, members, front, x, selectors)
@@ -152,6 +153,12 @@ def _belongs(point: Point, compressor: str, variant: tuple[tuple[str, Any], ...]
     return same and (point.control == FULL or point.compressor == compressor)
 
 
+def _comparable(shown: Sequence[Point], variant: tuple[tuple[str, Any], ...]) -> list[Point]:
+    """The points that answer the same questions with the same model and frames as a row of panels."""
+    same = [(name, value) for name, value in variant if name in ("model", "benchmark", "frames")]
+    return [p for p in shown if all(getattr(p, name) == value for name, value in same)]
+
+
 def _limits(shown: Sequence[Point], x: str) -> tuple[float, float]:
     values = [_SCALE[x] * getattr(p, x) for p in shown]
     margin = max(1.12, (max(values) / min(values)) ** 0.06)
@@ -165,7 +172,7 @@ def _panel(
     x: str,
     selectors: Sequence[str],
 ) -> None:
-    steps = [(_SCALE[x] * getattr(p, x), 100 * p.accuracy) for p in front]
+    steps = [(_SCALE[x] * getattr(p, x), 100 * p.accuracy) for p in front] or [(1.0, math.nan)]
     steps.append((10 * steps[-1][0], steps[-1][1]))  # more compute never costs accuracy
     axes.step(
         *zip(*steps, strict=True),
@@ -197,7 +204,8 @@ def _panel(
 def _line(axes: Axes, line: Sequence[Point], x: str, colour: str, marker: str) -> None:
     ordered = sorted(line, key=lambda p: getattr(p, x))
     at = [_SCALE[x] * getattr(p, x) for p in ordered]
-    axes.plot(at, [100 * p.accuracy for p in ordered], color=colour, lw=1.4, zorder=3)
+    style = "--" if all(p.knows_truth for p in ordered) else "-"
+    axes.plot(at, [100 * p.accuracy for p in ordered], style, color=colour, lw=1.4, zorder=3)
     for point in ordered:
         _error_bar(axes, point, x, colour, marker, 4.5)
 
@@ -238,7 +246,14 @@ def _label_k(axes: Axes, members: Sequence[Point], x: str) -> None:
 
 def _legend(selectors: Sequence[str], shown: Sequence[Point]) -> list[Line2D]:
     handles = [
-        Line2D([], [], color=_COLOURS[i % 7], marker=_MARKERS[i % 7], label=selector)
+        Line2D(
+            [],
+            [],
+            color=_COLOURS[i % 7],
+            marker=_MARKERS[i % 7],
+            ls="--" if selector == "oracle" else "-",
+            label=f"{selector} (bound)" if selector == "oracle" else selector,
+        )
         for i, selector in enumerate(selectors)
     ]
     words = {FULL: "full (no compression)", ALL_LOW: "all-low", ALL_HIGH: "all-high"}
@@ -250,4 +265,4 @@ def _legend(selectors: Sequence[str], shown: Sequence[Point]) -> list[Line2D]:
                     [], [], color="#222222", marker=marker, ls=style, ms=10, label=words[control]
                 )
             )
-    return [*handles, Line2D([], [], color="#bbbbbb", lw=4, label="Pareto front of all panels")]
+    return [*handles, Line2D([], [], color="#bbbbbb", lw=4, label="Pareto front of the row")]

@@ -9,17 +9,17 @@ import io
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from x2l.records import STAGES, Record
+from x2l.records import Record
+from x2l.stages import STAGES, VIDEO_STAGES
 from x2l.statistics import Outcome, accuracy, circular
 
 POINTS = "points.csv"
 ALL_TASKS = "all"
 FULL, ALL_LOW, ALL_HIGH = "full", "all-low", "all-high"
-VIDEO_STAGES = STAGES[:3]  # vision, pre-fill, compression: paid once for all questions of a video
 
 # What may tell two cells of one compressor, selector and k apart, and how figures say it.
 WORDS = {
@@ -67,7 +67,7 @@ class Point:
     n: int
     videos: int
     parse_failures: int
-    accuracy_strict: float  # unparsed answers counted as wrong
+    accuracy_parsed: float  # among the answers that could be parsed
     recall: float
     precision: float
     measured_ratio_low: float
@@ -75,6 +75,7 @@ class Point:
     kv_share: float  # resident bytes as a share of the uncompressed cache
     kv_bytes_resident: float
     kv_bytes_reloaded: float
+    kv_bytes_host: float
     kv_bytes_full: float
     flops: float
     flops_first: float
@@ -99,18 +100,20 @@ class Point:
             return FULL
         return {"all": ALL_LOW, "none": ALL_HIGH}.get(self.selector)
 
+    @property
+    def knows_truth(self) -> bool:
+        """Whether the cell was told where the answer lies: a bound, not a method."""
+        return not self.control and (self.selector == "oracle" or self.top_k == "gt")
+
 
 def outcomes(records: Iterable[Record]) -> list[Outcome]:
-    """The scored units of some records: circular groups folded, unparsed answers as NaN."""
+    """The scored units of some records: circular groups folded, unparsed answers wrong.
+
+    Left out, unparsed answers would flatter a compressor that breaks the answer's form: it would be
+    judged on the few answers it still gets into shape. Their number stands beside every accuracy.
+    """
     return circular(
-        (
-            Outcome(
-                record.sample_id,
-                record.video_id,
-                math.nan if record.correct is None else record.correct,
-            ),
-            record.group,
-        )
+        (Outcome(record.sample_id, record.video_id, record.correct or 0.0), record.group)
         for record in records
     )
 
@@ -131,10 +134,11 @@ def points(records: Iterable[Record], by_task: bool = False) -> list[Point]:
         cells[(run_id, *cell)].append(record)
     found: list[Point] = []
     for members in cells.values():
-        found.append(_point(members, ALL_TASKS))
+        asked = Counter(record.video_id for record in members)
+        found.append(_point(members, ALL_TASKS, asked))
         if by_task:
             for task in sorted({record.task for record in members}):
-                found.append(_point([r for r in members if r.task == task], task))
+                found.append(_point([r for r in members if r.task == task], task, asked))
     return sorted(found, key=_order)
 
 
@@ -154,9 +158,14 @@ def write_points(path: str | Path, rows: Sequence[Point]) -> None:
 
 
 def pareto(rows: Sequence[Point], x: str) -> list[Point]:
-    """The points that no other beats in both accuracy and `x` (a compute field), cheapest first."""
+    """The points that no other beats in both accuracy and `x` (a compute field), cheapest first.
+
+    Cells that were told the truth are passed over: nobody can have them.
+    """
     front: list[Point] = []
-    for row in sorted(rows, key=lambda p: (getattr(p, x), -p.accuracy)):
+    for row in sorted(
+        (row for row in rows if not row.knows_truth), key=lambda p: (getattr(p, x), -p.accuracy)
+    ):
         if not math.isnan(row.accuracy) and (not front or row.accuracy > front[-1].accuracy):
             front.append(row)
     return front
@@ -174,10 +183,10 @@ def telling_apart(rows: Sequence[Point]) -> list[str]:
     return names if len(cells) == len(rows) else [*names, "run_id"]
 
 
-def _point(records: Sequence[Record], task: str) -> Point:
+def _point(records: Sequence[Record], task: str, asked: Mapping[str, int]) -> Point:
+    """One point; `asked` is the number of questions of all tasks about each video."""
     first = records[0]
     score = accuracy(outcomes(records))
-    asked = Counter(record.video_id for record in records)
 
     def mean(name: str) -> float:
         values = [value for r in records if (value := getattr(r, name)) is not None]
@@ -188,8 +197,8 @@ def _point(records: Sequence[Record], task: str) -> Point:
         once = {stage: mean(f"{unit}_{stage}") for stage in STAGES}
         shared = dict(once)
         for stage in VIDEO_STAGES:
-            per_video = {r.video_id: getattr(r, f"{unit}_{stage}") for r in records}
-            shared[stage] = math.fsum(per_video.values()) / len(records)
+            shares = (getattr(r, f"{unit}_{stage}") / asked[r.video_id] for r in records)
+            shared[stage] = math.fsum(shares) / len(records)
         further = math.fsum(once[stage] for stage in STAGES if stage not in VIDEO_STAGES)
         return shared, math.fsum(once.values()), further
 
@@ -215,8 +224,8 @@ def _point(records: Sequence[Record], task: str) -> Point:
         high=score.high,
         n=score.count,
         videos=score.videos,
-        parse_failures=score.unparsed,
-        accuracy_strict=score.strict,
+        parse_failures=sum(record.correct is None for record in records),
+        accuracy_parsed=mean("correct"),
         recall=mean("recall"),
         precision=mean("precision"),
         measured_ratio_low=mean("measured_ratio_low"),
@@ -224,6 +233,7 @@ def _point(records: Sequence[Record], task: str) -> Point:
         kv_share=sum(r.kv_bytes_resident for r in records) / sum(r.kv_bytes_full for r in records),
         kv_bytes_resident=mean("kv_bytes_resident"),
         kv_bytes_reloaded=mean("kv_bytes_reloaded"),
+        kv_bytes_host=mean("kv_bytes_host"),
         kv_bytes_full=mean("kv_bytes_full"),
         flops=math.fsum(flops.values()),
         flops_first=flops_first,
@@ -232,7 +242,7 @@ def _point(records: Sequence[Record], task: str) -> Point:
         seconds=math.fsum(seconds.values()),
         seconds_first=seconds_first,
         seconds_next=seconds_next,
-        questions_per_video=len(records) / len(asked),
+        questions_per_video=len(records) / len({record.video_id for record in records}),
         run_id=first.run_id,
         selector_config=first.selector_config,
     )

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-STAGES = ("vision", "prefill", "compression", "selection", "reload", "decode")
 RECORDS = "records.jsonl"
 
 
@@ -49,8 +48,9 @@ class Record:
     precision: float | None
     kept_low: tuple[int, ...]  # KVs kept per chunk at the level
     kept_high: tuple[int, ...]
-    kv_bytes_resident: int  # mixed cache, text before and after the video included
-    kv_bytes_reloaded: int
+    kv_bytes_resident: int  # the mixed cache that was decoded from (text before the video included)
+    kv_bytes_reloaded: int  # brought back from the host for this answer
+    kv_bytes_host: int  # all L-KVs of the video, waiting on the host
     kv_bytes_full: int  # the same cache without any compression
     flops_vision: int
     flops_prefill: int
@@ -65,7 +65,7 @@ class Record:
     seconds_selection: float
     seconds_reload: float
     seconds_decode: float
-    peak_memory: int | None  # bytes on the compute device while answering; None on the CPU
+    peak_memory: int | None  # bytes while answering: CUDA's allocations; on the CPU the process
     peak_memory_prefill: int | None
     frames: int
     fps: float | None  # as asked for; None = spread evenly over the video

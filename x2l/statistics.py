@@ -34,12 +34,6 @@ class Accuracy:
     videos: int
     unparsed: int
 
-    @property
-    def strict(self) -> float:
-        """Share of right answers among all, unparsed ones counted as wrong."""
-        asked = self.count + self.unparsed
-        return self.value * self.count / asked if self.count else 0.0
-
 
 @dataclass(frozen=True)
 class Difference:
