@@ -6,7 +6,7 @@ import pytest
 
 from tests.synthetic import record
 from x2l.records import RecordWriter, deterministic, load
-from x2l.runinfo import StatusFile, check_folder, describe, identity
+from x2l.runinfo import StatusFile, check_folder, checkpoint_digest, describe, identity
 
 ISSUE_FIELDS = (
     "run_id sample_id video_id task question answer prediction parsed correct selector top_k pinned "
@@ -159,3 +159,23 @@ def test_status_is_replaced_in_one_step(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         status.write("done", records=2)
     assert json.loads((tmp_path / "status.json").read_text())["state"] == "running"
+
+
+def test_other_weights_under_the_same_name_are_refused(tmp_path):
+    (tmp_path / "records.jsonl").write_text("{}\n")
+    values = {"model": {"name_or_path": "mine"}}
+    describe(identity(values), values, "cpu", 1, "aaa").save(tmp_path)
+    describe(identity(values), values, "cpu", 1, "aaa").save(tmp_path)
+    with pytest.raises(
+        ValueError, match="other weights under the same name .checkpoint aaa there, bbb"
+    ):
+        describe(identity(values), values, "cpu", 1, "bbb").save(tmp_path)
+
+
+def test_the_digest_follows_the_weights(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"1")
+    first = checkpoint_digest(str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"2")
+    assert first != checkpoint_digest(str(tmp_path)) is not None
+    assert checkpoint_digest("x2l_tiny") is not None
+    assert checkpoint_digest("Qwen/Qwen2.5-VL-3B-Instruct") is None

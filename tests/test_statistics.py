@@ -151,3 +151,9 @@ def test_pairing_is_by_unit_and_parsed_on_both_sides():
 def test_no_common_unit_is_an_error():
     with pytest.raises(ValueError, match="share no parsed unit"):
         paired_difference([Outcome("1", "v", 0.0)], [Outcome("2", "v", 0.0)])
+
+
+def test_a_pair_of_mixed_cells_is_refused():
+    one = [Outcome("q", "v", 1.0)]
+    with pytest.raises(ValueError, match="b holds a unit twice; give one cell a side"):
+        paired_difference(one, [*one, Outcome("q", "v", 0.0)])

@@ -16,7 +16,14 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from x2l.runinfo import STATUS, StatusFile, check_folder, describe, identity
+from x2l.runinfo import (
+    STATUS,
+    StatusFile,
+    check_folder,
+    checkpoint_digest,
+    describe,
+    identity,
+)
 
 PACKAGE = Path(__file__).parent
 # Top level in a checkout, inside the package in a wheel. Absolute: a relative path would not be
@@ -111,7 +118,13 @@ def execute(config: DictConfig, folder: Path) -> int:
 
     import torch
 
-    info = describe(settings.run_id, values, str(config.model.device), torch.get_num_threads())
+    info = describe(
+        settings.run_id,
+        values,
+        str(config.model.device),
+        torch.get_num_threads(),
+        checkpoint_digest(settings.model),
+    )
     summary = _checked(
         lambda: run(
             settings,

@@ -42,6 +42,7 @@ class RunInfo:
     device: str
     cpu_threads: int
     started: str
+    checkpoint: str | None = None  # of the model's weights; None where it is not known beforehand
 
     def save(self, folder: Path) -> str | None:
         """Writes run.json; earlier sessions of a resumed folder are kept in it.
@@ -50,10 +51,16 @@ class RunInfo:
             A warning when the folder's earlier records came from other source code, else None.
 
         Raises:
-            ValueError: see `check_folder`.
+            ValueError: see `check_folder`; or the records there were made with other weights.
         """
         path = folder / RUN
         earlier = check_folder(folder, self.run_id, self.config)
+        weights = earlier[-1].get("checkpoint") if earlier else None
+        if weights is not None and self.checkpoint is not None and weights != self.checkpoint:
+            raise ValueError(
+                f"hydra.run.dir={folder}: holds answers of other weights under the same name "
+                f"(checkpoint {weights} there, {self.checkpoint} now); remove the folder or give another"
+            )
         session = {
             "started": self.started,
             "commit": self.commit,
@@ -62,6 +69,7 @@ class RunInfo:
             "versions": dict(self.versions),
             "device": self.device,
             "cpu_threads": self.cpu_threads,
+            "checkpoint": self.checkpoint,
         }
         sessions = [*earlier, session]
         values = {"run_id": self.run_id, "config": self.config, **session, "sessions": sessions}
@@ -90,7 +98,13 @@ def check_folder(folder: Path, run_id: str, config: Mapping[str, Any]) -> list[d
     return sessions
 
 
-def describe(run_id: str, config: Mapping[str, Any], device: str, cpu_threads: int) -> RunInfo:
+def describe(
+    run_id: str,
+    config: Mapping[str, Any],
+    device: str,
+    cpu_threads: int,
+    checkpoint: str | None = None,
+) -> RunInfo:
     """Collects commit, versions and machine for `config`."""
     commit, dirty = _commit()
     return RunInfo(
@@ -103,7 +117,33 @@ def describe(run_id: str, config: Mapping[str, Any], device: str, cpu_threads: i
         device=device,
         cpu_threads=cpu_threads,
         started=_now(),
+        checkpoint=checkpoint,
     )
+
+
+def checkpoint_digest(name_or_path: str) -> str | None:
+    """What tells two sets of weights of one name apart: a hash of a folder's weight files.
+
+    Of files over 64 MiB only the size, the first and the last MiB are read. None for a repository
+    of the Hub: `model.revision` pins that.
+    """
+    packaged = PACKAGE / "assets" / name_or_path
+    folder = packaged if packaged.is_dir() else Path(name_or_path)
+    files = [f for end in ("*.safetensors", "*.bin") for f in sorted(folder.glob(end))]
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            if size <= 64 << 20:
+                digest.update(file.read())
+            else:
+                digest.update(file.read(1 << 20))
+                file.seek(-(1 << 20), os.SEEK_END)
+                digest.update(file.read())
+    return digest.hexdigest()[:12]
 
 
 class StatusFile:

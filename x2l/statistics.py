@@ -110,8 +110,11 @@ def paired_difference(
     Units that only one side has, or that one side could not parse, are left out.
 
     Raises:
-        ValueError: a and b have no parsed unit in common.
+        ValueError: a or b holds a unit twice (cells were mixed), or they have no parsed unit in common.
     """
+    for side, outcomes in (("a", a), ("b", b)):
+        if len({outcome.unit for outcome in outcomes}) < len(outcomes):
+            raise ValueError(f"paired_difference: {side} holds a unit twice; give one cell a side")
     first = {outcome.unit: outcome for outcome in a if not math.isnan(outcome.value)}
     pairs = [
         (first[outcome.unit].value, outcome)
