@@ -88,9 +88,17 @@ def test_a_bad_video_gives_a_result_and_a_bad_exit_status(tmp_path):
 
 def test_an_interrupted_run_says_how_to_go_on(tmp_path):
     run = [*SMALL, "benchmark.videos=8", "selector=[none,oracle]", "hydra.run.dir=outputs/r"]
-    command = [sys.executable, "-m", "x2l.run", *run]
+    # A shell that runs the tests in the background has its children ignore this signal.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from x2l.run import main; main()"
+    )
     process = subprocess.Popen(
-        command, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, *run],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     records = tmp_path / "outputs" / "r" / "records.jsonl"
     while process.poll() is None and not (records.exists() and records.read_bytes()):

@@ -216,8 +216,10 @@ def test_full_kvs_share_is_one(tmp_path, data, model):
 
 
 KILLED = """
-import sys, time
+import signal, sys
 from pathlib import Path
+# A shell that runs the tests in the background has its children ignore this signal.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from tests.test_runner import go
 from x2l.models.hf import HFVideoModel
 go(Path(sys.argv[1]), Path(sys.argv[2]), lambda: HFVideoModel.load("x2l_tiny"))
