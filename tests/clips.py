@@ -21,7 +21,7 @@ class Clips(Benchmark):
     known: bool = True  # whether samples say where the answer lies
     name: str = "clips"
 
-    def prepare(self) -> None:
+    def prepare(self, progress=None) -> None:
         for video in range(self.videos):
             path = Path(self.root) / f"clip{video}.mp4"
             if not path.exists():

@@ -17,6 +17,7 @@ def record(**changes: object) -> Record:
         benchmark="needle",
         task="retrieval",
         group=None,
+        tags={"kind": "edit"},
         question="Which colour was the circle?",
         answer="A",
         prediction="A",
@@ -64,6 +65,7 @@ def record(**changes: object) -> Record:
         context="full",
         positions="keep",
         model="x2l_tiny",
+        dtype="float32",
         seed=0,
     )
     return Record(**{**values, **changes})  # type: ignore[arg-type]

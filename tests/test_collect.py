@@ -56,7 +56,8 @@ def test_runs_that_are_not_done_are_named(tmp_path, capsys):
         main([str(folder), "--tracker", "none"])
     assert exit_.value.code == 1
     told = capsys.readouterr().err
-    assert "dead: failed, 0 of ? answers: ValueError: no such thing" in told
+    dead = "dead: failed, 0 of ? answers: ValueError: no such thing; run it again, or remove the folder"
+    assert dead in told
     assert "full: running, or killed, 5 of 12 answers" in told
     assert "tome" not in told
     assert (folder / "curve.png").exists()

@@ -10,7 +10,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from x2l.run import CONF, plain, run_folder
-from x2l.settings import CONTEXTS, DTYPES, POSITIONS
+from x2l.settings import CONTEXTS, DTYPES, POSITION_RULES, POSITIONS
 
 GIVEN = {"tracker": {"folder", "run_id", "name", "group", "config"}}  # by run.py, at run time
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -141,6 +141,7 @@ def test_values_that_are_checked_early_are_those_of_the_engine():
     assert CONTEXTS == prefill.CONTEXTS
     assert POSITIONS == store.POSITIONS
     assert DTYPES == hf.DTYPES
+    assert POSITION_RULES == hf.POSITION_RULES
 
 
 def test_no_path_of_a_machine_in_any_file():

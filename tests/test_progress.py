@@ -52,3 +52,13 @@ def test_a_terminal_gets_a_bar_and_the_log_nothing(monkeypatch, caplog):
         bar.advance()
     assert "questions" in screen.text and "2/2" in screen.text
     assert caplog.records == []
+
+
+def test_both_numbers_can_be_told(monkeypatch, caplog, clock):
+    monkeypatch.setattr("sys.stderr", Screen(tty=False))
+    caplog.set_level(logging.INFO)
+    with Progress(1, "chunks", every=15) as bar:
+        for done in (1, 2, 3):
+            clock[0] += 10
+            bar.at(done, 6)
+    assert [record.getMessage() for record in caplog.records] == ["chunks 2/6, about 40 s left"]

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 # A real but short run: two generated videos of 16 seconds.
 SMALL = ["benchmark.videos=2", "benchmark.seconds=16", "benchmark.questions=1", "tracker=none"]
 SMALL += ["video.frames=16", "max_new_tokens=2"]
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
 pytestmark = pytest.mark.slow
 
 
@@ -60,7 +61,7 @@ def test_a_sweep_goes_on_past_a_bad_run_and_resumes(tmp_path):
     sweep += ["levels.high.ratio=0.5,8,32", "selector=none"]
     first = x2l(tmp_path, *sweep)
     assert first.returncode == 1
-    assert "levels.high.ratio=0.5: must be tokens in / tokens out" in first.stderr
+    assert "error: levels.high.ratio=0.5: must be tokens in / tokens out" in first.stderr
     folder = tmp_path / "outputs" / "s"
     assert sorted(states(folder).values()) == ["done", "done", "failed"]
     assert "x2l-collect outputs/s" in first.stdout
@@ -117,6 +118,7 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path):
         ("top_k=99", 2, "error: top_k=99: "),
         ("prefill.chunk_frames=3", 2, "error: prefill.chunk_frames=3: must be a multiple"),
         ("benchmark.split=tset", 2, "error: benchmark.split='tset': must be one of"),
+        ("benchmark.videos=two", 2, "error: benchmark.videos='two': must be a whole number"),
         ("tracker.mode=cloud", 2, "error: tracker.mode='cloud': must be"),
         ("model.name_or_path=./nowhere", 2, "error: model.name_or_path=./nowhere: no such"),
         ("selector=atention", 1, "Could not find 'selector/atention'"),
@@ -155,3 +157,14 @@ def test_values_are_checked_before_what_is_slow_to_import(tmp_path, override, he
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1].split() == ["2", *heavy]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_runs_on_the_tiny_model(tmp_path, name):
+    """One short video, few cells; the axes are the experiment's own."""
+    few = ["benchmark.videos=1", "benchmark.seconds=16", "benchmark.questions=1", "limit=1"]
+    few += ["selector=[none,oracle]", "top_k=1", "max_new_tokens=1", "tracker=none"]
+    done = x2l(tmp_path, "-m", f"experiment={name}", *few, "hydra.sweep.dir=outputs/s")
+    assert done.returncode == 0, done.stderr
+    found = states(tmp_path / "outputs" / "s")
+    assert len(found) >= 3 and set(found.values()) == {"done"}

@@ -1,5 +1,6 @@
 """The loop, for real: x2l_tiny on two short clips. Answers are not judged here, only kept."""
 
+import csv
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ from x2l.runinfo import describe, identity
 from x2l.selectors.attention import AttentionSelector
 from x2l.selectors.fixed import RandomSelector, SelectAll, SelectNone
 from x2l.selectors.oracle import OracleSelector
+from x2l.settings import ConfigError
 from x2l.tracking import NoTracker
 
 CONFIG = {"what": "clips"}
@@ -70,7 +72,7 @@ def go(folder, data, load_model, selectors=SELECTORS, benchmark=None, ratios=(2,
         {"low": Level(ToMe(), ratios[0]), "high": Level(ToMe(), ratios[1])},
         selectors,
         folder,
-        describe(values.run_id, CONFIG, "cpu", 1),
+        describe(values.run_id, CONFIG, "cpu", "a processor", 1),
         NoTracker(),
     )
 
@@ -276,7 +278,7 @@ def spoiled(data, tmp_path, spoil):
 class Kept(Clips):
     """Does not make missing files again."""
 
-    def prepare(self):
+    def prepare(self, progress=None):
         pass
 
 
@@ -305,6 +307,7 @@ def test_a_bad_video_is_named_and_the_run_goes_on(tmp_path, data, model, spoil, 
     shutil.copy(data / "clip0.mp4", copy)  # repaired: the same command completes the run
     summary = go(folder, copy, lambda: model, only, Kept(str(copy)))
     assert (summary.added, summary.errors) == (3, ())
+    assert not (folder / "errors.jsonl").exists()
 
 
 @pytest.mark.parametrize(
@@ -316,7 +319,7 @@ def test_a_bad_video_is_named_and_the_run_goes_on(tmp_path, data, model, spoil, 
 )
 def test_truth_that_the_benchmark_lacks_is_an_early_error(tmp_path, data, selectors, top_k, field):
     benchmark = Clips(str(data), known=False)
-    with pytest.raises(ValueError, match=f"{field}: the benchmark does not say"):
+    with pytest.raises(ConfigError, match=f"{field}: the benchmark does not say"):
         go(tmp_path, data, never, selectors, benchmark, top_k=top_k)
     status = json.loads((tmp_path / "status.json").read_text())
     assert status["state"] == "failed" and field in status["error"]
@@ -334,7 +337,7 @@ def test_k_beyond_a_short_video_takes_all_of_it(tmp_path, data, model):
         {"low": Level(ToMe(), 2), "high": Level(ToMe(), 32)},
         {"random": RandomSelector()},
         tmp_path,
-        describe(values.run_id, CONFIG, "cpu", 1),
+        describe(values.run_id, CONFIG, "cpu", "a processor", 1),
         NoTracker(),
     )
     assert [r.selected for r in summary.records] == [(0, 1, 2, 3)]
@@ -342,11 +345,85 @@ def test_k_beyond_a_short_video_takes_all_of_it(tmp_path, data, model):
 
 def test_a_folder_of_another_run_is_left_alone(done, data):
     folder, _ = done
-    before = (folder / "run.json").read_bytes()
+    before = {path: path.read_bytes() for path in folder.iterdir()}
     other = {"what": "else"}
-    with pytest.raises(ValueError, match="what: clips there, else now"):
-        describe(identity(other), other, "cpu", 1).save(folder)
+    with pytest.raises(ConfigError, match="what: clips there, else now"):
+        runner.run(
+            settings(run_id=identity(other)),
+            Clips(str(data)),
+            never,
+            {},
+            {},
+            folder,
+            describe(identity(other), other, "cpu", "a processor", 1),
+            NoTracker(),
+        )
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_several_requests_of_one_run_share_a_folder(tmp_path, data, model):
+    """As `x2l -m selector=oracle,none` does: the folder is named by what is pre-filled."""
+
+    def status():
+        values = json.loads((tmp_path / "status.json").read_text())
+        return values["state"], values["records"], values["expected"]
+
+    go(tmp_path, data, lambda: model, {"oracle": OracleSelector()}, top_k=(1,), limit=3)
+    assert status() == ("done", 3, 3)
+    summary = go(tmp_path, data, lambda: model, {"none": SelectNone()}, limit=4)
+    assert (len(summary.records), summary.expected) == (4, 4)  # what was asked for now
+    assert status() == ("done", 7, 7)  # and all of it
+    with (tmp_path / "points.csv").open() as file:
+        assert {row["selector"]: row["n"] for row in csv.DictReader(file)} == {
+            "oracle": "3",
+            "none": "4",
+        }
+    sessions = json.loads((tmp_path / "run.json").read_text())["sessions"]
+    assert [[cell[0] for cell in session["cells"]] for session in sessions] == [
+        ["oracle"],
+        ["none"],
+    ]
+    lines = (tmp_path / "records.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "records.jsonl").write_text("".join(lines[1:]))  # one of the oracle's is lost
+    go(tmp_path, data, never, {"none": SelectNone()}, limit=4)
+    assert status() == ("incomplete", 6, 7)
+
+
+def test_a_run_with_nothing_to_do_leaves_no_session(done, data):
+    folder, _ = done
+    before = (folder / "run.json").read_bytes()
+    go(folder, data, never)
     assert (folder / "run.json").read_bytes() == before
+
+
+class Tries(Clips):
+    """The questions of a clip are tries of one question."""
+
+    def group(self, sample):
+        return sample.video_id
+
+
+def test_a_limit_cuts_no_group(data):
+    samples = Tries(str(data)).samples()
+    assert len(runner.limited(samples, Tries(str(data)), 1)) == 3
+    assert len(runner.limited(samples, Tries(str(data)), 4)) == 6
+    assert len(runner.limited(samples, Clips(str(data)), 4)) == 4
+    assert runner.limited(samples, Tries(str(data)), None) == samples
+
+
+class Faulty(SelectNone):
+    """A selector with a fault of its own."""
+
+    def relevance(self, query, store, model, meter):
+        raise ValueError("shapes do not fit")
+
+
+def test_a_fault_within_the_loop_is_not_the_users_and_names_the_video(tmp_path, data, model):
+    with pytest.raises(ValueError, match="shapes do not fit") as raised:
+        go(tmp_path, data, lambda: model, {"faulty": Faulty()})
+    assert not isinstance(raised.value, ConfigError)
+    assert "clip0.mp4" in raised.value.__notes__[0]
+    assert "clip0.mp4" in json.loads((tmp_path / "status.json").read_text())["traceback"]
 
 
 def test_a_failure_is_on_disk(tmp_path, data):

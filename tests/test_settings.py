@@ -2,7 +2,13 @@ import json
 
 import pytest
 
-from x2l.settings import Settings, check_temporal_patch, temporal_patch
+from x2l.settings import (
+    ConfigError,
+    Settings,
+    check_temporal_patch,
+    config_errors,
+    temporal_patch,
+)
 
 
 def settings(**changes):
@@ -33,6 +39,16 @@ def test_what_is_right_passes():
     assert settings(frames=9, top_k=(2,)).most_chunks == 2
     assert settings(frames=None, top_k=(1000,)).most_chunks is None
     assert settings(fps=None, ratio_low=1.0, ratio_high=1).frames == 128
+    assert settings(device="cuda:1", model_positions="hf").device == "cuda:1"
+
+
+def test_the_length_of_the_videos_bounds_the_chunks():
+    assert settings(seconds=32, top_k=(4,)).most_chunks == 4
+    assert settings(seconds=3600).most_chunks == 16  # video.frames bounds it
+    assert settings(seconds=32, fps=None).most_chunks == 16  # frames are spread over the video
+    assert settings(seconds=30, frames=None, fps=0.5, top_k=(2,)).most_chunks == 2
+    with pytest.raises(ValueError, match="top_k=5: the video has only 4 chunks"):
+        settings(seconds=32, top_k=(5,))
 
 
 @pytest.mark.parametrize(
@@ -51,6 +67,10 @@ def test_what_is_right_passes():
         ({"limit": 0}, r"limit=0: .*null for no limit"),
         ({"seed": "x"}, r"seed='x': must be a whole number"),
         ({"dtype": "float12"}, r"model\.dtype='float12': must be one of float32"),
+        ({"ratio_low": 64}, r"levels\.low\.ratio=64: must be at most .*ratio=32; .*swap"),
+        ({"device": "gpu"}, r"model\.device='gpu': must be cpu, cuda"),
+        ({"device": "cuda:x"}, r"model\.device='cuda:x'"),
+        ({"model_positions": "keep"}, r"model\.positions='keep': must be one of reference, hf"),
         ({"context": "raw"}, r"prefill\.context='raw': must be one of full, low, high, own"),
         ({"positions": "hf"}, r"prefill\.positions='hf': must be one of keep, compact"),
         ({"selectors": ()}, r"selector=\[\]"),
@@ -79,3 +99,10 @@ def test_temporal_patch_is_read_from_a_checkpoint_folder(tmp_path):
     config = {"vision_config": {"temporal_patch_size": 4}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert temporal_patch(tmp_path) == 4
+
+
+def test_only_value_errors_are_taken_for_the_users():
+    with pytest.raises(ConfigError, match="a=1: no"), config_errors():
+        raise ValueError("a=1: no")
+    with pytest.raises(KeyError), config_errors():
+        raise KeyError("a")

@@ -8,7 +8,7 @@ import pytest
 from tests.synthetic import sweep
 from x2l.collect import collect
 from x2l.records import RecordWriter
-from x2l.tracking import NoTracker, WandbTracker
+from x2l.tracking import NoTracker, WandbTracker, place_id
 
 
 def offline_runs(folder: Path) -> list[Path]:
@@ -127,3 +127,9 @@ def test_collecting_again_piles_nothing_up(collected):
     (after,) = offline_runs(folder)
     assert after != before
     assert after.name == before.name  # the same id
+
+
+def test_folders_of_one_name_have_ids_of_their_own():
+    first, second = Path("outputs/sweeps/a/tome"), Path("outputs/sweeps/b/tome")
+    assert place_id(first) != place_id(second)
+    assert place_id(first) == place_id(Path("elsewhere").resolve() / "sweeps" / "a" / "tome")

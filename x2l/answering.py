@@ -16,6 +16,7 @@ from x2l.compute import Meter, kv_bytes
 from x2l.decode import Answer, answer
 from x2l.models.base import VideoModel
 from x2l.prefill import prefill
+from x2l.progress import Progress
 from x2l.records import Record, finite
 from x2l.selection import gt_chunks, recall_precision, select
 from x2l.selectors.base import Query
@@ -28,6 +29,7 @@ from x2l.video import Frames, read_frames
 _REPEATED = (
     "run_id",
     "model",
+    "dtype",
     "fps",
     "chunk_frames",
     "compressor",
@@ -64,15 +66,18 @@ def answer_video(
     prompt = model.prompt(frames, settings.chunk_frames)
     read = time.perf_counter() - start
     meter = Meter(model.device)
-    store = prefill(
-        model,
-        prompt,
-        levels,
-        settings.context,
-        settings.positions,
-        meter,
-        video_seed=_seed(settings.seed, first.video_id),
-    )
+    label = f"pre-fill of {first.video_id}, chunks"
+    with Progress(len(prompt.chunks), label, unit="chunk", leave=False) as progress:
+        store = prefill(
+            model,
+            prompt,
+            levels,
+            settings.context,
+            settings.positions,
+            meter,
+            video_seed=_seed(settings.seed, first.video_id),
+            progress=progress.at,
+        )
     video = _video_fields(settings, model, frames, store, meter) | {"seconds_read": read}
     for sample, cells in asked:
         question = _Question(model, benchmark, store, sample, settings.max_new_tokens)
@@ -150,6 +155,7 @@ class _Question:
             "benchmark": self.benchmark.name,
             "task": sample.task,
             "group": self.benchmark.group(sample),
+            "tags": dict(sample.tags),
             "question": sample.question,
             "answer": sample.answer,
             "gt_chunks": self.gt,

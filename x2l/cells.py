@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from x2l.benchmarks.base import Sample
+from x2l.records import RecordKey
 from x2l.selectors.base import ChunkSelector
 from x2l.selectors.fixed import SelectAll, SelectNone
 from x2l.selectors.oracle import OracleSelector
@@ -21,10 +22,26 @@ class Cell:
     top_k: int | str | None
     pinned: tuple[str, ...]
 
-    def key(self, run_id: str, sample_id: str) -> tuple[str, ...]:
+    @property
+    def shown(self) -> tuple[str, str, int | str | None, list[str]]:
+        """What run.json remembers of it; `key_of` takes it back."""
+        return self.name, self.config, self.top_k, list(self.pinned)
+
+    def key(self, run_id: str, sample_id: str) -> RecordKey:
         """The key of this cell's record for a sample."""
-        pinned = "+".join(self.pinned)
-        return (run_id, sample_id, self.name, self.config, str(self.top_k), pinned)
+        return self.key_of(run_id, sample_id, *self.shown)
+
+    @staticmethod
+    def key_of(
+        run_id: str,
+        sample_id: str,
+        name: str,
+        config: str,
+        top_k: int | str | None,
+        pinned: Sequence[str],
+    ) -> RecordKey:
+        """The key of a record."""
+        return run_id, sample_id, name, config, str(top_k), "+".join(pinned)
 
 
 def cells(selectors: Mapping[str, ChunkSelector], settings: Settings) -> tuple[Cell, ...]:

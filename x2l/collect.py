@@ -21,7 +21,11 @@ TASK_POINTS = "points_by_task.csv"
 
 
 def collect(
-    folders: Sequence[Path], out: Path, tracker: str = "wandb", mode: str = "offline"
+    folders: Sequence[Path],
+    out: Path,
+    tracker: str = "wandb",
+    mode: str = "offline",
+    project: str = "x2l",
 ) -> list[Point]:
     """Makes everything that follows from the records under `folders`.
 
@@ -30,6 +34,7 @@ def collect(
         out: where points.csv, points_by_task.csv, curve.png and curve.pdf go.
         tracker: `wandb` or `none`.
         mode: of W&B.
+        project: of W&B.
 
     Returns:
         One point per cell.
@@ -49,7 +54,7 @@ def collect(
     title = _title(rows)
     png, _ = save(draw(rows, title), out)
     if tracker == "wandb":
-        track_curve(out, title, *_chart(rows), picture=png, mode=mode)
+        track_curve(out, title, *_chart(rows), picture=png, mode=mode, project=project)
     return rows
 
 
@@ -76,7 +81,8 @@ def unfinished(runs: Sequence[Path]) -> list[str]:
         answered = f"{status.get('records', 0)} of {status.get('expected', '?')} answers"
         note = "running, or killed" if state == "running" else state
         reason = f": {status['error']}" if status.get("error") else ""
-        lines.append(f"{run.name}: {note}, {answered}{reason}")
+        remedy = "" if status.get("records") else "; run it again, or remove the folder"
+        lines.append(f"{run.name}: {note}, {answered}{reason}{remedy}")
     return lines
 
 
@@ -140,13 +146,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="where results go; default: the first folder")
     parser.add_argument("--tracker", choices=("wandb", "none"), default="wandb")
     parser.add_argument("--mode", choices=("offline", "online"), default="offline", help="of W&B")
+    parser.add_argument("--project", default="x2l", help="of W&B")
     options = parser.parse_args(arguments)
     out = options.out or options.folders[0]
     for folder in options.folders:
         if not folder.is_dir():
             _fail(f"folders={folder}: no such folder; give a folder that x2l wrote")
     try:
-        rows = collect(options.folders, out, options.tracker, options.mode)
+        rows = collect(options.folders, out, options.tracker, options.mode, options.project)
     except ValueError as error:
         _fail(str(error))
     print(table(rows))

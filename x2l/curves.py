@@ -94,7 +94,7 @@ def save(figure: Figure, folder: Path) -> tuple[Path, Path]:
 def table(points: Sequence[Point]) -> str:
     """The points as aligned text, one line per cell; only what differs between cells is named."""
     shown = [p for p in points if p.task == ALL_TASKS]
-    varying = [name for name in telling_apart(shown) if name != "run_id"]
+    varying = telling_apart(shown)
     header = ["compressor", "selector", "k", *varying, "accuracy", "95% interval", "n", "unparsed"]
     header += ["recall", "KV %", "GFLOPs", "next", "s", "next s"]
     lines = [header]

@@ -25,7 +25,9 @@ FULL, ALL_LOW, ALL_HIGH = "full", "all-low", "all-high"
 WORDS = {
     "model": "{}",
     "benchmark": "{}",
+    "dtype": "{}",
     "frames": "{:g} frames",
+    "fps": "{} fps",
     "chunk_frames": "{} frames a chunk",
     "ratio_low": "low {:g}x",
     "ratio_high": "high {:g}x",
@@ -49,6 +51,8 @@ class Point:
 
     model: str
     benchmark: str
+    dtype: str
+    fps: float | None
     frames: float  # mean over videos: short videos have fewer than asked for
     chunk_frames: int
     compressor: str
@@ -207,6 +211,8 @@ def _point(records: Sequence[Record], task: str, asked: Mapping[str, int]) -> Po
     return Point(
         model=first.model,
         benchmark=first.benchmark,
+        dtype=first.dtype,
+        fps=first.fps,
         frames=mean("frames"),
         chunk_frames=first.chunk_frames,
         compressor=first.compressor,

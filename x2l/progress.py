@@ -13,18 +13,24 @@ log = logging.getLogger(__name__)
 class Progress:
     """Counts steps. A tqdm bar on a terminal; elsewhere a log line with the time left."""
 
-    def __init__(self, total: int, label: str, every: float = 15.0) -> None:
+    def __init__(
+        self, total: int, label: str, unit: str = "step", every: float = 15.0, leave: bool = True
+    ) -> None:
         """Starts at zero.
 
         Args:
             total: steps in all.
             label: what is counted.
-            every: seconds between log lines.
+            unit: of a step, for the bar.
+            every: seconds between log lines; a loop that is done sooner says nothing.
+            leave: whether a finished bar stays.
         """
         self.total, self.label, self.every = total, label, every
         self._done = 0
         self._started = self._told = time.monotonic()
-        self._bar = tqdm(total=total, desc=label, unit="q") if sys.stderr.isatty() else None
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=total, desc=label, unit=unit, leave=leave)
 
     def advance(self, steps: int = 1) -> None:
         """Counts `steps` more."""
@@ -37,6 +43,13 @@ class Progress:
             self._told = now
             left = (now - self._started) / self._done * (self.total - self._done)
             log.info("%s %d/%d, about %.0f s left", self.label, self._done, self.total, left)
+
+    def at(self, done: int, total: int) -> None:
+        """Sets both numbers: for who is told them (`prefill`, `Benchmark.prepare`)."""
+        self.total = total
+        if self._bar is not None:
+            self._bar.total = total
+        self.advance(done - self._done)
 
     def __enter__(self) -> "Progress":
         """Returns itself."""

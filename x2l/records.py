@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 RECORDS = "records.jsonl"
+RecordKey = tuple[str, str, str, str, str, str]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Record:
     benchmark: str
     task: str
     group: str | None  # questions of one group are right only together (circular rule)
+    tags: Mapping[str, str]  # further labels of the sample
     question: str
     answer: str
     prediction: str
@@ -79,10 +81,11 @@ class Record:
     context: str
     positions: str
     model: str
+    dtype: str
     seed: int
 
     @property
-    def key(self) -> tuple[str, str, str, str, str, str]:
+    def key(self) -> RecordKey:
         """What makes an answer the same answer: two records with one key are one result."""
         return (
             self.run_id,
@@ -162,7 +165,7 @@ def load(path: str | Path) -> list[Record]:
     """
     path = Path(path)
     path = path / RECORDS if path.is_dir() else path
-    found: dict[tuple[str, ...], Record] = {}
+    found: dict[RecordKey, Record] = {}
     for number, values in read_json_lines(path):
         try:
             record = _from_json(values)

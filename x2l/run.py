@@ -5,9 +5,8 @@ The only module that imports hydra or omegaconf.
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -23,17 +22,22 @@ from x2l.runinfo import (
     checkpoint_digest,
     describe,
     identity,
+    processor_name,
 )
+from x2l.settings import (
+    ConfigError,
+    Settings,
+    check_checkpoint,
+    check_temporal_patch,
+    config_errors,
+    temporal_patch,
+)
+from x2l.tracking import place_id
 
 PACKAGE = Path(__file__).parent
 # Top level in a checkout, inside the package in a wheel. Absolute: a relative path would not be
 # found from a console script.
 CONF = next(path for path in (PACKAGE.parent / "conf", PACKAGE / "conf") if path.is_dir())
-T = TypeVar("T")
-
-
-class ConfigError(ValueError):
-    """A value that cannot work: `field=value: rule; remedy`."""
 
 
 def run_folder(*, _root_: DictConfig) -> str:
@@ -71,12 +75,14 @@ def _task(config: DictConfig) -> None:
     except ConfigError as error:
         if not (folder / STATUS).exists():  # one that is there tells of the runs before
             StatusFile(folder, identity(plain(config))).write("failed", error=str(error))
+        code = _say(f"error: {error}", 2)
         if not single:
             raise
-        sys.exit(_say(f"error: {error}", 2))
+        sys.exit(code)
     except KeyboardInterrupt:
-        how = f"the same command with hydra.run.dir={folder}" if single else "the same command"
-        sys.exit(_say(f"interrupted; {how} goes on where it stopped", 130))
+        where = f"hydra.{'run' if single else 'sweep'}.dir={folder if single else folder.parent}"
+        told = f"interrupted; the same command with {where} goes on where it stopped"
+        sys.exit(_say(told, 130))
     if errors and single:
         sys.exit(1)
     if errors:
@@ -95,17 +101,22 @@ def execute(config: DictConfig, folder: Path) -> int:
     OmegaConf.resolve(config)
     OmegaConf.set_readonly(config, True)
     values = plain(config)
-    settings = _checked(lambda: _settings(config, values))
-    _checked(lambda: check_folder(folder, settings.run_id, values))
     hydra_config = HydraConfig.get()
-    sweep = Path(hydra_config.sweep.dir).name if hydra_config.mode == RunMode.MULTIRUN else "runs"
+    sweep = Path(hydra_config.sweep.dir)
+    multirun = hydra_config.mode == RunMode.MULTIRUN
     # A plain call: `instantiate` would build what the configuration names inside `config`, too.
     make_tracker = _build(config.tracker)
-    tracker = _checked(
-        lambda: make_tracker(
-            folder=folder, run_id=settings.run_id, name=folder.name, group=sweep, config=values
+    with config_errors():
+        settings = _settings(config, values)
+        checkpoint = checkpoint_digest(settings.model)
+        check_folder(folder, settings.run_id, values, checkpoint)
+        tracker = make_tracker(
+            folder=folder,
+            run_id=f"{settings.run_id}-{place_id(folder)}",
+            name=folder.name,
+            group=sweep.name if multirun else "runs",
+            config=values,
         )
-    )
     benchmark = _build(config.benchmark)
     # transformers, which takes seconds to import, waits until all this is known to be right.
     from x2l.compressors.base import Level
@@ -115,37 +126,26 @@ def execute(config: DictConfig, folder: Path) -> int:
         name: Level(_build(level.compressor), level.ratio) for name, level in config.levels.items()
     }
     selectors = {str(name): _build(node) for name, node in config.selector.items()}
-
-    import torch
-
     info = describe(
-        settings.run_id,
-        values,
-        str(config.model.device),
-        torch.get_num_threads(),
-        checkpoint_digest(settings.model),
+        settings.run_id, values, settings.device, *_machine(settings.device), checkpoint
     )
-    summary = _checked(
-        lambda: run(
-            settings,
-            benchmark,
-            lambda: _load_model(config.model),
-            levels,
-            selectors,
-            folder,
-            info,
-            tracker,
-        )
+    summary = run(
+        settings,
+        benchmark,
+        lambda: _load_model(config.model),
+        levels,
+        selectors,
+        folder,
+        info,
+        tracker,
     )
     _report(summary, folder)
-    if hydra_config.mode == RunMode.MULTIRUN:
-        print(f"the sweep so far: x2l-collect {os.path.relpath(hydra_config.sweep.dir)}")
+    if multirun:
+        print(f"the sweep so far: x2l-collect {os.path.relpath(sweep)}")
     return len(summary.errors)
 
 
-def _settings(config: DictConfig, values: dict[str, Any]) -> Any:
-    from x2l.settings import Settings, check_checkpoint, check_temporal_patch, temporal_patch
-
+def _settings(config: DictConfig, values: dict[str, Any]) -> Settings:
     choices = HydraConfig.get().runtime.choices
     names = [_level_name(choices, level) for level in ("low", "high")]
     settings = Settings(
@@ -166,6 +166,9 @@ def _settings(config: DictConfig, values: dict[str, Any]) -> Any:
         max_new_tokens=config.max_new_tokens,
         limit=config.limit,
         seed=config.seed,
+        model_positions=config.model.positions,
+        device=config.model.device,
+        seconds=config.benchmark.get("seconds"),
     )
     name = settings.model
     check_checkpoint(name)
@@ -202,13 +205,12 @@ def _load_model(node: DictConfig) -> Any:
     return _build(node)
 
 
-def _checked(make: Callable[[], T]) -> T:
-    try:
-        return make()
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+def _machine(device: str) -> tuple[str, int]:
+    """Name of the GPU or processor that computes, and threads on the CPU."""
+    import torch
+
+    cuda = device.startswith("cuda") and torch.cuda.is_available()
+    return torch.cuda.get_device_name(device) if cuda else processor_name(), torch.get_num_threads()
 
 
 def _report(summary: Any, folder: Path) -> None:

@@ -12,7 +12,7 @@ import platform
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,8 @@ from x2l.records import RECORDS
 RUN = "run.json"
 STATUS = "status.json"
 PACKAGE = Path(__file__).parent
-State = Literal["running", "done", "done-with-errors", "failed", "interrupted"]
+# `incomplete`: all that was asked now is done, but not all that an earlier session asked.
+State = Literal["running", "done", "done-with-errors", "incomplete", "failed", "interrupted"]
 # What may differ between two runs that compute the same: where things lie, how much of it is asked
 # for (records carry selector and top_k themselves), and `compressor`, the default of both levels.
 NOT_IDENTITY = ("compressor", "selector", "top_k", "limit", "tracker", "paths", "benchmark.root")
@@ -40,27 +41,26 @@ class RunInfo:
     code: str  # hash of x2l's source files: what a commit cannot say about a dirty tree
     versions: Mapping[str, str]
     device: str
+    processor: str  # name of the GPU, or of the processor
     cpu_threads: int
     started: str
     checkpoint: str | None = None  # of the model's weights; None where it is not known beforehand
 
-    def save(self, folder: Path) -> str | None:
+    def save(self, folder: Path, cells: Sequence[Sequence[Any]], limit: int | None) -> str | None:
         """Writes run.json; earlier sessions of a resumed folder are kept in it.
+
+        Args:
+            folder: of the run.
+            cells: what this session asks for, see `cells.Cell.shown`.
+            limit: questions it asks them for.
 
         Returns:
             A warning when the folder's earlier records came from other source code, else None.
 
         Raises:
-            ValueError: see `check_folder`; or the records there were made with other weights.
+            ValueError: see `check_folder`.
         """
-        path = folder / RUN
-        earlier = check_folder(folder, self.run_id, self.config)
-        weights = earlier[-1].get("checkpoint") if earlier else None
-        if weights is not None and self.checkpoint is not None and weights != self.checkpoint:
-            raise ValueError(
-                f"hydra.run.dir={folder}: holds answers of other weights under the same name "
-                f"(checkpoint {weights} there, {self.checkpoint} now); remove the folder or give another"
-            )
+        earlier = check_folder(folder, self.run_id, self.config, self.checkpoint)
         session = {
             "started": self.started,
             "commit": self.commit,
@@ -68,12 +68,15 @@ class RunInfo:
             "code": self.code,
             "versions": dict(self.versions),
             "device": self.device,
+            "processor": self.processor,
             "cpu_threads": self.cpu_threads,
             "checkpoint": self.checkpoint,
+            "cells": [list(cell) for cell in cells],
+            "limit": limit,
         }
         sessions = [*earlier, session]
         values = {"run_id": self.run_id, "config": self.config, **session, "sessions": sessions}
-        write_json(path, values)
+        write_json(folder / RUN, values)
         if earlier and earlier[-1]["code"] != self.code:
             return (
                 f"{folder} holds records made by other source code "
@@ -82,11 +85,13 @@ class RunInfo:
         return None
 
 
-def check_folder(folder: Path, run_id: str, config: Mapping[str, Any]) -> list[dict[str, Any]]:
+def check_folder(
+    folder: Path, run_id: str, config: Mapping[str, Any], checkpoint: str | None = None
+) -> list[dict[str, Any]]:
     """The earlier sessions of this run in a folder; none in a new one.
 
     Raises:
-        ValueError: the folder holds answers of another configuration.
+        ValueError: the folder holds answers of another configuration, or of other weights.
     """
     path, records = folder / RUN, folder / RECORDS
     if not path.exists() or not records.exists() or records.stat().st_size == 0:
@@ -94,6 +99,12 @@ def check_folder(folder: Path, run_id: str, config: Mapping[str, Any]) -> list[d
     before = json.loads(path.read_text())
     if before["run_id"] != run_id:
         raise ValueError(_other_run(folder, before["config"], config))
+    weights = before["checkpoint"]
+    if weights is not None and checkpoint is not None and weights != checkpoint:
+        raise ValueError(
+            f"hydra.run.dir={folder}: holds answers of other weights under the same name "
+            f"(checkpoint {weights} there, {checkpoint} now); remove the folder or give another"
+        )
     sessions: list[dict[str, Any]] = before["sessions"]
     return sessions
 
@@ -102,10 +113,11 @@ def describe(
     run_id: str,
     config: Mapping[str, Any],
     device: str,
+    processor: str,
     cpu_threads: int,
     checkpoint: str | None = None,
 ) -> RunInfo:
-    """Collects commit, versions and machine for `config`."""
+    """Collects commit, versions and the start for `config`."""
     commit, dirty = _commit()
     return RunInfo(
         run_id=run_id,
@@ -115,6 +127,7 @@ def describe(
         code=_code(),
         versions={"python": platform.python_version(), **_versions()},
         device=device,
+        processor=processor,
         cpu_threads=cpu_threads,
         started=_now(),
         checkpoint=checkpoint,
@@ -144,6 +157,14 @@ def checkpoint_digest(name_or_path: str) -> str | None:
                 file.seek(-(1 << 20), os.SEEK_END)
                 digest.update(file.read())
     return digest.hexdigest()[:12]
+
+
+def processor_name() -> str:
+    """The processor's name, e.g. for run.json; the architecture where the system does not tell."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 class StatusFile:

@@ -20,12 +20,12 @@ from x2l.benchmarks.base import Benchmark, Sample
 from x2l.cells import Cell, cells, check_truth
 from x2l.compressors.base import Level
 from x2l.models.base import VideoModel
-from x2l.points import POINTS, points, write_points
+from x2l.points import POINTS, outcomes, points, write_points
 from x2l.progress import Progress
-from x2l.records import RECORDS, Record, RecordWriter, append_json, load
-from x2l.runinfo import RunInfo, StatusFile
+from x2l.records import RECORDS, Record, RecordKey, RecordWriter, append_json, load
+from x2l.runinfo import RunInfo, State, StatusFile, check_folder
 from x2l.selectors.base import ChunkSelector
-from x2l.settings import Settings, check_temporal_patch
+from x2l.settings import ConfigError, Settings, check_temporal_patch, config_errors
 from x2l.tracking import Tracker
 from x2l.video import VideoError
 
@@ -38,7 +38,7 @@ class Summary:
     """How a run ended.
 
     Attributes:
-        records: every answer in the folder that belongs to the run.
+        records: every answer in the folder that this run asks for.
         added: how many of them are new.
         expected: how many there are when nothing is missing.
         errors: one line for each video that could not be used.
@@ -69,27 +69,27 @@ def run(
         levels: `low` and `high`.
         selectors: by the name that records give them.
         folder: of this run; made if missing.
-        info: goes to run.json.
+        info: goes to run.json, if something is missing.
         tracker: entered only if something is missing.
 
     Returns:
         Everything answered so far; unreadable videos are in its errors, not raised.
 
     Raises:
-        ValueError: the folder holds another run, or a value that cannot work.
+        ConfigError: the folder holds another run, or a value that cannot work.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if (warning := info.save(folder)) is not None:
-        log.warning(warning)
+    with config_errors():
+        sessions = check_folder(folder, info.run_id, info.config, info.checkpoint)
     status = StatusFile(folder, settings.run_id)
     loop = _Loop(settings, benchmark, levels, selectors, folder, status)
     try:
-        return loop.run(load_model, tracker)
+        return loop.run(load_model, info, sessions, tracker)
     except KeyboardInterrupt:
         status.write("interrupted", **loop.counts())
         raise
     except Exception as error:
-        if not isinstance(error, ValueError):  # those are told to the user in one line
+        if not isinstance(error, ConfigError):  # the user is told those in one line
             log.exception("the run failed")
         reason = f"{type(error).__name__}: {error}"
         status.write("failed", **loop.counts(), error=reason, traceback=traceback.format_exc())
@@ -111,10 +111,8 @@ class _Loop:
         self.settings, self.benchmark, self.levels = settings, benchmark, levels
         self.folder, self.status = folder, status
         self.cells = cells(selectors, settings)
-        self.records: dict[tuple[str, ...], Record] = {}
-        # (selector, top_k) -> right, parsed; what the tracker shows while the run lasts
-        self.tallies: dict[tuple[str, int | str | None], list[float]]
-        self.tallies = defaultdict(lambda: [0.0, 0.0])
+        # Everything of this run in the folder, what earlier sessions asked for included.
+        self.stored: dict[RecordKey, Record] = {}
         self.errors: list[str] = []
         self.expected: int | None = None
         self.added = 0
@@ -122,32 +120,56 @@ class _Loop:
     def counts(self) -> dict[str, Any]:
         """What status.json tells."""
         return {
-            "records": len(self.records),
+            "records": len(self.stored),
             "expected": self.expected,
             "added": self.added,
             "errors": list(self.errors),
         }
 
-    def run(self, load_model: Callable[[], VideoModel], tracker: Tracker) -> Summary:
+    def run(
+        self,
+        load_model: Callable[[], VideoModel],
+        info: RunInfo,
+        sessions: Sequence[Mapping[str, Any]],
+        tracker: Tracker,
+    ) -> Summary:
         """Prepares, answers what is missing, and ends with points and status."""
-        settings = self.settings
+        run_id, limit = self.settings.run_id, self.settings.limit
         self.status.write("running", **self.counts())
-        log.info("preparing benchmark %s", self.benchmark.name)
-        self.benchmark.prepare()
-        samples = self.benchmark.samples()[: settings.limit]
-        check_truth(samples, self.cells)
-        wanted = {cell.key(settings.run_id, s.id) for s in samples for cell in self.cells}
-        for record in load(self.folder):
-            if record.key in wanted:
-                self._keep(record)
-        self.expected = len(wanted)
-        if missing := self.expected - len(self.records):
-            log.info("%d of %d answers are missing", missing, self.expected)
-            self._answer_missing(samples, load_model, tracker)
-        write_points(self.folder / POINTS, points(self.records.values()))
-        self.status.write("done-with-errors" if self.errors else "done", **self.counts())
-        found = tuple(self.records.values())
-        return Summary(found, self.added, self.expected, tuple(self.errors))
+        (self.folder / ERRORS).unlink(missing_ok=True)  # what is still wrong will say so again
+        samples = self._samples()
+        asked = limited(samples, self.benchmark, limit)
+        with config_errors():
+            check_truth(asked, self.cells)
+        self.stored = {r.key: r for r in load(self.folder) if r.run_id == run_id}
+        wanted = [cell.key(run_id, s.id) for s in asked for cell in self.cells]
+        ever = set(wanted)
+        for session in sessions:
+            earlier = limited(samples, self.benchmark, session["limit"])
+            ever |= {Cell.key_of(run_id, s.id, *cell) for s in earlier for cell in session["cells"]}
+        self.expected = len(ever)
+        missing = sum(key not in self.stored for key in wanted)
+        if missing:
+            log.info("%d of %d answers are missing", missing, len(wanted))
+            shown = [list(cell.shown) for cell in self.cells]
+            if (warning := info.save(self.folder, shown, limit)) is not None:
+                log.warning(warning)
+            self._answer_missing(asked, load_model, tracker)
+        write_points(self.folder / POINTS, points(self.stored.values()))
+        self.status.write(self._state(), **self.counts())
+        found = tuple(self.stored[key] for key in wanted if key in self.stored)
+        return Summary(found, self.added, len(wanted), tuple(self.errors))
+
+    def _state(self) -> State:
+        if self.errors:
+            return "done-with-errors"
+        return "done" if len(self.stored) == self.expected else "incomplete"
+
+    def _samples(self) -> tuple[Sample, ...]:
+        """Every sample; making the files of a benchmark may take a while."""
+        with Progress(1, f"preparing {self.benchmark.name}, videos", unit="video") as progress:
+            self.benchmark.prepare(progress.at)
+        return self.benchmark.samples()
 
     def _answer_missing(
         self,
@@ -156,12 +178,13 @@ class _Loop:
         tracker: Tracker,
     ) -> None:
         torch.manual_seed(self.settings.seed)
-        model = load_model()
-        check_temporal_patch(self.settings.chunk_frames, model.temporal_patch)
+        with config_errors():
+            model = load_model()
+            check_temporal_patch(self.settings.chunk_frames, model.temporal_patch)
         todo = [(sample, cells) for sample in samples if (cells := self._missing(sample))]
         with (
             tracker as tracked,
-            Progress(sum(len(cells) for _, cells in todo), "answers") as progress,
+            Progress(sum(len(cells) for _, cells in todo), "answers", unit="answer") as progress,
             RecordWriter(self.folder / RECORDS) as writer,
         ):
             for _, group in groupby(todo, key=lambda asked: asked[0].video_id):
@@ -171,18 +194,21 @@ class _Loop:
                         model, self.benchmark, self.settings, self.levels, asked
                     ):
                         writer.append(record)
-                        self._keep(record)
+                        self.stored[record.key] = record
                         self.added += 1
                         progress.advance()
                 except (VideoError, torch.OutOfMemoryError) as error:
                     self._note([sample for sample, _ in asked], error)
+                except Exception as error:
+                    error.add_note(f"while answering about {asked[0][0].video}")
+                    raise
                 self.status.write("running", **self.counts())
                 tracked.log(self._running())
             tracked.summarize(self._final())
 
     def _missing(self, sample: Sample) -> list[Cell]:
         run_id = self.settings.run_id
-        return [cell for cell in self.cells if cell.key(run_id, sample.id) not in self.records]
+        return [cell for cell in self.cells if cell.key(run_id, sample.id) not in self.stored]
 
     def _note(self, questions: Sequence[Sample], error: Exception) -> None:
         """Writes down a video that cannot be used; the run goes on."""
@@ -201,32 +227,37 @@ class _Loop:
             },
         )
 
-    def _keep(self, record: Record) -> None:
-        """Takes a record in, and into the running accuracy of its cell."""
-        self.records[record.key] = record
-        if record.correct is not None:
-            tally = self.tallies[record.selector, record.top_k]
-            tally[0] += record.correct
-            tally[1] += 1
-
     def _running(self) -> dict[str, float]:
         """Accuracy of every cell so far, over the number of answers."""
-        metrics: dict[str, float] = {"answers": float(len(self.records))}
-        for cell in self.cells:
-            right, parsed = self.tallies[cell.name, cell.top_k]
-            if parsed:
-                metrics[f"accuracy/{_label(cell.name, cell.top_k)}"] = right / parsed
+        own: dict[tuple[str, int | str | None], list[Record]] = defaultdict(list)
+        for record in self.stored.values():
+            own[record.selector, record.top_k].append(record)
+        metrics: dict[str, float] = {"answers": float(len(self.stored))}
+        for (selector, top_k), records in own.items():
+            values = [outcome.value for outcome in outcomes(records)]
+            if values:
+                metrics[f"accuracy/{_label(selector, top_k)}"] = sum(values) / len(values)
         return metrics
 
     def _final(self) -> dict[str, float]:
         values: dict[str, float] = {"errors": float(len(self.errors))}
-        for point in points(self.records.values()):
+        for point in points(self.stored.values()):
             name = _label(point.selector, point.top_k)
             values |= {
                 f"final/{name}/{field}": getattr(point, field)
                 for field in ("accuracy", "low", "high", "n", "kv_share", "flops", "seconds")
             }
         return values
+
+
+def limited(
+    samples: Sequence[Sample], benchmark: Benchmark, limit: int | None
+) -> tuple[Sample, ...]:
+    """The first `limit` samples, and the other tries of their groups: a limit cuts no group."""
+    first = samples[:limit]
+    groups = {group for sample in first if (group := benchmark.group(sample)) is not None}
+    rest = samples[len(first) :] if groups else ()
+    return (*first, *(sample for sample in rest if benchmark.group(sample) in groups))
 
 
 def _label(selector: str, top_k: int | str | None) -> str:

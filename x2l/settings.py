@@ -6,18 +6,38 @@ transformers, which takes seconds to import.
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 CONTEXTS = ("full", "low", "high", "own")
 POSITIONS = ("keep", "compact")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
+POSITION_RULES = ("reference", "hf")
+
+
+class ConfigError(ValueError):
+    """A value that cannot work, as `field=value: rule; remedy`: the user's to correct."""
+
+
+@contextmanager
+def config_errors() -> Iterator[None]:
+    """Inside, a ValueError is about what the user asked for. Elsewhere it is a fault of ours."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 @dataclass(frozen=True)
 class Settings:
     """Plain values of one run.
+
+    Attributes:
+        seconds: length of every video, where the benchmark fixes it; bounds the number of chunks.
 
     Raises:
         ValueError: a value that cannot work, as `field=value: rule; remedy`.
@@ -40,6 +60,9 @@ class Settings:
     max_new_tokens: int
     limit: int | None
     seed: int
+    model_positions: str = "reference"
+    device: str = "cpu"
+    seconds: float | None = None
 
     def __post_init__(self) -> None:
         """Checks every field on its own, then those that depend on each other."""
@@ -61,6 +84,15 @@ class Settings:
                     f"levels.{level}.ratio={ratio}: must be tokens in / tokens out, at least 1; "
                     "to keep a share s of the tokens write 1/s, e.g. 2 to keep half"
                 )
+        if self.ratio_low > self.ratio_high:
+            raise ValueError(
+                f"levels.low.ratio={self.ratio_low}: must be at most levels.high.ratio="
+                f"{self.ratio_high}; low is the detailed level, so swap them"
+            )
+        kind, _, number = self.device.partition(":")
+        if kind not in ("cpu", "cuda", "mps", "xpu") or (number and not number.isdigit()):
+            raise ValueError(f"model.device={self.device!r}: must be cpu, cuda, cuda:1, ...")
+        _one_of("model.positions", self.model_positions, POSITION_RULES)
         _one_of("model.dtype", self.dtype, DTYPES)
         _one_of("prefill.context", self.context, CONTEXTS)
         _one_of("prefill.positions", self.positions, POSITIONS)
@@ -75,8 +107,11 @@ class Settings:
 
     @property
     def most_chunks(self) -> int | None:
-        """Chunks of a video that is long enough; None while only fps is given."""
-        return None if self.frames is None else math.ceil(self.frames / self.chunk_frames)
+        """Chunks of a video that is long enough; None where nothing bounds them."""
+        bounds = [] if self.frames is None else [self.frames]
+        if self.fps is not None and self.seconds is not None:
+            bounds.append(math.ceil(self.seconds * self.fps))
+        return math.ceil(min(bounds) / self.chunk_frames) if bounds else None
 
 
 def check_temporal_patch(chunk_frames: int, temporal_patch: int) -> None:

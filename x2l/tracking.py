@@ -167,6 +167,15 @@ class WandbTracker:
         self._run.log({"points": table, "accuracy_versus_compute": chart, "curve": image})
 
 
+def place_id(folder: Path) -> str:
+    """Eight hex digits that tell folders of equal name apart: W&B merges runs of one id.
+
+    Of the last three names of the path, so that moving all outputs changes no id.
+    """
+    place = "/".join(folder.resolve().parts[-3:])
+    return hashlib.sha256(place.encode()).hexdigest()[:8]
+
+
 def track_curve(
     folder: Path,
     title: str,
@@ -194,7 +203,7 @@ def track_curve(
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     home = folder / "wandb"
     marker = home / MARKER
-    run_id = "curve-" + hashlib.sha256(folder.name.encode()).hexdigest()[:8]
+    run_id = f"curve-{place_id(folder)}"
     if marker.exists() and json.loads(marker.read_text())["digest"] == digest:
         return False
     for old in home.glob(f"*run-*-{run_id}"):  # only directories of this very run

@@ -52,7 +52,7 @@ def test_a_stopped_preparation_goes_on(tmp_path):
         raise Stop
 
     with pytest.raises(Stop):
-        Needle(str(tmp_path), **SMALL, progress=stop).prepare()
+        Needle(str(tmp_path), **SMALL).prepare(progress=stop)
     benchmark = Needle(str(tmp_path), **SMALL)
     assert sorted(p.name for p in benchmark.folder.glob("*.mp4")) == ["00000.mp4"]
     with pytest.raises(FileNotFoundError, match="prepare"):

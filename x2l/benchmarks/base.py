@@ -5,7 +5,7 @@ answer, and aggregation (accuracy, intervals, the four-way circular rule) is `x2
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 
@@ -61,8 +61,12 @@ class Benchmark(ABC):
     name: str
 
     @abstractmethod
-    def prepare(self) -> None:
-        """Makes or checks the files that the samples need; a second call does nothing."""
+    def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Makes or checks the files that the samples need; a second call does nothing.
+
+        Args:
+            progress: called with (videos done, videos) meanwhile.
+        """
 
     @abstractmethod
     def samples(self) -> tuple[Sample, ...]:

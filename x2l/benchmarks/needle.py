@@ -72,7 +72,6 @@ class Needle(Benchmark):
         width: int = 64,
         height: int = 64,
         circular: bool = False,
-        progress: Callable[[int, int], None] | None = None,
     ) -> None:
         """Checks the values; makes nothing yet.
 
@@ -91,16 +90,17 @@ class Needle(Benchmark):
             height: pixels of the files, even.
             circular: ask every question four times, its options turned by one each time; the four
                 form a group that is right only if all are (VNBench's rule).
-            progress: called with (videos done, videos) while files are made.
 
         Raises:
             ValueError: a value is out of its range.
         """
         self.root, self.split, self.seed, self.videos = Path(root), split, seed, videos
-        self.seconds, self.tasks, self.kinds = seconds, tuple(tasks), tuple(kinds)
+        # One name instead of a list is a list of one, not its letters.
+        self.tasks = (tasks,) if isinstance(tasks, str) else tuple(tasks)
+        self.kinds = (kinds,) if isinstance(kinds, str) else tuple(kinds)
+        self.seconds = seconds
         self.needles, self.questions, self.fps = needles, questions, fps
         self.width, self.height, self.circular = width, height, circular
-        self.progress = progress
         self._check()
         self.slots = int(seconds // NEEDLE_SECONDS)
 
@@ -112,6 +112,8 @@ class Needle(Benchmark):
         most |= {"height": 4096, "seconds": LONGEST}
         for field, low in least.items():
             value = getattr(self, field)
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise ValueError(f"benchmark.{field}={value!r}: must be a whole number")
             if not low <= value <= most[field]:
                 raise ValueError(
                     f"benchmark.{field}={value}: must be {low} to {most[field]}; set "
@@ -122,7 +124,7 @@ class Needle(Benchmark):
                 f"benchmark.width={self.width}, benchmark.height={self.height}: must be even, "
                 "because H.264 halves the colour planes; round them to even numbers"
             )
-        if not 1 <= self.fps <= 60:
+        if not isinstance(self.fps, int | float) or not 1 <= self.fps <= 60:
             raise ValueError(
                 f"benchmark.fps={self.fps}: must be 1 to 60, so that a needle of two seconds has "
                 "two frames; set benchmark.fps="
@@ -155,7 +157,7 @@ class Needle(Benchmark):
             **{field: getattr(self, field) for field in fields},
         }
 
-    def prepare(self) -> None:
+    def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Makes the video files and annotations that are not there yet.
 
         A video counts as made when its annotation exists, which is written after the video; both
@@ -168,8 +170,8 @@ class Needle(Benchmark):
             annotation = self.folder / f"{number:05d}.json"
             if not (annotation.exists() and annotation.with_suffix(".mp4").exists()):
                 self._make(number, annotation)
-            if self.progress is not None:
-                self.progress(number + 1, self.videos)
+            if progress is not None:
+                progress(number + 1, self.videos)
 
     def _make(self, number: int, annotation: Path) -> None:
         turn = SPLITS[self.split] + self.seed * SEED_STEP + number
