@@ -7,7 +7,7 @@ answer while the tower is not there yet.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 import torch
@@ -17,19 +17,25 @@ from tiny_packed import IGNORED, Packed
 from x2l.benchmarks.choices import INSTRUCTION
 from x2l.benchmarks.needle_scene import COLOURS, SHAPES
 
-# Kinds of training questions; the last three are the benchmark's own, the others lead there.
+# Kinds of training questions; the last three are the benchmark's own, the others lead there
+# (rank: how many shapes come before one; it gives ordering something to compare. shape: which
+# shape has a colour; its options are shapes, as ordering's are, so that ordering need not learn
+# both to find a shape and to turn it into a letter).
 KINDS = (
     "retrieval_word",
     "counting_word",
     "ordering_word",
+    "rank_word",
+    "shape_word",
+    "shape",
     "retrieval",
     "counting",
     "ordering",
 )
 # Blocks come in two lengths only, because the CPU's matrix library compiles a kernel for every new
 # shape (it took longer than the arithmetic when every batch had its own shape).
-SHORT = ("retrieval_word", "counting_word")
-SHORT_LENGTH, LONG_LENGTH = 20, 48
+SHORT = ("retrieval_word", "counting_word", "rank_word", "shape_word")
+SHORT_LENGTH, LONG_LENGTH = 24, 48
 SUPERCELLS = (  # rows and columns of a needle's four visual tokens, by place (0-3 quadrants, centre)
     (0, 0),
     (0, 2),
@@ -47,6 +53,18 @@ class Events:
     shape: np.ndarray
     colour: np.ndarray
     place: np.ndarray
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question: prompt ids, the answer's id, the id of the word that the answer stands for, and
+    for ordering which digit tells how many needles come before a shape, by the shape's id.
+    """
+
+    prompt: list[int]
+    answer: int
+    told: int
+    ranks: dict[int, int]
 
 
 class Words:
@@ -82,31 +100,41 @@ class Words:
         return [*ids, *self.encode("<|im_end|>\n<|im_start|>assistant\n")]
 
 
+@cache
+def ways(count: int, shapes: int = len(SHAPES), least: int = 1) -> tuple[tuple[int, ...], ...]:
+    """Every way to share `count` needles among at most `shapes` shapes, each 1 to 4 times."""
+    if count == 0:
+        return ((),)
+    if shapes == 0:
+        return ()
+    return tuple(
+        (part, *rest)
+        for part in range(least, min(4, count) + 1)
+        for rest in ways(count - part, shapes - 1, part)
+    )
+
+
 def draw_events(rng: np.random.Generator, steps: int, count: int) -> Events:
-    """Draws one scene: a few shapes appear once, others two to four times."""
-    singles = int(rng.integers(min(2, count), min(count, 8) + 1))
-    shapes = rng.permutation(len(SHAPES))
-    drawn = list(shapes[:singles])
-    for shape in shapes[singles:]:
-        left = count - len(drawn)
-        if left <= 0:
-            break
-        drawn += [shape] * min(left, int(rng.integers(2, 5)))
-    while len(drawn) < count:
-        drawn.append(int(shapes[rng.integers(singles, len(shapes))]))
+    """Draws one scene; two of three have many single shapes, the others a count drawn evenly."""
+    if rng.random() < 0.67:
+        choice = [way for way in ways(count) if way.count(1) >= min(4, count - 2)]
+    else:
+        often = rng.integers(1, min(4, count) + 1)  # so that every count is asked for
+        choice = [way for way in ways(count) if often in way]
+    way = choice[rng.integers(len(choice))]
+    drawn = np.repeat(rng.permutation(len(SHAPES))[: len(way)], way)
     insert = rng.random() < 0.5
     return Events(
         step=np.sort(rng.choice(steps, count, replace=False)),
-        shape=rng.permutation(np.array(drawn[:count])),
+        shape=rng.permutation(drawn),
         colour=rng.integers(0, len(COLOURS), count),
         place=np.full(count, 4) if insert else rng.integers(0, 4, count),
     )
 
 
-def ask(
-    rng: np.random.Generator, words: Words, events: Events, kind: str
-) -> tuple[list[int], int] | None:
-    """Draws one question: prompt ids and the answer's id; None where the scene cannot be asked."""
+def ask(rng: np.random.Generator, words: Words, events: Events, kind: str) -> Asked | None:
+    """Draws one question; None where the scene cannot be asked it."""
+    ranks: dict[int, int] = {}
     task, _, word = kind.partition("_")
     counts = np.bincount(events.shape, minlength=len(SHAPES))
     single = np.flatnonzero(counts == 1)
@@ -118,16 +146,35 @@ def ask(
         text = f"What is the colour of the {SHAPES[shape]}?"
         wrong = [c for c in rng.permutation(COLOURS) if c != right][:3]
     elif task == "counting":
-        count = int(rng.choice(np.unique(counts[(counts > 0) & (counts <= 4)])))
+        present = np.unique(counts[counts > 0])
+        count = int(rng.choice(present, p=present / present.sum()))  # 1 is there most often
         shape = int(rng.choice(np.flatnonzero(counts == count)))
         right, text = str(count), f"How many times does the {SHAPES[shape]} appear?"
         wrong = [n for n in rng.permutation(list("1234")) if n != right]
+    elif task == "shape":
+        only = np.flatnonzero(np.bincount(events.colour, minlength=len(COLOURS)) == 1)
+        if not len(only):
+            return None
+        colour = int(rng.choice(only))
+        right = SHAPES[int(events.shape[events.colour == colour][0])]
+        text = f"Which shape is {COLOURS[colour]}?"
+        wrong = [s for s in rng.permutation(SHAPES) if s != right][:3]
+    elif task == "rank":
+        single = [s for s in single if np.flatnonzero(events.shape == s)[0] < 10]
+        if not single:
+            return None
+        shape = int(rng.choice(single))
+        right = str(np.flatnonzero(events.shape == shape)[0])
+        text, wrong = f"How many shapes appear before the {SHAPES[shape]}?", []
     else:
         if len(single) < 2:
             return None
         size = int(rng.integers(2, min(4, len(single)) + 1)) if rng.random() < 0.5 else 4
         asked = rng.permutation(single)[:size]
         seen = [s for s in events.shape if s in asked]
+        for shape in asked:
+            rank = np.flatnonzero(events.shape == shape)[0]
+            ranks[words.shapes[shape]] = words.one("0123456789ab"[rank])
         first = rng.random() < 0.5
         right = SHAPES[seen[0] if first else seen[-1]]
         text = f"Which of these shapes appears {'first' if first else 'last'}?"
@@ -136,9 +183,10 @@ def ask(
     choices = [*wrong[:place], right, *wrong[place:]]
     if word:
         shown = choices if task == "ordering" else []
-        answer = words.one(right if task == "counting" else " " + right)
-        return words.prompt(text, shown, word=True), answer
-    return words.prompt(text, choices, word=False), words.one("ABCD"[place])
+        answer = words.one(right if right.isdigit() else " " + right)
+        return Asked(words.prompt(text, shown, word=True), answer, answer, ranks)
+    told = words.one(right if right.isdigit() else " " + right)
+    return Asked(words.prompt(text, choices, word=False), words.one("ABCD"[place]), told, ranks)
 
 
 def pack_questions(
@@ -151,54 +199,107 @@ def pack_questions(
     """Draws questions for each scene: the `Packed` fields lengths, questions, labels and kinds.
 
     Question j has the same kind in every scene. A scene that cannot be asked it gets an empty
-    block. A quarter of the questions are of the `SHORT` kinds.
+    block. Three of eight questions are of the `SHORT` kinds.
     """
     short = np.array([kind in SHORT for kind in KINDS])
-    number = questions // 4
+    number = 3 * questions // 8
     kinds = []
     for chosen, count in ((short, number), (~short, questions - number)):
         share = weights * chosen
         kinds += sorted(rng.choice(len(KINDS), size=count, p=share / share.sum()).tolist())
     lengths = (SHORT_LENGTH,) * number + (LONG_LENGTH,) * (questions - number)
     ids = np.full((len(scenes), sum(lengths)), words.pad)
-    labels = np.full_like(ids, IGNORED)
+    labels, told, ranks = (np.full_like(ids, IGNORED) for _ in range(3))
     for row, events in enumerate(scenes):
         at = 0
         for kind, length in zip(kinds, lengths, strict=True):
             asked = ask(rng, words, events, KINDS[kind])
             if asked is not None:
-                prompt, answer = asked
-                size = len(prompt)
-                ids[row, at : at + size], ids[row, at + size] = prompt, answer
-                labels[row, at + size - 1], labels[row, at + size] = answer, words.end
+                size = len(asked.prompt)
+                ids[row, at : at + size], ids[row, at + size] = asked.prompt, asked.answer
+                labels[row, at + size - 1], labels[row, at + size] = asked.answer, words.end
+                told[row, at + size - 1] = asked.told
+                for place, token in enumerate(asked.prompt):
+                    ranks[row, at + place] = asked.ranks.get(token, IGNORED)
             at += length
     return {
         "lengths": lengths,
         "questions": torch.from_numpy(ids),
         "labels": torch.from_numpy(labels),
+        "told": torch.from_numpy(told),
+        "ranks": torch.from_numpy(ranks),
         "kinds": tuple(kinds),
     }
 
 
-def symbolic_batch(
+class Symbols:
+    """Visual tokens made of word embeddings and noise."""
+
+    def __init__(self, words: Words, embedding: torch.Tensor) -> None:
+        """Takes the rows it needs from the (vocabulary, hidden) word embeddings."""
+        self.colours = embedding[torch.tensor([words.video, *words.colours])]
+        shapes = embedding[torch.tensor([words.video, *words.shapes])]
+        self.shapes = torch.cat([torch.zeros_like(shapes[:1]), shapes[1:]])  # hay is one vector
+
+    def embed(
+        self, rng: np.random.Generator, scenes: list[Events], meaning: torch.Tensor
+    ) -> torch.Tensor:
+        """(batch, tokens, hidden) for meanings (batch, tokens, 2)."""
+        embeds = self.colours[meaning[..., 0]] + self.shapes[meaning[..., 1]]
+        noise = rng.standard_normal(embeds.shape, dtype=np.float32)
+        return embeds + torch.from_numpy(noise) * (rng.uniform(0, 0.6) / embeds.shape[-1] ** 0.5)
+
+
+class Bank:
+    """Visual tokens that the trained tower gave for frame pairs of real video files."""
+
+    def __init__(self, features: torch.Tensor, meaning: torch.Tensor) -> None:
+        """Sorts (pairs, 16, hidden) features by the needle that the (pairs, 16, 2) meanings show."""
+        self.features = features
+        self.pairs: dict[tuple[int, int, int], np.ndarray] = {}
+        found: dict[tuple[int, int, int], list[int]] = {}
+        for number, pair in enumerate(meaning.view(-1, 4, 4, 2).numpy()):
+            rows, columns = np.nonzero(pair[..., 0])
+            key = (-1, -1, -1)
+            if len(rows):
+                place = SUPERCELLS.index((int(rows.min()), int(columns.min())))
+                colour, shape = pair[rows[0], columns[0]]
+                key = (int(colour) - 1, int(shape) - 1, place)
+            found.setdefault(key, []).append(number)
+        self.pairs = {key: np.array(numbers) for key, numbers in found.items()}
+
+    def embed(
+        self, rng: np.random.Generator, scenes: list[Events], meaning: torch.Tensor
+    ) -> torch.Tensor:
+        """(batch, steps * 16, hidden): every step is a pair of the bank that shows the same."""
+        steps = meaning.shape[1] // 16
+        chosen = rng.choice(self.pairs[-1, -1, -1], size=(len(scenes), steps))
+        for row, scene in enumerate(scenes):
+            columns = (scene.step, scene.colour, scene.shape, scene.place)
+            for step, colour, shape, place in zip(*columns, strict=True):
+                chosen[row, step] = rng.choice(self.pairs[int(colour), int(shape), int(place)])
+        return self.features[torch.from_numpy(chosen)].flatten(1, 2).float()
+
+
+def scene_batch(
     rng: np.random.Generator,
     words: Words,
-    embedding: torch.Tensor,
+    source: Symbols | Bank,
     batch: int,
     steps: int,
     events: int,
     visual: int,
     questions: int,
     stride: int,
-    noise: float,
     weights: np.ndarray,
+    thin: bool = False,
 ) -> Packed:
-    """Draws scenes of symbols with questions.
+    """Draws scenes with questions.
 
     Args:
         rng: the only source of chance.
         words: token ids.
-        embedding: (vocabulary, hidden), the word embeddings.
+        source: gives the visual tokens.
         batch: scenes.
         steps: time steps (frame pairs) of each scene.
         events: needles of each scene.
@@ -206,31 +307,34 @@ def symbolic_batch(
             random; positions stay what they were.
         questions: questions a scene.
         stride: time positions from step to step (2 at one frame a second).
-        noise: length of the noise vector of a visual token.
         weights: probability of each kind.
+        thin: of a needle's four tokens only one is sure to be kept.
     """
     scenes = [draw_events(rng, steps, events) for _ in range(batch)]
-    meaning = np.zeros((batch, steps, 4, 4, 2), dtype=np.int64)  # colour + 1, shape + 1; 0 = hay
+    grid = np.zeros((batch, steps, 4, 4, 2), dtype=np.int64)  # colour + 1, shape + 1; 0 = hay
+    order = np.full((batch, steps, 4, 4, 2), IGNORED)  # needles before, same shape before
+    sure = np.zeros((batch, steps, 4, 4))
     for row, scene in enumerate(scenes):
         columns = (scene.step, scene.shape, scene.colour, scene.place)
-        for step, shape, colour, place in zip(*columns, strict=True):
+        for rank, (step, shape, colour, place) in enumerate(zip(*columns, strict=True)):
             y, x = SUPERCELLS[place]
-            meaning[row, step, y : y + 2, x : x + 2] = colour + 1, shape + 1
-    flat = torch.from_numpy(meaning.reshape(batch, -1, 2))
-    key = torch.from_numpy(rng.random(flat.shape[:2])) + (flat[..., 0] > 0) * 2.0
+            grid[row, step, y : y + 2, x : x + 2] = colour + 1, shape + 1
+            order[row, step, y : y + 2, x : x + 2] = rank, (scene.shape[:rank] == shape).sum()
+            if thin:
+                sure[row, step, y + rng.integers(2), x + rng.integers(2)] = 2
+            else:
+                sure[row, step, y : y + 2, x : x + 2] = 2
+    meaning = torch.from_numpy(grid.reshape(batch, -1, 2))
+    key = torch.from_numpy(rng.random((batch, steps * 16)) + sure.reshape(batch, -1))
     kept = key.topk(visual, dim=1).indices.sort(dim=1).values  # (batch, visual)
-    flat = flat.gather(1, kept[..., None].expand(-1, -1, 2))
-    colours = embedding[torch.tensor([words.video, *words.colours])]
-    shapes = embedding[torch.tensor([words.video, *words.shapes])]
-    shapes = torch.cat([torch.zeros_like(shapes[:1]), shapes[1:]])  # hay is one vector, not two
-    embeds = colours[flat[..., 0]] + shapes[flat[..., 1]]
-    chance = torch.from_numpy(rng.standard_normal(embeds.shape, dtype=np.float32))
-    embeds = embeds + chance * (noise / embeds.shape[-1] ** 0.5)
-    grid = torch.stack([kept // 16 * stride, kept % 16 // 4, kept % 4])
+    embeds = source.embed(rng, scenes, meaning)
     return Packed(
         prefix=torch.tensor(words.prefix),
-        visual=embeds,
-        grid=grid,
+        visual=embeds.gather(1, kept[..., None].expand(-1, -1, embeds.shape[-1])),
+        order=torch.from_numpy(order.reshape(batch, -1, 2)).gather(
+            1, kept[..., None].expand(-1, -1, 2)
+        ),
+        grid=torch.stack([kept // 16 * stride, kept % 16 // 4, kept % 4]),
         after=words.after,
         **pack_questions(rng, words, scenes, questions, weights),
     )

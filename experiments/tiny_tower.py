@@ -12,9 +12,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-import tiny_folder
 import torch
-from tiny_scenes import SUPERCELLS, Words
+from tiny_scenes import SUPERCELLS, Bank, Words
 
 from x2l.benchmarks.needle_drawing import draw_video
 from x2l.benchmarks.needle_scene import CENTRE, COLOURS, SHAPES, Needle
@@ -100,24 +99,47 @@ def score(model, words: Words, said: torch.Tensor, meaning: torch.Tensor) -> dic
     }
 
 
+def frame_bank(folder: Path, seed: int, videos: int) -> dict:
+    """The frame pairs that tower and join stage learn from, and some held out; made once."""
+    file = folder / f"bank-{seed}-{videos}.pt"
+    if not file.exists():
+        made = {"train": make_bank(videos, seed), "held": make_bank(16, seed + 10**6)}
+        torch.save(made, file.with_suffix(".part"))
+        file.with_suffix(".part").replace(file)
+    return torch.load(file)
+
+
+@torch.no_grad()
+def feature_bank(model, processor, folder: Path, seed: int, videos: int) -> Bank:
+    """What the trained tower says about every frame pair of the bank."""
+    pixels, meaning = frame_bank(folder, seed, videos)["train"]
+    said = [features(model, processor, part).half() for part in pixels.split(512)]
+    return Bank(torch.cat(said), meaning)
+
+
 def train_tower(
     model, words: Words, processor, folder: Path, seed: int, steps: int, videos: int, batch: int
 ) -> None:
     """Trains `model.model.visual` and logs its loss and its share of right tokens."""
-    torch.manual_seed(seed)
-    bank = folder / f"bank-{seed}-{videos}.pt"
-    if not bank.exists():
-        torch.save({"train": make_bank(videos, seed), "held": make_bank(16, seed + 10**6)}, bank)
-    data = torch.load(bank)
+    data = frame_bank(folder, seed, videos)
     pixels, meaning = data["train"]
     tower = model.model.visual
     optim = torch.optim.AdamW(tower.parameters(), lr=2e-3, weight_decay=0.01)
-    begun = time.perf_counter()
+    chance = torch.Generator().manual_seed(seed)
+    step, seconds = 0, 0.0
+    file = folder / "tower.pt"
+    if file.exists():
+        state = torch.load(file, weights_only=False)
+        tower.load_state_dict(state["tower"])
+        optim.load_state_dict(state["optim"])
+        chance.set_state(state["chance"])
+        step, seconds = state["progress"]
     with (folder / "log.jsonl").open("a") as log:
-        for step in range(1, steps + 1):
-            scale = min(1.0, step / 50, (steps - step) / (0.5 * steps))
+        while step < steps:
+            begun = time.perf_counter()
+            scale = min(1.0, (step + 1) / 50, (steps - step) / (0.5 * steps))
             optim.param_groups[0]["lr"] = 2e-3 * scale
-            chosen = torch.randint(len(pixels), (batch,))
+            chosen = torch.randint(len(pixels), (batch,), generator=chance)
             with torch.autocast("cpu", torch.bfloat16):
                 said = features(model, processor, pixels[chosen])
             error = (said.float() - targets(model, words, meaning[chosen])).square().sum(-1)
@@ -127,31 +149,23 @@ def train_tower(
             torch.nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
             optim.step()
             optim.zero_grad(set_to_none=True)
+            step += 1
+            seconds += time.perf_counter() - begun
+            line = {"stage": "tower", "step": step, "loss": round(loss.item(), 4)}
+            line["seconds"] = round(seconds, 1)
+            if step % 100 == 0 or step == steps:
+                with torch.no_grad():
+                    held = features(model, processor, data["held"][0])
+                found = score(model, words, held, data["held"][1])
+                line |= {name: round(value, 4) for name, value in found.items()}
+                state = {
+                    "tower": tower.state_dict(),
+                    "optim": optim.state_dict(),
+                    "chance": chance.get_state(),
+                    "progress": (step, seconds),
+                }
+                torch.save(state, file.with_suffix(".part"))
+                file.with_suffix(".part").replace(file)
             if step <= 20 or step % 100 == 0:
-                line = {"stage": "tower", "step": step, "loss": round(loss.item(), 4)}
-                if step % 100 == 0:
-                    with torch.no_grad():
-                        held = features(model, processor, data["held"][0])
-                    found = score(model, words, held, data["held"][1])
-                    line |= {name: round(value, 4) for name, value in found.items()}
-                line["seconds"] = round(time.perf_counter() - begun, 1)
                 log.write(json.dumps(line) + "\n")
                 log.flush()
-
-
-def main() -> None:
-    """Trial of the tower stage alone."""
-    torch.set_num_threads(1)
-    folder = Path("outputs/tower")
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = tiny_folder.make_tokenizer()
-    from train_tiny import make_words
-
-    model = tiny_folder.make_model(tokenizer, 0)
-    words = make_words(model, tokenizer, 0)
-    train_tower(model, words, tiny_folder.make_processor(tokenizer), folder, 0, 2500, 500, 64)
-    torch.save(model.model.visual.state_dict(), folder / "tower.pt")
-
-
-if __name__ == "__main__":
-    main()
