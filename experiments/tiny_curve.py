@@ -13,36 +13,42 @@ TASKS = {"retrieval": "tab:blue", "ordering": "tab:orange", "counting": "tab:gre
 
 
 def plot(log: Path, picture: Path) -> None:
-    """Draws the loss and the accuracies of every stage against its time."""
+    """Draws the loss and the accuracies of every stage against its steps."""
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    stages = [name for name in ("symbols", "tower", "join") if any(_of(lines, name))]
+    stages = [name for name in ("symbols", "tower", "join") if _of(lines, name)]
     figure, axes = plt.subplots(
-        2, len(stages), figsize=(4.2 * len(stages), 6), squeeze=False, layout="constrained"
+        2, len(stages), figsize=(4.6 * len(stages), 6.4), squeeze=False, layout="constrained"
     )
     for column, name in enumerate(stages):
         rows = _of(lines, name)
-        minutes = [row["seconds"] / 60 for row in rows]
         top, bottom = axes[0, column], axes[1, column]
-        top.plot(minutes, [row["loss"] for row in rows], color="black", linewidth=1)
-        top.set(title=f"stage {name}", yscale="log", ylabel="loss" if column == 0 else "")
+        minutes = rows[-1]["seconds"] / 60
+        top.plot([r["step"] for r in rows], [r["loss"] for r in rows], color="black", linewidth=1)
+        top.set(title=f"stage {name} ({minutes:.0f} minutes)", yscale="log")
+        top.set(xlabel="step", ylabel="loss" if column == 0 else "")
         if name == "tower":
             for field, colour in (("colour", "tab:red"), ("shape", "tab:purple"), ("hay", "gray")):
-                held = [(row["seconds"] / 60, row[field]) for row in rows if field in row]
-                bottom.plot(*zip(*held, strict=True), color=colour, label=field)
+                _line(bottom, rows, field, color=colour, label=field)
             bottom.set_title("right visual tokens, held-out videos", fontsize=9)
         else:
             for task, colour in TASKS.items():
-                bottom.plot(minutes, [row[task] for row in rows], color=colour, label=task)
-                word = [row[task + "_word"] for row in rows]
-                bottom.plot(minutes, word, color=colour, linestyle=":", label=f"{task}, as a word")
-            levels = [row["level"] for row in rows]
-            for at in range(1, len(rows)):
-                if levels[at] > levels[at - 1]:
-                    bottom.axvline(minutes[at], color="gray", linewidth=0.6)
-            bottom.set_title("running accuracy at the top level (lines: next level)", fontsize=9)
-        bottom.set(xlabel="minutes", ylim=(0, 1.02), ylabel="accuracy" if column == 0 else "")
+                _line(bottom, rows, task, color=colour, label=task)
+                label = f"{task}, as a word"
+                _line(bottom, rows, f"{task}_word", color=colour, linestyle=":", label=label)
+            bottom.set_title(
+                "running accuracy at the level of the time (it grows)"
+                if name == "symbols"
+                else "running accuracy",
+                fontsize=9,
+            )
+        bottom.set(xlabel="step", ylim=(0, 1.02), ylabel="accuracy" if column == 0 else "")
         bottom.legend(fontsize=7, loc="lower right")
     figure.savefig(picture, dpi=110)
+
+
+def _line(axes, rows: list[dict], field: str, **style) -> None:
+    points = [(row["step"], row[field]) for row in rows if field in row]
+    axes.plot(*zip(*points, strict=True), linewidth=1.2, **style)
 
 
 def _of(lines: list[dict], stage: str) -> list[dict]:

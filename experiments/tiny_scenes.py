@@ -57,8 +57,13 @@ class Events:
 
 @dataclass(frozen=True)
 class Asked:
-    """A question: prompt ids, the answer's id, the id of the word that the answer stands for, and
-    for ordering which digit tells how many needles come before a shape, by the shape's id.
+    """A training question.
+
+    Attributes:
+        prompt: ids up to the end of the generation prompt.
+        answer: id of the answer.
+        told: id of the word that the answer stands for (the same, where it is a word).
+        ranks: for ordering, by a shape's id: the id that tells how many needles come before it.
     """
 
     prompt: list[int]

@@ -8,8 +8,9 @@ Three stages, each with its own state file, so that a stopped run goes on where 
 3. `join`: the language model goes on with what the trained tower says about real files.
 
 Every loss and accuracy goes to `log.jsonl`; `curve.png` shows them. On two cores (AMD EPYC, AVX-512
-bfloat16) the stages took about 45, 9 and 40 minutes. CUDA is untried: the packed attention and the
-optimizers are plain torch, but nothing here moves tensors to a device.
+bfloat16), shared with other work, the stages took 72, 12 and 24 minutes. CUDA is untried: all is plain
+torch, but nothing here moves tensors to a device. The shipped weights come from a run whose settings
+changed on the way (LOG.md); here are the last ones.
 """
 
 import argparse
