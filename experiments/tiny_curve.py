@@ -48,7 +48,7 @@ def plot(log: Path, picture: Path) -> None:
 
 def _line(axes, rows: list[dict], field: str, **style) -> None:
     points = [(row["step"], row[field]) for row in rows if field in row]
-    axes.plot(*zip(*points, strict=True), linewidth=1.2, **style)
+    axes.plot([step for step, _ in points], [value for _, value in points], linewidth=1.2, **style)
 
 
 def _of(lines: list[dict], stage: str) -> list[dict]:

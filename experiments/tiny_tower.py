@@ -118,7 +118,15 @@ def feature_bank(model, processor, folder: Path, seed: int, videos: int) -> Bank
 
 
 def train_tower(
-    model, words: Words, processor, folder: Path, seed: int, steps: int, videos: int, batch: int
+    model,
+    words: Words,
+    processor,
+    folder: Path,
+    seed: int,
+    stop: int | None,
+    steps: int,
+    videos: int,
+    batch: int,
 ) -> None:
     """Trains `model.model.visual` and logs its loss and its share of right tokens."""
     data = frame_bank(folder, seed, videos)
@@ -135,7 +143,7 @@ def train_tower(
         chance.set_state(state["chance"])
         step, seconds = state["progress"]
     with (folder / "log.jsonl").open("a") as log:
-        while step < steps:
+        while step < steps and step != stop:
             begun = time.perf_counter()
             scale = min(1.0, (step + 1) / 50, (steps - step) / (0.5 * steps))
             optim.param_groups[0]["lr"] = 2e-3 * scale
@@ -153,7 +161,7 @@ def train_tower(
             seconds += time.perf_counter() - begun
             line = {"stage": "tower", "step": step, "loss": round(loss.item(), 4)}
             line["seconds"] = round(seconds, 1)
-            if step % 100 == 0 or step == steps:
+            if step % 100 == 0 or step in (steps, stop):
                 with torch.no_grad():
                     held = features(model, processor, data["held"][0])
                 found = score(model, words, held, data["held"][1])

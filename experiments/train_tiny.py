@@ -1,4 +1,4 @@
-"""Trains x2l_tiny from scratch: `python experiments/train_tiny.py` makes the folder that is shipped.
+"""Trains x2l_tiny from scratch: `python experiments/train_tiny.py` makes its checkpoint folder.
 
 Three stages, each with its own state file, so that a stopped run goes on where it was:
 
@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import tiny_curve
 import tiny_folder
 import tiny_tower
 import torch
@@ -169,7 +170,7 @@ def train_decoder(
         seed: of everything drawn.
         draw: `scene_batch` with words and source given.
         folder: gets the state and the log.
-        stop: step after which to stop early, as if killed.
+        stop: step after which to stop early.
     """
     model.get_decoder().set_attn_implementation("packed")
     optims = optimizers(model, stage)
@@ -260,7 +261,7 @@ def train_decoder(
             line |= {f"level_{task}": value for task, value in level.items()}
             log.write(json.dumps(line) + "\n")
             log.flush()
-        if step % 100 == 0 or step == stage.steps:
+        if step % 100 == 0 or step in (stage.steps, stop):
             state = {
                 "model": model.state_dict(),
                 "probe": probe.state_dict(),
@@ -280,7 +281,9 @@ def main() -> None:
     parser.add_argument("--stage", choices=["symbols", "tower", "join", "all"], default="all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--stop", type=int, help="stop each stage after that step, as if killed")
+    parser.add_argument(
+        "--stop", type=int, help="stop each stage after that step; call again to go on"
+    )
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     given.out.mkdir(parents=True, exist_ok=True)
@@ -297,7 +300,7 @@ def main() -> None:
         train_decoder(model, probe, SYMBOLS, given.seed, draw_symbols, given.out, given.stop)
     if given.stage in ("tower", "all"):
         processor = tiny_folder.make_processor(tokenizer)
-        tiny_tower.train_tower(model, words, processor, given.out, given.seed, **TOWER)
+        tiny_tower.train_tower(model, words, processor, given.out, given.seed, given.stop, **TOWER)
     if given.stage in ("join", "all"):
         processor = tiny_folder.make_processor(tokenizer)
         tower = torch.load(given.out / "tower.pt", weights_only=False)["tower"]
@@ -319,6 +322,7 @@ def main() -> None:
 
         train_decoder(model, probe, JOIN, given.seed, draw_bank, given.out, given.stop)
         tiny_folder.save_folder(given.out / "x2l_tiny", model, tokenizer)
+    tiny_curve.plot(given.out / "log.jsonl", given.out / "curve.png")
 
 
 if __name__ == "__main__":
