@@ -2,7 +2,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from tests.synthetic import record, sweep
-from x2l.curves import draw, save, table
+from x2l.curves import _ticks, draw, save, table
 from x2l.points import points
 
 ROWS = points(sweep())
@@ -24,7 +24,7 @@ def test_a_panel_for_each_compressor_and_kind_of_compute(figure):
     assert len(figure.axes) == 2 * 3
     assert [axes.get_xlabel() for axes in figure.axes if axes.get_xlabel()] == [
         "KV bytes resident while answering (% of uncompressed)",
-        "compute per question, pre-fill shared out (GFLOPs)",
+        "compute of one more question on a pre-filled video (GFLOPs)",
     ]
     assert figure.axes[0].get_ylabel() == "accuracy (%)"
     assert {axes.get_xscale() for axes in figure.axes} == {"log"}
@@ -55,7 +55,20 @@ def test_every_point_has_its_interval(figure):
 
 def test_points_are_labelled_by_k(figure):
     texts = {text.get_text() for text in figure.axes[0].texts}
-    assert texts == {"k=0", "k=1", "k=2", "k=4"}
+    assert texts == {"k=0", "1", "2", "4"}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (4, 120, [5, 10, 20, 50, 100]),
+        (0.12, 0.31, [0.15, 0.2, 0.3]),
+        (3, 4000, [10, 100, 1000]),
+        (1.28, 1.72, [1.3, 1.4, 1.5, 1.6, 1.7]),
+    ],
+)
+def test_ticks_are_few_and_round(low, high, expected):
+    assert _ticks(low, high) == pytest.approx(expected)
 
 
 def test_legend_names_selectors_controls_and_front_and_stays_off_the_panels(figure):

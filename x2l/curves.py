@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
 from x2l.points import ALL_HIGH, ALL_LOW, ALL_TASKS, FULL, WORDS, Point, pareto, telling_apart
 
@@ -26,9 +26,9 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _CONTROLS = {FULL: "*", ALL_LOW: "p", ALL_HIGH: "h"}
 _AXES = {
     "kv_share": "KV bytes resident while answering (% of uncompressed)",
-    "flops": "compute per question, pre-fill shared out (GFLOPs)",
+    "flops_next": "compute of one more question on a pre-filled video (GFLOPs)",
 }
-_SCALE = {"kv_share": 100.0, "flops": 1e-9}
+_SCALE = {"kv_share": 100.0, "flops_next": 1e-9}
 _RC: dict[Any, Any] = {
     "pdf.fonttype": 42,
     "font.size": 9,
@@ -71,6 +71,7 @@ def draw(points: Sequence[Point], title: str) -> Figure:
                 words = [WORDS[name].format(value) for name, value in variant]
                 axes.set_title("\n".join([compressor, ", ".join(words)] if words else [compressor]))
                 axes.set_xlim(*_limits(shown, x))
+                axes.xaxis.set_major_locator(FixedLocator(_ticks(*_limits(shown, x))))
             line[0].set_ylabel("accuracy (%)")
             line[len(columns) // 2].set_xlabel(_AXES[x])
         figure.suptitle(title, fontsize=10)
@@ -165,6 +166,17 @@ def _limits(shown: Sequence[Point], x: str) -> tuple[float, float]:
     return min(values) / margin, max(values) * margin
 
 
+def _ticks(low: float, high: float) -> list[float]:
+    """Three to six round numbers on a logarithmic axis; evenly spaced ones where it is short."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
+        found = [step * 10.0**decade for decade in decades for step in steps]
+        found = [value for value in found if low <= value <= high]
+        if 3 <= len(found) <= 6:
+            return found
+    return [float(v) for v in MaxNLocator(4).tick_values(low, high) if low <= v <= high]
+
+
 def _panel(
     axes: Axes,
     members: Sequence[Point],
@@ -193,9 +205,9 @@ def _panel(
     for point in members:
         if point.control:
             _error_bar(axes, point, x, "#222222", _CONTROLS[point.control], 10)
-    _label_k(axes, members, x)
+    if x == "kv_share":  # there all selectors of one k stand together
+        _label_k(axes, members, x)
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.25, linewidth=0.5)
@@ -232,9 +244,10 @@ def _label_k(axes: Axes, members: Sequence[Point], x: str) -> None:
     for p in members:
         if not p.control and (p.top_k not in best or p.high > best[p.top_k].high):
             best[p.top_k] = p
+    first = min(best.values(), key=lambda p: getattr(p, x), default=None)
     for point in best.values():
         axes.annotate(
-            f"k={point.top_k}",
+            f"k={point.top_k}" if point is first else str(point.top_k),
             (_SCALE[x] * getattr(point, x), 100 * point.high),
             xytext=(0, 3),
             textcoords="offset points",
