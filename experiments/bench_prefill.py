@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 
 import torch
+from transformers import AutoConfig, AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
 import x2l.models  # noqa: F401 - before transformers: it lets the processors import
-from transformers import AutoConfig, AutoProcessor, Qwen2_5_VLForConditionalGeneration
 from x2l.compressors.base import Level
 from x2l.compressors.pruning import KeyNorm
 from x2l.compute import Meter
@@ -79,6 +79,7 @@ def reset_peak(device: str) -> None:
 
 def measure(mode: str, tokens: int, layers: int, hidden: int, device: str) -> dict[str, float]:
     """Runs one mode once, in this process, after a warm-up on a short video."""
+
     def frames(count: int) -> Frames:
         pixels = torch.zeros(count, 64, 64, 3, dtype=torch.uint8)
         return Frames(pixels, torch.arange(count, dtype=torch.float64), 1.0, float(count), "-", "-")
@@ -125,20 +126,39 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     if given.one:
-        print(json.dumps(measure(given.one, given.tokens[0], given.layers, given.hidden, given.device)))
+        print(
+            json.dumps(
+                measure(given.one, given.tokens[0], given.layers, given.hidden, given.device)
+            )
+        )
         return
     print(
         f"Qwen2.5-VL text stack, random weights, {given.layers} layers x {given.hidden}, fp32, {given.device}, "
         f"{given.threads} threads, torch {torch.__version__}; median of {given.repeats}"
     )
-    shared = ["--layers", str(given.layers), "--hidden", str(given.hidden), "--device", given.device]
+    shared = [
+        "--layers",
+        str(given.layers),
+        "--hidden",
+        str(given.hidden),
+        "--device",
+        given.device,
+    ]
     shared += ["--threads", str(given.threads)]
     for tokens in given.tokens:
         rows: dict[str, list[dict[str, float]]] = {mode: [] for mode in MODES}
         begun = time.perf_counter()
         for repeat in range(given.repeats):
             for mode in list(MODES)[:: 1 if repeat % 2 == 0 else -1]:
-                command = [sys.executable, __file__, "--one", mode, "--tokens", str(tokens), *shared]
+                command = [
+                    sys.executable,
+                    __file__,
+                    "--one",
+                    mode,
+                    "--tokens",
+                    str(tokens),
+                    *shared,
+                ]
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
                 rows[mode].append(json.loads(done.stdout.splitlines()[-1]))
         print(f"\n{tokens} visual tokens ({time.perf_counter() - begun:.0f} s for all)")
