@@ -18,9 +18,7 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
-import x2l.models  # noqa: F401 - before transformers: it lets the processors import
 from x2l.compressors.base import Level
 from x2l.compressors.pruning import KeyNorm
 from x2l.compute import Meter
@@ -41,6 +39,9 @@ MODES = {
 
 def build(layers: int, hidden: int, device: str):
     """A random Qwen2.5-VL: GQA 8 query heads over 2 KV heads, SwiGLU of 3.5 x hidden, tiny vision tower."""
+    # Here, not above: x2l.models must be imported first, it lets the processors import.
+    from transformers import AutoConfig, AutoProcessor, Qwen2_5_VLForConditionalGeneration
+
     processor = AutoProcessor.from_pretrained(PACKAGED["x2l_tiny"])
     config = AutoConfig.from_pretrained(PACKAGED["x2l_tiny"])
     text, vision = config.text_config, config.vision_config
