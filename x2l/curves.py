@@ -174,7 +174,8 @@ def _ticks(low: float, high: float) -> list[float]:
         found = [value for value in found if low <= value <= high]
         if 3 <= len(found) <= 6:
             return found
-    return [float(v) for v in MaxNLocator(4).tick_values(low, high) if low <= v <= high]
+    even = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high)
+    return [float(value) for value in even if low <= value <= high]
 
 
 def _panel(
