@@ -7,7 +7,7 @@ which `check_packing` shows against the stock forward.
 """
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import tiny_folder  # noqa: F401  (first: it makes transformers importable without CUDA)
 import torch
@@ -51,15 +51,23 @@ class Packed:
     ranks: torch.Tensor | None = None
     order: torch.Tensor | None = None
 
+    def to(self, device: torch.device) -> "Packed":
+        """The same on a device."""
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {name: v.to(device) for name, v in held.items() if isinstance(v, torch.Tensor)}
+        return replace(self, **moved)
+
 
 def positions(packed: Packed) -> torch.Tensor:
     """(3, batch, tokens): rotary positions; text after the video goes on after its largest."""
     axes, batch, _ = packed.grid.shape
     start = len(packed.prefix)
-    before = torch.arange(start).expand(axes, batch, -1)
+    device = packed.grid.device
+    before = torch.arange(start, device=device).expand(axes, batch, -1)
     video = packed.grid + start
     end = video.amax((0, 2))[None, :, None] + 1  # (1, batch, 1)
-    block = end + 1 + torch.cat([torch.arange(length) for length in packed.lengths])
+    places = [torch.arange(length, device=device) for length in packed.lengths]
+    block = end + 1 + torch.cat(places)
     return torch.cat([before, video, end.expand(axes, -1, -1), block.expand(axes, -1, -1)], -1)
 
 
@@ -82,7 +90,7 @@ def _packed_attention(module, query, key, value, mask, dropout=0.0, scaling=None
     for number, group in _runs(lengths):
         span = slice(at, at + number * group)
         own = [x[:, :, span].to(dtype).unflatten(2, (number, group)) for x in (query, key, value)]
-        hidden = torch.ones(group, group, dtype=torch.bool).triu(1)
+        hidden = torch.ones(group, group, dtype=torch.bool, device=query.device).triu(1)
         inside = (own[0] * scaling) @ own[1].transpose(-1, -2)
         inside = inside.masked_fill(hidden, -1e4).flatten(2, 3)
         outside = shared[:, :, at - split : at - split + number * group]
@@ -107,7 +115,8 @@ def logits(model: Qwen2_5_VLForConditionalGeneration, packed: Packed) -> torch.T
     batch = len(packed.questions)
     embed = model.get_input_embeddings()
     before = embed(packed.prefix).expand(batch, -1, -1)
-    end = embed(torch.tensor([packed.after])).expand(batch, -1, -1)
+    after = torch.tensor([packed.after], device=packed.questions.device)
+    end = embed(after).expand(batch, -1, -1)
     embeds = torch.cat([before, packed.visual.to(before.dtype), end, embed(packed.questions)], 1)
     hidden = model.get_decoder()(
         inputs_embeds=embeds,
@@ -153,7 +162,7 @@ def losses(
         for hook in hooks:
             hook.remove()
     loss = functional.cross_entropy(scores, packed.labels[packed.labels != IGNORED])
-    extra = torch.zeros(())
+    extra = torch.zeros((), device=loss.device)
     for number, labels in ((RANK_LAYERS, packed.ranks), (WORD_LAYERS, packed.told)):
         hidden = kept[number][:, -packed.questions.shape[1] :][labels != IGNORED]
         if len(hidden):

@@ -75,7 +75,8 @@ def patches(processor, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
 def features(model, processor, pixels: torch.Tensor) -> torch.Tensor:
     """(pairs, 16, hidden): what the tower says."""
     values, grid = patches(processor, pixels)
-    return model.model.get_video_features(values, grid).pooler_output[0].view(len(pixels), 16, -1)
+    said = model.model.get_video_features(values.to(model.device), grid.to(model.device))
+    return said.pooler_output[0].view(len(pixels), 16, -1)
 
 
 def targets(model, words: Words, meaning: torch.Tensor) -> torch.Tensor:
@@ -88,7 +89,7 @@ def targets(model, words: Words, meaning: torch.Tensor) -> torch.Tensor:
 
 def score(model, words: Words, said: torch.Tensor, meaning: torch.Tensor) -> dict[str, float]:
     """Share of right visual tokens: colour and shape of needles, and haystack."""
-    weight = model.get_input_embeddings().weight.detach()
+    weight, said = model.get_input_embeddings().weight.detach().cpu(), said.cpu()
     colours = said @ weight[torch.tensor([words.video, *words.colours])].T
     shapes = said @ weight[torch.tensor([words.video, *words.shapes])].T
     needle = meaning[..., 0] > 0
@@ -113,7 +114,7 @@ def frame_bank(folder: Path, seed: int, videos: int) -> dict:
 def feature_bank(model, processor, folder: Path, seed: int, videos: int) -> Bank:
     """What the trained tower says about every frame pair of the bank."""
     pixels, meaning = frame_bank(folder, seed, videos)["train"]
-    said = [features(model, processor, part).half() for part in pixels.split(512)]
+    said = [features(model, processor, part).half().cpu() for part in pixels.split(512)]
     return Bank(torch.cat(said), meaning)
 
 
@@ -137,7 +138,7 @@ def train_tower(
     step, seconds = 0, 0.0
     file = folder / "tower.pt"
     if file.exists():
-        state = torch.load(file, weights_only=False)
+        state = torch.load(file, weights_only=False, map_location="cpu")
         tower.load_state_dict(state["tower"])
         optim.load_state_dict(state["optim"])
         chance.set_state(state["chance"])
@@ -148,7 +149,7 @@ def train_tower(
             scale = min(1.0, (step + 1) / 50, (steps - step) / (0.5 * steps))
             optim.param_groups[0]["lr"] = 2e-3 * scale
             chosen = torch.randint(len(pixels), (batch,), generator=chance)
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast(model.device.type, torch.bfloat16):
                 said = features(model, processor, pixels[chosen])
             error = (said.float() - targets(model, words, meaning[chosen])).square().sum(-1)
             needle = meaning[chosen][..., 0] > 0

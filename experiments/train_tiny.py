@@ -9,7 +9,7 @@ Three stages, each with its own state file, so that a stopped run goes on where 
 
 Every loss and accuracy goes to `log.jsonl`; `curve.png` shows them. On two cores (AMD EPYC, AVX-512
 bfloat16), shared with other work, the stages took 72, 12 and 24 minutes. CUDA is untried: all is plain
-torch, but nothing here moves tensors to a device. The shipped weights come from a run whose settings
+torch, and --device moves model and batches; draws stay on the CPU. The shipped weights come from a run whose settings
 changed on the way (LOG.md); here are the last ones.
 """
 
@@ -114,7 +114,7 @@ def make_words(model, tokenizer, seed: int) -> Words:
         weight[rows] = basis
     keep = torch.ones(len(weight), 1)
     keep[rows] = 0
-    weight.register_hook(lambda grad: grad * keep)
+    weight.register_hook(lambda grad: grad * keep.to(grad.device))
     return words
 
 
@@ -182,7 +182,7 @@ def train_decoder(
     accuracy = dict.fromkeys(KINDS, 0.7 if stage.name == "join" else 0.2)
     file = folder / f"{stage.name}.pt"
     if file.exists():
-        state = torch.load(file, weights_only=False)
+        state = torch.load(file, weights_only=False, map_location="cpu")
         model.load_state_dict(state["model"])
         probe.load_state_dict(state["probe"])
         for optim, saved in zip(optims, state["optims"], strict=True):
@@ -218,7 +218,7 @@ def train_decoder(
         )
         shares, chances = zip(*stage.visual, strict=True)
         visual = int(16 * steps * rng.choice(shares, p=chances))
-        packed = draw(
+        drawn = draw(
             rng,
             batch=max(4, stage.tokens // (16 + visual + 41 * stage.questions)),
             steps=steps,
@@ -229,14 +229,14 @@ def train_decoder(
             weights=wanting / wanting.sum(),
             thin=rng.random() < stage.thin,
         )
-        with torch.autocast("cpu", torch.bfloat16, enabled=stage.bf16):
-            loss, extra, scores = losses(model, probe, packed)
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=stage.bf16):
+            loss, extra, scores = losses(model, probe, drawn.to(model.device))
         (loss + stage.extra * extra).backward()
         torch.nn.utils.clip_grad_norm_(model.get_decoder().parameters(), 1.0)
         for optim in optims:
             optim.step()
             optim.zero_grad(set_to_none=True)
-        for kind, (right, asked) in right_by_kind(packed, scores).items():
+        for kind, (right, asked) in right_by_kind(drawn, scores.detach().cpu()).items():
             if asked and level[_task(kind)] == used:
                 keep = 0.95 ** (asked / 48)
                 accuracy[kind] = keep * accuracy[kind] + (1 - keep) * right / asked
@@ -280,6 +280,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/train_tiny"))
     parser.add_argument("--stage", choices=["symbols", "tower", "join", "all"], default="all")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (cuda has not been tried)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--stop", type=int, help="stop each stage after that step; call again to go on"
@@ -291,8 +292,10 @@ def main() -> None:
     model = tiny_folder.make_model(tokenizer, given.seed)
     words = make_words(model, tokenizer, given.seed)
     probe = torch.nn.Linear(model.config.text_config.hidden_size, MOST_NEEDLES + 4)
+    model.to(given.device)
+    probe.to(given.device)
     if given.stage in ("symbols", "all"):
-        source = Symbols(words, model.get_input_embeddings().weight.detach().clone())
+        source = Symbols(words, model.get_input_embeddings().weight.detach().cpu().clone())
 
         def draw_symbols(rng, **wanted) -> Packed:
             return scene_batch(rng, words, source, **wanted)
@@ -303,10 +306,10 @@ def main() -> None:
         tiny_tower.train_tower(model, words, processor, given.out, given.seed, given.stop, **TOWER)
     if given.stage in ("join", "all"):
         processor = tiny_folder.make_processor(tokenizer)
-        tower = torch.load(given.out / "tower.pt", weights_only=False)["tower"]
+        tower = torch.load(given.out / "tower.pt", weights_only=False, map_location="cpu")["tower"]
         model.model.visual.load_state_dict(tower)
         if not (given.out / "join.pt").exists():
-            learned = torch.load(given.out / "symbols.pt", weights_only=False)
+            learned = torch.load(given.out / "symbols.pt", weights_only=False, map_location="cpu")
             model.get_decoder().load_state_dict(
                 {
                     name.removeprefix("model.language_model."): value
