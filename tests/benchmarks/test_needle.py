@@ -7,7 +7,7 @@ import pytest
 
 from x2l.benchmarks.needle import SEED_STEP, SEEDS, SPLITS, Needle
 from x2l.benchmarks.needle_drawing import draw_needle, shape_mask
-from x2l.benchmarks.needle_scene import COLOURS, SHAPES, make_scene, partitions
+from x2l.benchmarks.needle_scene import COLOURS, SHAPES, make_questions, make_scene, partitions
 from x2l.benchmarks.needle_scene import Needle as Event
 from x2l.video import read_frames
 
@@ -210,3 +210,16 @@ def test_an_edited_needle_stays_in_its_quadrant():
             changed = np.abs(draw_needle(image, event, np.zeros(3)) - image).max(-1) > 60
             assert changed.sum() > 100
             assert not changed[:29].any() and not changed[:, 35:].any()
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_first_or_last_tells_nothing_about_the_letter(number):
+    """With one question a video, `first` once meant A or C, always."""
+    seen = set()
+    for video in range(60):
+        rng = np.random.default_rng(video)
+        scene = make_scene(rng, 64, 12, "edit", (1,) * number)
+        answers = tuple((video + place) % 4 for place in range(number))
+        for asked in make_questions(rng, scene, "ordering", answers, (1,) * number):
+            seen.add(("first" in asked.text, asked.answer))
+    assert len(seen) == 8

@@ -84,8 +84,7 @@ class Needle(Benchmark):
             tasks: which of `retrieval`, `ordering`, `counting` are asked.
             kinds: `edit` and / or `insert`; the videos take turns.
             needles: how many needles a video has, as far as it has slots of two seconds.
-            questions: questions of each task on each video; keep it even: with an odd number `first`
-                or `last` in an ordering question tells something about the right letter.
+            questions: questions of each task on each video.
             fps: frames per second of the files.
             width: pixels of the files, even.
             height: pixels of the files, even.

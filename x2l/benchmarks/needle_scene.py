@@ -153,7 +153,10 @@ def make_questions(
             questions.append(_retrieval(rng, scene, shape, answer))
         elif task == "ordering":
             shapes = tuple(str(s) for s in rng.choice(single, OPTIONS, replace=False))
-            end = ("first", "last")[(number + answer) % 2]
+            # An even number of questions visits both ends for every letter; an odd one would tie the
+            # end to the letter, so there it is drawn.
+            even = len(answers) % 2 == 0
+            end = ("first", "last")[(number + answer) % 2 if even else int(rng.integers(2))]
             questions.append(_ordering(scene, shapes, end, answer))
         else:
             wanted = [s for s, count in often.items() if count == counts[number]]
