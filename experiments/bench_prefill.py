@@ -23,7 +23,8 @@ from x2l.compressors.base import Level
 from x2l.compressors.pruning import KeyNorm
 from x2l.compute import Meter
 from x2l.models.base import Embedded
-from x2l.models.hf import PACKAGED, HFVideoModel
+from x2l.models.hf import HFVideoModel
+from x2l.models.loading import PACKAGED
 from x2l.prefill import prefill
 from x2l.video import Frames
 

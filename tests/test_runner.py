@@ -17,7 +17,7 @@ from tests.test_settings import settings
 from x2l import answering, runner
 from x2l.compressors.base import Level
 from x2l.compressors.merging import ToMe
-from x2l.models.hf import HFVideoModel
+from x2l.models import loading
 from x2l.points import points
 from x2l.records import RecordWriter, deterministic, load
 from x2l.runinfo import describe, identity
@@ -41,7 +41,7 @@ EXPECTED = 2 * 3 * (2 + 3 * 4)
 
 @pytest.fixture(scope="module")
 def model():
-    return HFVideoModel.load("x2l_tiny")
+    return loading.load("x2l_tiny")
 
 
 @pytest.fixture(scope="module")
@@ -223,8 +223,8 @@ from pathlib import Path
 # A shell that runs the tests in the background has its children ignore this signal.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from tests.test_runner import go
-from x2l.models.hf import HFVideoModel
-go(Path(sys.argv[1]), Path(sys.argv[2]), lambda: HFVideoModel.load("x2l_tiny"))
+from x2l.models import loading
+go(Path(sys.argv[1]), Path(sys.argv[2]), lambda: loading.load("x2l_tiny"))
 """
 
 

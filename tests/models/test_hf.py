@@ -10,9 +10,10 @@ from transformers import AutoModelForImageTextToText
 from tests.tiny import PACKAGED, build, frames, ours, processor
 from x2l.models.attention import NAME
 from x2l.models.hf import HFVideoModel
+from x2l.models.loading import load
 from x2l.video import VideoError
 
-LOAD = HFVideoModel.load
+LOAD = load
 
 
 def test_the_packaged_checkpoint_is_an_ordinary_folder():
