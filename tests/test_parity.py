@@ -1,8 +1,22 @@
-"""Ratio 1 must be the stock model, whatever the chunks: the invariant that everything else stands on."""
+"""Ratio 1 must be the stock model, whatever the family and the chunks: what everything else stands on."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 
+from tests.parity import (
+    FULL,
+    QUESTION,
+    QWEN2,
+    RULES,
+    chunked_logits,
+    chunked_tokens,
+    inputs_for,
+    logits_of,
+    stock_logits,
+    stock_tokens,
+)
 from tests.tiny import FAMILIES, frames, ours, stock
 from x2l.compressors.base import Level
 from x2l.compressors.pruning import KeyNorm
@@ -10,63 +24,34 @@ from x2l.decode import answer
 from x2l.models.attention import Watch
 from x2l.prefill import prefill
 
-QUESTION = "What is the colour of the star?\nA. red\nB. blue"
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-9}
-FULL = {"low": Level(KeyNorm(), 1), "high": Level(KeyNorm(), 1)}
+STEPS = [1, 2, 3, 32]  # time steps a chunk; 14 frames leave a short last chunk for some
+MROPE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v")
 
 
-def stock_inputs(model, video, family, dtype):
-    """The stock processor's whole prompt and the positions that `model` uses for it."""
-    inputs = model.process(video, QUESTION)
-    prompt = model.prompt(video, 2)
-    tail = inputs["input_ids"].shape[1] - prompt.tokens
-    after = (torch.arange(tail) + prompt.next_position).expand(3, -1)
-    positions = torch.cat([prompt.positions, after], dim=1)[:, None]
-    inputs["pixel_values_videos"] = inputs["pixel_values_videos"].to(dtype)
-    if family == "qwen2_vl":
-        inputs.pop("second_per_grid_ts")  # Qwen2-VL's own processor gives none
-    return inputs, positions
+def steps_to_frames(family, steps):
+    return steps * ours(family).temporal_patch
 
 
-@pytest.mark.parametrize("rule", ["reference", "hf"])
-@pytest.mark.parametrize("chunk_frames", [2, 4, 6, 64])
+@pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_ratio_one_equals_stock_forward(family, dtype, chunk_frames, rule):
-    video, model = frames(14), ours(family, dtype, rule)
-    prompt = model.prompt(video, chunk_frames)
-    store = prefill(model, prompt, FULL, context="full")
-    got = answer(
-        model, store, model.question(QUESTION), selected=(0,), max_new_tokens=1
-    ).first_logits
-    inputs, positions = stock_inputs(model, video, family, dtype)
-    inputs.pop("mm_token_type_ids")
-    with torch.inference_mode():
-        want = stock(family, dtype)(**inputs, position_ids=positions).logits[0, -1]
+@pytest.mark.parametrize(("family", "rule"), RULES)
+def test_ratio_one_equals_stock_forward(family, rule, dtype, steps):
+    video = frames(14, size=(48, 80))
+    want = stock_logits(family, video, dtype, rule)
+    got = chunked_logits(family, video, dtype, rule, steps_to_frames(family, steps))
     assert want.abs().max() > 1
-    assert (got - want.float()).abs().max() <= TOLERANCE[torch.float32]
-    if dtype == torch.float64:
-        logits = _first_logits_fp64(model, store)
-        assert (logits - want).abs().max() <= TOLERANCE[dtype]
-
-
-def _first_logits_fp64(model, store):
-    from x2l.decode import ask
-
-    mixed = store.mix(["low"] * len(store.prompt.chunks))
-    return ask(model, model.fill(mixed.kv), model.question(QUESTION), mixed.place)
+    assert got.dtype == dtype and (got - want).abs().max() <= TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("context", ["full", "low", "high", "own"])
 @pytest.mark.parametrize("positions", ["keep", "compact"])
-def test_every_context_and_positions_rule_is_stock_at_ratio_one(context, positions):
-    video, model = frames(14), ours("qwen2_5_vl", torch.float64)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_context_and_positions_rule_is_stock_at_ratio_one(family, context, positions):
+    video, model = frames(9), ours(family, torch.float64, "hf")
     store = prefill(model, model.prompt(video, 4), FULL, context=context, positions=positions)
-    inputs, at = stock_inputs(model, video, "qwen2_5_vl", torch.float64)
-    inputs.pop("mm_token_type_ids")
-    with torch.inference_mode():
-        want = stock("qwen2_5_vl", torch.float64)(**inputs, position_ids=at).logits[0, -1]
-    assert (_first_logits_fp64(model, store) - want).abs().max() <= 1e-9
+    want = stock_logits(family, video, torch.float64)
+    assert (logits_of(model, store) - want).abs().max() <= 1e-9
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -74,47 +59,34 @@ def test_dropping_one_chunk_changes_the_logits(family):
     """Negative control: the parity above would be worthless if the video did not matter."""
     model = ours(family)
     store = prefill(model, model.prompt(frames(14), 4), FULL)
-    full = answer(model, store, model.question(QUESTION), (), max_new_tokens=1).first_logits
-    short = prefill(model, model.prompt(frames(14), 4), FULL)
-    levels = {name: tuple(kvs[:1] + kvs[:1] + kvs[2:]) for name, kvs in short.levels.items()}
-    from dataclasses import replace
-
-    broken = answer(
-        model, replace(short, levels=levels), model.question(QUESTION), (), max_new_tokens=1
-    ).first_logits
-    assert (full - broken).abs().max() > 0.1
+    levels = {name: tuple(kvs[:1] + kvs[:1] + kvs[2:]) for name, kvs in store.levels.items()}
+    broken = replace(store, levels=levels)
+    assert (logits_of(model, store) - logits_of(model, broken)).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("rule", ["reference", "hf"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_greedy_tokens_equal_generate(family, rule):
-    # Long enough for the video's time to reach beyond the question under the `hf` rule.
-    video, model = frames(96), ours(family, torch.float32, rule)
-    assert rule == "reference" or model.prompt(video, 4).video_end > 60
-    store = prefill(model, model.prompt(video, 4), FULL)
-    got = answer(model, store, model.question(QUESTION), (0, 1), max_new_tokens=12).token_ids
-    inputs, positions = stock_inputs(model, video, family, torch.float32)
-    hf = stock(family)
-    if rule == "hf":  # the stock model infers its own positions: nothing of ours is involved
-        with torch.inference_mode():
-            out = hf.generate(**inputs, max_new_tokens=12, do_sample=False)
-        want = out[0, inputs["input_ids"].shape[1] :].tolist()
-    else:
-        want = _stock_greedy(hf, inputs, positions, 12)
-    assert list(got) == want
+def test_greedy_tokens_equal_generate(family):
+    # For Qwen2.5-VL long enough for the video's time to reach beyond the question under the `hf` rule.
+    video = frames(96 if family in QWEN2 else 14)
+    got = chunked_tokens(family, video, "hf", 4, 12)
+    assert got == stock_tokens(family, video, 12)
 
 
-def _stock_greedy(hf, inputs, positions, count):
-    """Greedy tokens by re-running the whole sequence without any cache."""
-    inputs = dict(inputs)
-    inputs.pop("mm_token_type_ids"), inputs.pop("attention_mask")
-    ids, tokens = inputs.pop("input_ids"), []
-    for _ in range(count):
+@pytest.mark.parametrize("family", QWEN2)
+def test_greedy_tokens_equal_stock_without_a_cache_under_the_reference_rule(family):
+    video = frames(24)
+    assert chunked_tokens(family, video, "reference", 4, 8) == _cacheless(family, video, 8)
+
+
+def _cacheless(family, video, count):
+    """Greedy tokens by re-running the whole sequence."""
+    hf, inputs = stock(family), inputs_for(family, video, torch.float32, "reference")
+    inputs.pop("attention_mask")
+    ids, positions, tokens = inputs.pop("input_ids"), inputs.pop("position_ids"), []
+    while len(tokens) < count:
         with torch.inference_mode():
-            logits = hf(input_ids=ids, position_ids=positions, **inputs, use_cache=False).logits[
-                0, -1
-            ]
-        tokens.append(int(logits.argmax()))
+            out = hf(input_ids=ids, position_ids=positions, **inputs, use_cache=False)
+        tokens.append(int(out.logits[0, -1].argmax()))
         if tokens[-1] == hf.generation_config.eos_token_id:
             break
         ids = torch.cat([ids, torch.tensor([tokens[-1:]])], dim=1)
@@ -122,65 +94,208 @@ def _stock_greedy(hf, inputs, positions, count):
     return tokens
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MROPE)
 def test_hf_positions_equal_the_stock_rope_index(family):
     video, model = frames(9), ours(family, torch.float32, "hf")
-    inputs = model.process(video, QUESTION)
-    prompt = model.prompt(video, 4)
-    extra = {"second_per_grid_ts": inputs["second_per_grid_ts"]} if family == "qwen2_5_vl" else {}
+    inputs, prompt = inputs_for(family, video, torch.float32), model.prompt(video, 4)
+    names = ("video_grid_thw", "second_per_grid_ts")
     want, _ = stock(family).model.get_rope_index(
         inputs["input_ids"],
         inputs["mm_token_type_ids"],
-        video_grid_thw=inputs["video_grid_thw"],
-        **extra,
+        **{name: inputs[name] for name in names if name in inputs},
     )
     assert torch.equal(prompt.positions, want[:, 0, : prompt.tokens])
     assert prompt.next_position == int(want[0, 0, prompt.tokens])
 
 
-def test_reference_positions_put_the_question_behind_the_video():
+@pytest.mark.parametrize("family", QWEN2)
+def test_reference_positions_put_the_question_behind_the_video(family):
     """transformers 4.x: one past the largest position of the video on any axis."""
-    prompt = ours("qwen2_5_vl").prompt(frames(14), 4)
-    assert (
-        prompt.next_position
-        == int(prompt.positions.max()) + 1
-        > ours("qwen2_5_vl", positions="hf").prompt(frames(14), 4).next_position
-    )
+    video = frames(24)
+    prompt = ours(family, positions="reference").prompt(video, 4)
+    assert prompt.next_position == int(prompt.positions.max()) + 1
+    assert prompt.next_position > ours(family, positions="hf").prompt(video, 4).next_position
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_question_tokens_equal_the_tail_of_the_stock_prompt(family):
-    model = ours(family)
-    whole = model.process(frames(6), QUESTION)["input_ids"][0]
-    prompt, question = model.prompt(frames(6), 2), model.question(QUESTION)
+def test_reference_prompt_of_qwen3_vl_has_one_vision_pair_a_step():
+    """transformers 4.57 replaced the template's pair as well; 5.x leaves a second one around the video."""
+    video = frames(8)
+    for rule, pairs in (("reference", 4), ("hf", 5)):
+        model = ours("qwen3_vl", positions=rule)
+        prompt, question = model.prompt(video, 4), model.question(QUESTION)
+        text = model.processor.tokenizer.decode([*prompt.input_ids, *question.input_ids])
+        assert text.count("<|vision_start|>") == text.count("<|vision_end|>") == pairs
+
+
+@pytest.mark.parametrize(
+    "text", [QUESTION, "\nStarts with a new line", "  ", "", "2 numbers", "日本語"]
+)
+@pytest.mark.parametrize(("family", "rule"), RULES)
+def test_prompt_and_question_are_the_stock_prompt_in_two_pieces(family, rule, text):
+    from tests.tiny import stock_inputs
+
+    model, video = ours(family, positions=rule), frames(6)
+    whole = stock_inputs(family, video, text, unwrapped=rule == "reference")["input_ids"][0]
+    prompt, question = model.prompt(video, 2), model.question(text)
     assert torch.equal(torch.cat([prompt.input_ids, question.input_ids]), whole)
 
 
-def test_captured_queries_are_the_models_own():
-    """softmax(captured queries x keys) equals the eager attention of the stock model."""
-    model, video = ours("qwen2_5_vl"), frames(6)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_captured_queries_and_keys_are_the_models_own(family):
+    """Softmax of captured queries x keys equals the eager attention of the stock model, q_norm and all."""
+    model, video = ours(family, positions="hf"), frames(6)
     prompt, watch, cache = model.prompt(video, 64), Watch(want_keys=True), model.new_cache()
-    model.advance(
-        model.embed_text(prompt.input_ids[: prompt.prefix]),
-        prompt.positions[:, : prompt.prefix],
-        cache,
-    )
-    model.advance(
-        model.embed_chunk(prompt, prompt.chunks[0]), prompt.chunks[0].positions, cache, watch
-    )
-    hf = stock("qwen2_5_vl")
+    before, chunk = prompt.positions[:, : prompt.prefix], prompt.chunks[0]
+    model.advance(model.embed_text(prompt.input_ids[: prompt.prefix]), before, cache)
+    model.advance(model.embed_chunk(prompt, chunk), chunk.positions, cache, watch)
+    hf = stock(family)
     hf.set_attn_implementation("eager")
     try:
-        inputs, positions = stock_inputs(model, video, "qwen2_5_vl", torch.float32)
-        inputs.pop("mm_token_type_ids")
+        inputs = inputs_for(family, video, torch.float32)
         with torch.inference_mode():
-            out = hf(**inputs, position_ids=positions, output_attentions=True)
+            out = hf(**inputs, output_attentions=True)
     finally:
         hf.set_attn_implementation("sdpa")
     start, stop = prompt.prefix, prompt.tokens
     for layer in range(model.shape.layers):
-        keys = watch.keys[layer].repeat_interleave(4, dim=1)
+        keys = watch.keys[layer].repeat_interleave(model.shape.heads // model.shape.kv_heads, dim=1)
         logits = watch.queries[layer] @ keys.transpose(2, 3) * watch.scaling[layer]
         mask = torch.ones(stop - start, stop, dtype=torch.bool).tril(start)
         got = logits.masked_fill(~mask, float("-inf")).softmax(-1)
-        assert (got - out.attentions[layer][:, :, start:stop, :stop]).abs().max() < 1e-5
+        assert (got - out.attentions[layer][:, :, start:stop, :stop]).abs().max() < 3e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bf16_runs_and_says_nearly_the_same(family):
+    video, logits = frames(9), {}
+    for dtype in (torch.float32, torch.bfloat16):
+        model = ours(family, dtype)
+        levels = {"low": Level(KeyNorm(), 1), "high": Level(KeyNorm(), 4)}
+        store = prefill(model, model.prompt(video, 4), levels)
+        assert store.levels["high"][0].layers[0].keys.dtype == dtype
+        logits[dtype] = logits_of(model, store).float()
+        said = answer(model, store, model.question(QUESTION), (1,), max_new_tokens=3)
+        assert said.first_logits.isfinite().all()
+    near = torch.nn.functional.cosine_similarity(*logits.values(), dim=0)
+    assert near > 0.99
+
+
+# --- what families do with a video beyond random frames, one a second -----------------------------------------------
+
+
+def uneven(count=9, size=(48, 80)):
+    """Frames at times of a variable frame rate."""
+    video = frames(count, size=size)
+    seconds = torch.tensor([0.0, 0.7, 2.3, 2.9, 5.1, 61.4, 62.0, 63.8, 64.2, 65.0])[:count]
+    return replace(video, seconds=seconds.double(), duration=66.0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_uneven_times_and_a_short_last_chunk_equal_stock(family):
+    video = uneven()
+    want = stock_logits(family, video, torch.float64)
+    assert (chunked_logits(family, video, torch.float64, "hf", 4) - want).abs().max() <= 1e-9
+
+
+@pytest.mark.parametrize(
+    ("family", "labels"),
+    [
+        ("qwen3_vl", ["<0.3 seconds>", "<2.6 seconds>", "<33.3 seconds>"]),
+        ("glm4v", ["0", "2", "5"]),
+        ("video_llama_3", ["Time 0.0s:", ",Time 2.3s:", ",Time 5.1s:"]),
+        ("smolvlm", ["Frame from 00:00:", "Frame from 00:02:", "Frame from 01:01:"]),
+        ("internvl", ["Frame1: ", "Frame4: ", "Frame6: "]),
+    ],
+)
+def test_labels_tell_the_files_own_times_and_lie_in_their_chunk(family, labels):
+    model, video = ours(family), uneven(6)
+    prompt = model.prompt(video, 2)
+    assert len(prompt.chunks) == 3
+    for chunk, label in zip(prompt.chunks, labels, strict=True):
+        ids = prompt.input_ids[chunk.start : chunk.stop]
+        text = model.processor.tokenizer.decode(ids[~chunk.is_visual])
+        assert label in text
+        assert not any(other in text for other in labels if other not in label)
+
+
+@pytest.mark.parametrize("size", [(40, 120), (200, 64), (333, 217)])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_chunk_on_its_own_is_embedded_as_in_the_whole_video(family, size):
+    """Frame sizes that some families choose from the number of frames are chosen from the whole video."""
+    video, model = frames(10, size=size), ours(family)
+    whole = model.prompt(video, 10)
+    all_at_once = model.embed_chunk(whole, whole.chunks[0]).embeds
+    parts = model.prompt(video, 4)
+    embedded = [model.embed_chunk(parts, chunk).embeds for chunk in parts.chunks]
+    assert [e.shape[1] for e in embedded] == [c.tokens for c in parts.chunks]
+    joined = torch.cat(embedded, dim=1)
+    assert (joined - all_at_once).abs().max() <= 1e-5 < all_at_once.abs().max()
+
+
+def still(count, changes):
+    """A picture that stays the same but for a changed corner in some frames."""
+    video = frames(count)
+    pixels = video.pixels[:1].repeat(count, 1, 1, 1)
+    for at in changes:
+        pixels[at:, :24, :24] = 255 - pixels[at:, :24, :24]
+    return replace(video, pixels=pixels)
+
+
+@pytest.mark.parametrize("chunk_frames", [1, 2, 3, 16])
+def test_video_llama_3_drops_still_tokens_as_its_processor_does(chunk_frames):
+    video, model = still(18, (4, 5, 11)), ours("video_llama_3", torch.float64, "hf")
+    prompt = model.prompt(video, chunk_frames)
+    inputs = inputs_for("video_llama_3", video, torch.float64)
+    kept = int(inputs["video_compression_mask"].sum())
+    assert sum(c.visual_tokens for c in prompt.chunks) == kept < 18 * 16
+    assert all(int(c.is_visual.sum()) == c.visual_tokens for c in prompt.chunks)
+    want = stock_logits("video_llama_3", video, torch.float64)
+    assert (logits_of(model, prefill(model, prompt, FULL)) - want).abs().max() <= 1e-9
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "glm4v"])
+def test_compact_keeps_rows_and_columns_where_they_count_from(family):
+    """A chunk of which a fraction f was kept takes f of its time; rows and columns keep their distance from there."""
+    model = ours(family, torch.float64)
+    prompt = model.prompt(frames(16), 4)
+    levels = {"low": Level(KeyNorm(), 1), "high": Level(KeyNorm(), 4)}
+    store = prefill(model, prompt, levels, positions="compact")
+    moved = store.mix(["high"] * 4)
+    layer, kept = moved.kv.layers[0], [store.prefix, *store.levels["high"]]
+    before = torch.cat([kv.layers[0].positions.expand(-1, 2, -1) for kv in kept], dim=2)
+    after = layer.positions
+    if family == "qwen2_5_vl":  # from the start of the video
+        assert torch.equal(after[1:], before[1:])
+    else:  # from the time step
+        assert torch.allclose(after[1:] - after[:1], before[1:] - before[:1], atol=1e-4)
+    assert (after[0].diff(dim=-1) >= 0).all() or family != "qwen2_5_vl"
+    assert after[0].max() < before[0].max()
+    assert moved.place.next_position <= prompt.next_position
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "llava_onevision"])
+def test_yarn_scaled_rope_equals_stock(family):
+    """YaRN scales the tables, which un-rotating has to undo."""
+    from tests.tiny import build, processor
+    from x2l.models.hf import HFVideoModel
+
+    def scaled():
+        hf = build(family, torch.float64)
+        decoder = hf.get_decoder()
+        decoder.config.rope_parameters |= {
+            "rope_type": "yarn",
+            "factor": 4.0,
+            "original_max_position_embeddings": 64,
+        }
+        decoder.rotary_emb = type(decoder.rotary_emb)(decoder.config)
+        assert decoder.rotary_emb.attention_scaling != 1
+        return hf
+
+    video = frames(9)
+    with torch.inference_mode():
+        want = scaled()(**inputs_for(family, video, torch.float64)).logits[0, -1]
+    assert (want - stock_logits(family, video, torch.float64)).abs().max() > 1e-2
+    model = HFVideoModel(scaled(), processor(family), "hf")
+    for positions in ("keep", "compact"):
+        store = prefill(model, model.prompt(video, 4), FULL, "low", positions)
+        assert (logits_of(model, store) - want).abs().max() <= 1e-9

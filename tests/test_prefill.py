@@ -212,8 +212,9 @@ def test_a_compressor_gets_the_queries_it_needs():
 def test_nothing_stays_behind_after_an_exception():
     model = ours("qwen2_5_vl")
     prompt = model.prompt(frames(8), 4)
-    broken = replace(prompt, visual={**prompt.visual, "pixel_values_videos": torch.zeros(1, 1)})
-    with pytest.raises(RuntimeError):
+    twice = torch.tensor([[2, 16, 16]])  # twice the size that the prompt has tokens for
+    broken = replace(prompt, visual={**prompt.visual, "grid_thw": twice})
+    with pytest.raises(ValueError, match="features and .*tokens do not match"):
         prefill(model, broken, {"high": Level(KeyNorm(), 2)})
     assert not model.decoder._forward_pre_hooks
     assert _scope.get() is None

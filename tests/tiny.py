@@ -1,88 +1,80 @@
-"""Tiny random models and frames for tests. Nothing is downloaded; weights are large enough for attention to matter."""
+"""Tiny random models of every family with their real processors, and frames for tests.
 
+Nothing is downloaded. Weights are large enough for attention to matter. What differs between families (sizes, special
+tokens, chat template) lies in tests/families/.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import (
-    AutoProcessor,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2VLConfig,
-    Qwen2VLForConditionalGeneration,
-)
+from transformers import AutoModelForImageTextToText, BatchFeature, PreTrainedConfig, ProcessorMixin
+from transformers.video_utils import VideoMetadata
 
+from tests.families import glm4v, internvl, llava, qwen, smolvlm, video_llama_3
+from tests.families.base import END, TINY
 from x2l.models.hf import HFVideoModel
 from x2l.video import Frames
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl")
-PACKAGED = Path(__file__).parents[1] / "x2l" / "assets" / "x2l_tiny"
+PACKAGED = TINY
+
+
+@dataclass(frozen=True)
+class Family:
+    """How a family's processor and configuration (for the processor's tokenizer) are made."""
+
+    processor: Callable[[], ProcessorMixin]
+    config: Callable[[Any], PreTrainedConfig]
+
+
+_MADE = {
+    "qwen2_vl": Family(qwen.qwen2_processor, qwen.qwen2_config),
+    "qwen2_5_vl": Family(qwen.qwen2_5_processor, qwen.qwen2_5_config),
+    "qwen3_vl": Family(qwen.qwen3_processor, qwen.qwen3_config),
+    "llava_onevision": Family(llava.onevision_processor, llava.onevision_config),
+    "llava_next_video": Family(llava.next_video_processor, llava.next_video_config),
+    "internvl": Family(internvl.processor, internvl.config),
+    "internvl_qwen3": Family(internvl.processor, internvl.qwen3_config),
+    "video_llama_3": Family(video_llama_3.processor, video_llama_3.config),
+    "smolvlm": Family(smolvlm.processor, smolvlm.config),
+    "glm4v": Family(glm4v.processor, glm4v.config),
+}
+FAMILIES = tuple(_MADE)
 
 
 @lru_cache
-def processor():
-    return AutoProcessor.from_pretrained(PACKAGED)
+def processor(family: str = "qwen2_5_vl") -> ProcessorMixin:
+    """The family's own processor; without a name that of x2l_tiny."""
+    return _MADE[family].processor()
 
 
-def build(family: str, dtype: torch.dtype = torch.float32):
-    """A stock model with random weights: 4 layers, 8 query heads over 2 KV heads, windowed vision for 2.5."""
-    tokenizer = processor().tokenizer
-    text = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 2,
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": 10000.0,
-            "mrope_section": [2, 1, 1],
-        },
-        "max_position_embeddings": 4096,
-        "initializer_range": 0.2,
-        "pad_token_id": tokenizer.pad_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "bos_token_id": tokenizer.pad_token_id,
-    }
-    vision = {
-        "depth": 3,
-        "num_heads": 4,
-        "in_channels": 3,
-        "patch_size": 8,
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
-    }
-    ids = {
-        "video_token_id": tokenizer.convert_tokens_to_ids("<|video_pad|>"),
-        "image_token_id": tokenizer.convert_tokens_to_ids("<|image_pad|>"),
-        "vision_start_token_id": tokenizer.convert_tokens_to_ids("<|vision_start|>"),
-        "vision_end_token_id": tokenizer.convert_tokens_to_ids("<|vision_end|>"),
-    }
-    if family == "qwen2_vl":
-        vision |= {"embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2, "initializer_range": 0.2}
-        config = Qwen2VLConfig(text_config=text, vision_config=vision, **ids)
-        cls = Qwen2VLForConditionalGeneration
-    else:
-        vision |= {
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "out_hidden_size": 64,
-            "fullatt_block_indexes": [1],
-            "window_size": 32,
-            "tokens_per_second": 2,
-            "initializer_range": 0.2,
-        }
-        config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids)
-        cls = Qwen2_5_VLForConditionalGeneration
+def build(family: str, dtype: torch.dtype = torch.float32) -> Any:
+    """A stock model with random weights: 4 layers, 8 query heads over 2 KV heads, a vision tower of 3 layers."""
+    words = processor(family).tokenizer
     torch.manual_seed(0)
-    model = cls._from_config(config, attn_implementation="sdpa").eval().to(dtype)
-    model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    return model
+    model = AutoModelForImageTextToText.from_config(
+        _MADE[family].config(words), attn_implementation="sdpa"
+    )
+    if not family.startswith("qwen2"):
+        _stir_zeros(model)
+    model.generation_config.eos_token_id = words.convert_tokens_to_ids(END)
+    return model.eval().to(dtype)
+
+
+def _stir_zeros(model: torch.nn.Module) -> None:
+    """Gives weights to what starts at zero (biases, position embeddings): a zero hides that it was left out."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.normal_(0.0, 0.1)
 
 
 @lru_cache
-def stock(family: str, dtype: torch.dtype = torch.float32):
+def stock(family: str, dtype: torch.dtype = torch.float32) -> Any:
     """The stock model, untouched: the oracle."""
     return build(family, dtype)
 
@@ -92,7 +84,13 @@ def ours(
     family: str, dtype: torch.dtype = torch.float32, positions: str = "reference"
 ) -> HFVideoModel:
     """The same weights behind the adapter."""
-    return HFVideoModel(build(family, dtype), processor(), positions)
+    return HFVideoModel(build(family, dtype), processor(family), positions)
+
+
+def save(family: str, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
+    """Writes model and processor so that the Auto classes load them from the folder."""
+    build(family, dtype).save_pretrained(folder)
+    processor(family).save_pretrained(folder)
 
 
 def frames(count: int = 14, seed: int = 0, size: tuple[int, int] = (64, 64)) -> Frames:
@@ -102,3 +100,53 @@ def frames(count: int = 14, seed: int = 0, size: tuple[int, int] = (64, 64)) -> 
     return Frames(
         pixels, torch.arange(count, dtype=torch.float64), 4.0, float(count), "random.mp4", "decord"
     )
+
+
+def metadata(video: Frames) -> VideoMetadata:
+    """The file's own times as transformers' processors take them: second = index / fps, whatever the spacing.
+
+    A new one for each call: processors write into it. `total_num_frames` only serves Qwen2.5-VL, which divides the
+    number of indices by it to get the sampled rate.
+    """
+    seconds = video.seconds.tolist()
+    spacing = (seconds[-1] - seconds[0]) / (len(seconds) - 1) if len(seconds) > 1 else 1 / video.fps
+    return VideoMetadata(
+        total_num_frames=len(seconds) * spacing,
+        fps=1.0,
+        frames_indices=seconds,
+        duration=video.duration,
+    )
+
+
+def stock_inputs(
+    family: str,
+    video: Frames,
+    question: str = "What is shown?",
+    instead: ProcessorMixin | None = None,
+    unwrapped: bool = False,
+) -> BatchFeature:
+    """The whole prompt as a user of the stock model prepares it: one video, one question, the answer's start.
+
+    Args:
+        family: whose processor is used.
+        video: any frames.
+        question: the text behind them.
+        instead: another processor of that family, such as one that was loaded from a folder.
+        unwrapped: Qwen3-VL's prompt as transformers 4 made it: no vision marks around all frames, only around each.
+    """
+    stock_processor = processor(family) if instead is None else instead
+    content = [{"type": "video"}, {"type": "text", "text": question}]
+    text = stock_processor.apply_chat_template(
+        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+    )
+    if unwrapped and family == "qwen3_vl":
+        text = text.replace("<|vision_start|><|video_pad|><|vision_end|>", "<|video_pad|>")
+    with warnings.catch_warnings():
+        # Glm4vProcessor hands a tensor to np.array, which torch 2.13 answers with a warning from numpy.
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+        return stock_processor(
+            text=[text],
+            videos=[video.pixels.permute(0, 3, 1, 2)],
+            videos_kwargs={"do_sample_frames": False, "video_metadata": [metadata(video)]},
+            return_tensors="pt",
+        )

@@ -6,6 +6,7 @@ any text between them (timestamps). Knows nothing of models or of files.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,8 @@ class Chunk:
         seconds: (start, end) in the file; a frame lasts until the next one is sampled.
         frame_seconds: time of each of its sampled frames in the file.
         is_visual: `(T,)` bool; text inside the span (timestamps) is never compressed.
-        grid: visual tokens as (time steps, rows, columns); their product is the number of visual tokens.
+        grid: visual tokens as (time steps, rows, columns); their product is the number of visual tokens. A chunk of
+            which the model's processor dropped tokens forms no grid: (1, 1, visual tokens).
         positions: `(A, T)` integer rotary positions of all its tokens, as the model was trained with.
     """
 
@@ -59,7 +61,9 @@ class Prompt:
         chunks: the chunks, in time order, without gaps.
         next_position: rotary position of the first token after the video, whatever is kept (`keep`).
         video_end: one past the largest temporal position inside the video.
-        visual: processor outputs of the whole video, cut by the model when a chunk is embedded.
+        visual: what the model needs to embed chunks: frames, and the size that the whole video asked for.
+        space_follows_time: rows and columns of a time step count from its time (Qwen3-VL, GLM-4V), not from the
+            start of the video (Qwen2-VL). No matter with one axis.
     """
 
     input_ids: Tensor
@@ -68,7 +72,8 @@ class Prompt:
     chunks: tuple[Chunk, ...]
     next_position: int
     video_end: int
-    visual: dict[str, Any]
+    visual: Mapping[str, Any]
+    space_follows_time: bool = False
 
     @property
     def tokens(self) -> int:

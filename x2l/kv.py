@@ -81,17 +81,24 @@ class LayerKV:
         )
 
     def to(self, device: torch.device | str) -> LayerKV:
-        """The same KVs on `device`."""
+        """The same KVs on `device`.
+
+        A copy to a GPU is queued there and not waited for: whatever uses it is queued behind it. A copy to the host
+        is waited for, since nothing else would make a reader on the host wait (see transfer.py).
+        """
+        queued = torch.device(device).type != "cpu"
         return LayerKV(
-            self.keys.to(device),
-            self.values.to(device),
-            self.positions.to(device),
-            self.weights.to(device),
+            self.keys.to(device, non_blocking=queued),
+            self.values.to(device, non_blocking=queued),
+            self.positions.to(device, non_blocking=queued),
+            self.weights.to(device, non_blocking=queued),
         )
 
 
 def concat_layers(parts: Sequence[LayerKV]) -> LayerKV:
-    """Joins one layer's KVs along the tokens, in the order given."""
+    """Joins one layer's KVs along the tokens, in the order given, on the device of the first."""
+    device = parts[0].keys.device
+    parts = [part.to(device) for part in parts]
     heads = max(max(part.positions.shape[1], part.weights.shape[0]) for part in parts)
     axes = parts[0].positions.shape[0]
     return LayerKV(
@@ -104,7 +111,10 @@ def concat_layers(parts: Sequence[LayerKV]) -> LayerKV:
 
 @dataclass(frozen=True)
 class KV:
-    """KVs of some tokens for all layers; the layers may hold different numbers of them."""
+    """KVs of some tokens for all layers.
+
+    The layers may hold different numbers of them, and lie on different devices where a model is spread over several.
+    """
 
     layers: tuple[LayerKV, ...]
 
@@ -125,6 +135,8 @@ class KV:
 
 def concat(parts: Sequence[KV]) -> KV:
     """Joins KVs along the tokens, layer by layer, in the order given.
+
+    Each layer lies where the first part has it; of copies from elsewhere only one layer's live at a time.
 
     Raises:
         ValueError: nothing to join, or a different number of layers.

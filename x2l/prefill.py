@@ -13,12 +13,13 @@ from torch import Tensor
 
 from x2l.chunks import Chunk, Prompt
 from x2l.compressors.base import CAN_SEE, Level, Observation, kept_tokens
-from x2l.compute import Meter, decoder_flops, vision_flops
+from x2l.compute import Meter, decoder_flops
 from x2l.kv import KV, LayerKV, concat_layers
 from x2l.models.attention import Watch
 from x2l.models.base import Embedded, VideoModel
 from x2l.models.positions import compacted, first_cursor, shifted
 from x2l.store import POSITIONS, KVStore
+from x2l.transfer import copies_done, to_host
 
 CONTEXTS = ("full", "low", "high", "own")
 RESIDENT = frozenset(
@@ -80,8 +81,7 @@ def prefill(
     for chunk in prompt.chunks:
         with meter.stage("vision"):
             embedded = model.embed_chunk(prompt, chunk)  # once, however many passes there are
-        if embedded.patch_grid is not None:
-            meter.add("vision", vision_flops(model.shape.vision, embedded.patch_grid))
+        meter.add("vision", embedded.flops)
         visual = embedded.embeds[0, chunk.is_visual.to(embedded.embeds.device)]
         embeds.append(visual.view(chunk.grid[0], -1, visual.shape[-1]).float().mean(dim=1).cpu())
         owner += [chunk.index] * chunk.grid[0]
@@ -89,6 +89,8 @@ def prefill(
             one.advance(chunk, embedded)
         if progress is not None:
             progress(chunk.index + 1, len(prompt.chunks))
+    with meter.stage("compression"):
+        copies_done()
     return KVStore(
         prompt=replace(prompt, visual={}),
         prefix=passes[0].prefix,
@@ -119,7 +121,7 @@ class _Pass:
             raise ValueError(
                 f"compressor needs {sorted(self.needs - CAN_SEE)}: the engine can show {sorted(CAN_SEE)}"
             )
-        self.cache = model.new_cache()
+        self.cache = model.new_cache(_room(prompt, levels.get(context)))
         self.cursor = first_cursor(prompt)
         self.stored: dict[str, list[KV]] = {name: [] for name in levels}
         at = prompt.positions[:, : prompt.prefix]
@@ -133,7 +135,7 @@ class _Pass:
         model, meter, cache = self.model, self.meter, self.cache
         before = cache.lengths
         compact = self.positions == "compact" and self.context != "full"
-        used = shifted(chunk, self.cursor) if compact else chunk.positions
+        used = shifted(self.prompt, chunk, self.cursor) if compact else chunk.positions
         watch = Watch() if "queries" in self.needs else None
         with meter.stage("prefill"):
             model.advance(embedded, used, cache, watch)
@@ -149,7 +151,7 @@ class _Pass:
                 cache.cut(before)
                 self._leave(levels[self.context], chunk, compact)
             for name, kv in levels.items():
-                self.stored[name].append(kv if name in RESIDENT else kv.to("cpu"))
+                self.stored[name].append(kv if name in RESIDENT else to_host(kv))
 
     def _leave(self, kv: KV, chunk: Chunk, compact: bool) -> None:
         """Puts a chunk's compressed KVs into the context."""
@@ -212,6 +214,22 @@ class _Pass:
             * level.compressor.flops(shape.kv_heads, chunk.visual_tokens, keep, shape.head_dim),
         )
         return KV(tuple(layers))
+
+
+def _room(prompt: Prompt, level: Level | None) -> int:
+    """The most KVs that a pass has in its context at any time, so that no buffer ever has to be doubled.
+
+    Args:
+        prompt: the prompt.
+        level: what earlier chunks are compressed to; None = they stay whole.
+    """
+    if level is None:
+        return prompt.tokens
+    kept = sum(
+        chunk.tokens - chunk.visual_tokens + kept_tokens(chunk.visual_tokens, level.ratio)
+        for chunk in prompt.chunks
+    )
+    return prompt.prefix + kept + max(chunk.tokens for chunk in prompt.chunks)
 
 
 def _with_text(text: LayerKV, visual: LayerKV) -> LayerKV:

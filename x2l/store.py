@@ -1,6 +1,7 @@
 """The KVs of one video at every level, by chunk; and how they are mixed into one cache.
 
-H-KVs stay on the compute device, all other levels on the host, from where they are re-loaded.
+H-KVs stay on the compute device, all other levels on the host, from where they are re-loaded. Where a model is spread
+over several devices, KVs of a layer go to the device of that layer, which is where the prefix has them.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class KVStore:
 
     Attributes:
         prompt: the prompt that was pre-filled, without its pixels.
-        prefix: KVs of the text before the video.
+        prefix: KVs of the text before the video, each layer on the device that the model runs it on.
         levels: level name -> KVs of every chunk, with original positions.
         positions: `keep` or `compact`.
         step_embeds: `(time steps, hidden)` mean input embedding of each time step's visual tokens (for selectors).
@@ -90,10 +91,7 @@ class KVStore:
         for part in parts:
             spans.append((start, start + part.tokens[0]))
             start += part.tokens[0]
-        device = self.prefix.layers[0].keys.device
-        return Mixed(
-            concat([self.prefix, *(part.to(device) for part in parts)]), place, tuple(spans)
-        )
+        return Mixed(concat([self.prefix, *parts]), place, tuple(spans))
 
     def _compact(self, parts: Sequence[KV]) -> tuple[list[KV], Placement]:
         cursor, closed = first_cursor(self.prompt), []

@@ -63,3 +63,25 @@ def test_room_is_reserved_once():
     cache.update(*kvs(10), 0)
     assert cache.layers[0].keys is buffer
     assert cache.nbytes == 2 * 2 * 14 * 4 * 4
+
+
+def test_filling_with_room_allocates_once():
+    """Once too often is a second copy of the whole cache."""
+    cache, capacities = BufferCache(1), []
+    reserve = cache.layers[0].reserve
+    cache.layers[0].reserve = lambda capacity: capacities.append(capacity) or reserve(capacity)
+    cache.append(0, *kvs(4), torch.ones(1, 4), room=10)
+    assert capacities == [14] and cache.layers[0].keys.shape[2] == 14
+
+
+def test_an_expected_length_is_reserved_at_the_first_kvs():
+    cache = BufferCache(2, room=20)
+    cache.update(*kvs(3), 0)
+    buffer = cache.layers[0].keys
+    for _ in range(17):
+        cache.update(*kvs(1), 0)
+    assert cache.layers[0].keys is buffer and buffer.shape[2] == 20
+    cache.update(*kvs(1), 0)  # longer than expected: grows all the same
+    assert cache.lengths == (21, 0) and cache.layers[0].keys.shape[2] == 40
+    cache.update(*kvs(30), 1)
+    assert cache.layers[1].keys.shape[2] == 30

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from tests.tiny import PACKAGED, build, frames, ours, processor
+from tests.tiny import FAMILIES, PACKAGED, build, frames, ours, processor
 from x2l.models.attention import NAME
 from x2l.models.hf import HFVideoModel
 from x2l.models.loading import load
@@ -86,7 +86,7 @@ def test_pictures_that_the_processor_refuses_are_the_videos_fault():
 
 
 def test_a_question_cannot_smuggle_in_a_video():
-    with pytest.raises(ValueError, match="must not contain the model's video placeholder"):
+    with pytest.raises(ValueError, match="must not contain the model's visual placeholder"):
         ours("qwen2_5_vl").question("what <|video_pad|> is this?")
 
 
@@ -114,3 +114,41 @@ def test_processors_import_where_torchvisions_operators_cannot_load():
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True
     )
     assert done.stdout.strip() == "Qwen2VLVideoProcessor", done.stderr
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_steps_and_text_of_any_family_add_up(family):
+    model = ours(family)
+    for count in (2, 3, 7):
+        prompt = model.prompt(frames(count), 2 * model.temporal_patch)
+        assert prompt.chunks[0].start == prompt.prefix and prompt.chunks[-1].stop == prompt.tokens
+        for before, after in zip(prompt.chunks[:-1], prompt.chunks[1:], strict=True):
+            assert before.stop == after.start and before.frames[1] == after.frames[0]
+        for chunk in prompt.chunks:
+            assert int(chunk.is_visual.sum()) == chunk.visual_tokens
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_rope_whose_tables_depend_on_the_length_is_refused(kind):
+    hf = build("internvl")
+    hf.get_decoder().config.rope_parameters["rope_type"] = kind
+    with pytest.raises(ValueError, match=f"its RoPE is of type '{kind}'.*one of"):
+        HFVideoModel(hf, processor("internvl"))
+
+
+def test_vision_operations_are_counted_once_for_each_shape_and_are_the_same_each_time():
+    model = ours("llava_onevision")
+    prompt = model.prompt(frames(10), 4)
+    first = [model.embed_chunk(prompt, chunk).flops for chunk in prompt.chunks]
+    assert first == [model.embed_chunk(prompt, chunk).flops for chunk in prompt.chunks]
+    assert first[0] == first[1] == 2 * first[2] > 0
+
+
+def test_vision_operations_follow_the_grid_not_only_the_number_of_patches():
+    """Two steps of 8 x 8 patches and one step of 8 x 16 are the same tensor; attention is within a step."""
+    model = ours("qwen2_5_vl")
+    two = model.prompt(frames(4, size=(64, 64)), 4)
+    one = model.prompt(frames(2, size=(64, 128)), 4)
+    assert two.chunks[0].visual_tokens == one.chunks[0].visual_tokens == 32
+    flops = [model.embed_chunk(prompt, prompt.chunks[0]).flops for prompt in (two, one)]
+    assert flops[0] < flops[1]

@@ -112,9 +112,9 @@ def test_attention_equals_eager_attention_over_the_high_cache(store):
     positions = (torch.arange(tokens) + mixed.place.next_position).expand(3, -1)[:, None]
     cos, sin = decoder.rotary_emb(hidden, positions)
     split = lambda x: x.view(1, tokens, -1, 8).transpose(1, 2)  # noqa: E731
-    queries = model._rope(split(attention.q_proj(hidden)), cos, sin)
+    queries = model.rotary._turn(split(attention.q_proj(hidden)), cos, sin)
     keys = torch.cat(
-        [model.rotate(mixed.kv.layers[0]), model._rope(split(attention.k_proj(hidden)), cos, sin)],
+        [model.rotate(mixed.kv.layers[0]), model.rotary._turn(split(attention.k_proj(hidden)), cos, sin)],
         dim=2,
     )
     logits = queries @ keys.repeat_interleave(4, dim=1).transpose(2, 3) * 8**-0.5

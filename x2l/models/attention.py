@@ -1,27 +1,35 @@
-"""One attention function for the language model: sdpa's arithmetic, plus what compression needs.
+"""One attention function for the language model: a stock kernel's arithmetic, plus what compression needs.
 
 It adds a bias per KV (the log of how many tokens a merged KV stands for), copes with layers of different length,
 and shows queries and keys to whoever watches. What it should do is said by a `with`, never stored on a model.
 
 Registered under its name for masks too: a name unknown to Hugging Face's mask registry gets no mask, and sdpa then
 cuts the keys to the first `q_len` of them, silently (facts measured on every architecture tried).
+
+No mask is made where attention is plainly causal; it then means lower-right causal: the last query sees every key.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.backends.cuda import SDPAParams, can_use_flash_attention
+from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.masking_utils import AttentionMaskInterface, causal_mask_function, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 NAME = "x2l_sdpa"
+Kernel = Literal["eager", "masked", "flash", "plain", "fused"]
 
 
 @dataclass(frozen=True)
@@ -43,8 +51,11 @@ class Watch:
 
 @dataclass(frozen=True)
 class _Scope:
-    watch: Watch | None
-    bias: Sequence[Tensor | None] | None
+    """What one `with attending(...)` says. `masks` holds the last mask made, for the layers of equal length."""
+
+    watch: Watch | None = None
+    bias: Sequence[Tensor | None] | None = None
+    masks: dict[tuple[int, int, torch.device], Tensor] = field(default_factory=dict)
 
 
 _scope: ContextVar[_Scope | None] = ContextVar("x2l_attention_scope", default=None)
@@ -67,59 +78,161 @@ def attending(
         _scope.reset(token)
 
 
+def kernel_for(base: str, queries: int, keys: int, explicit: bool, fused: bool) -> Kernel:
+    """Which arithmetic a call of attention gets. Pure.
+
+    Args:
+        base: the attention that the checkpoint was loaded with: `sdpa`, `eager`, or one with `flash` in its name.
+        queries: new tokens.
+        keys: all tokens, the new ones included.
+        explicit: something has to be added to the logits: a bias, or a mask that is not plainly causal.
+        fused: torch's flash kernel can take the tensors.
+
+    Returns:
+        `eager`: the model's own eager function, always with a mask. `masked`: sdpa with a mask. `flash`: the flash
+        attention loaded, which takes neither mask nor bias and is lower-right aligned. `plain`: sdpa without a mask.
+        `fused`: torch's flash kernel, lower-right aligned, without a mask in memory.
+    """
+    if base == "eager":
+        return "eager"
+    if explicit:
+        return "masked"
+    if "flash" in base:
+        return "flash"
+    if queries in (1, keys):  # lower right is upper left, or everything
+        return "plain"
+    return "fused" if fused else "masked"
+
+
 def lower_right_mask(queries: int, keys: int, device: torch.device) -> Tensor:
     """`(1, 1, queries, keys)` bool: the last query sees every key, each earlier one sees one fewer."""
     ones = torch.ones(queries, keys, dtype=torch.bool, device=device)
     return ones.tril(diagonal=keys - queries)[None, None]
 
 
-def _biased(mask: Tensor | None, bias: Tensor, query: Tensor, keys: int) -> Tensor:
-    """The mask as float logits plus the bias, `(1, Q, q, keys)`; keys beyond the bias (the new ones) get none."""
-    queries, heads = query.shape[2], query.shape[1]
-    allowed = lower_right_mask(queries, keys, query.device) if mask is None else mask
-    if allowed.dtype == torch.bool:
-        logits = torch.zeros(allowed.shape, dtype=query.dtype, device=query.device)
-        logits = logits.masked_fill(~allowed, float("-inf"))
-    else:
-        logits = allowed
+def _shared_mask(scope: _Scope, queries: int, keys: int, device: torch.device) -> Tensor:
+    key = (queries, keys, device)
+    if key not in scope.masks:
+        scope.masks.clear()
+        scope.masks[key] = lower_right_mask(queries, keys, device)
+    return scope.masks[key]
+
+
+def _as_logits(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask as something to add: 0 where a query sees a key, -inf elsewhere."""
+    if mask.dtype != torch.bool:
+        return mask
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(
+        ~mask, float("-inf")
+    )
+
+
+def _biased(mask: Tensor, bias: Tensor, query: Tensor, keys: int) -> Tensor:
+    """The mask as float logits plus the bias, `(1, 1 or Q, q, keys)`; keys beyond the bias (the new ones) get none."""
     padded = torch.zeros(bias.shape[0], keys, dtype=query.dtype, device=query.device)
     padded[:, : bias.shape[1]] = bias.to(query)
-    per_head = padded.repeat_interleave(heads // bias.shape[0], dim=0)
-    return logits + per_head[None, :, None, :]
+    if bias.shape[0] > 1:
+        padded = padded.repeat_interleave(query.shape[1] // bias.shape[0], dim=0)
+    return _as_logits(mask, query.dtype) + padded[None, :, None, :]
 
 
-def x2l_sdpa(
+def _flash(base: str, module: nn.Module, qkv: tuple[Tensor, Tensor, Tensor], options: Any) -> Any:
+    """The loaded flash attention, lower-right causal.
+
+    Hugging Face's function finds its kernel by the name in the module's config, where ours stands, hence the stand-in.
+    And it takes positions that do not rise by one (M-RoPE, gaps) for sequences packed into one: they are not passed.
+    """
+    named = SimpleNamespace(
+        config=SimpleNamespace(_attn_implementation=base),
+        is_causal=True,
+        layer_idx=module.layer_idx,
+    )
+    options = {name: value for name, value in options.items() if name != "position_ids"}
+    return ALL_ATTENTION_FUNCTIONS[base](named, *qkv, None, **options)
+
+
+def _fused(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+    """Torch's flash kernel, lower-right causal and grouped, `(1, q, Q, D)`; nothing of size q x k is made."""
+    mask = causal_lower_right(query.shape[2], key.shape[2])
+    out = nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
+    )
+    return out.transpose(1, 2).contiguous()
+
+
+def _can_fuse(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether torch's flash kernel takes these tensors (CUDA, half precision, head size)."""
+    if query.device.type != "cuda":
+        return False
+    return can_use_flash_attention(SDPAParams(query, key, value, None, 0.0, False, True))
+
+
+def attend(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    **kwargs: Any,
+    base: str = "sdpa",
+    **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Hugging Face's attention interface: `(1, Q, q, D)`, `(1, H, k, D)`, `(1, H, k, D)` -> `(1, q, Q, D)`."""
-    scope = _scope.get()
+    """Hugging Face's attention interface: `(1, Q, q, D)`, `(1, H, k, D)`, `(1, H, k, D)` -> `(1, q, Q, D)`.
+
+    Raises:
+        ValueError: a mask that was made for another number of keys.
+    """
+    scope = _scope.get() or _Scope()
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     queries, keys = query.shape[2], key.shape[2]
-    if (
-        queries > 1
-        and queries != keys
-        and (attention_mask is None or attention_mask.shape[-1] != keys)
-    ):
-        # Hugging Face sizes one mask by the first layer; a layer that kept another number of KVs needs its own.
-        attention_mask = lower_right_mask(queries, keys, query.device)
-    if scope is not None and scope.watch is not None:
+    if attention_mask is not None and attention_mask.shape[-1] != keys:
+        raise ValueError(
+            f"attention_mask: is for {attention_mask.shape[-1]} keys, layer {layer} holds {keys}; "
+            "layers may differ in length only under plain causal attention, so pass no mask"
+        )
+    if scope.watch is not None:
         scope.watch.queries[layer] = query
-        scope.watch.scaling[layer] = float(kwargs.get("scaling") or query.shape[-1] ** -0.5)
+        scope.watch.scaling[layer] = float(options.get("scaling") or query.shape[-1] ** -0.5)
         if scope.watch.want_keys:
             scope.watch.keys[layer] = key
-    bias = None if scope is None or scope.bias is None else scope.bias[layer]
-    if bias is not None:
-        attention_mask = _biased(attention_mask, bias, query, keys)
-    return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)
+    bias = None if scope.bias is None else scope.bias[layer]
+    explicit = bias is not None or attention_mask is not None
+    kernel = kernel_for(base, queries, keys, explicit, _can_fuse(query, key, value))
+    if kernel == "flash":
+        return _flash(base, module, (query, key, value), options)
+    if kernel == "fused":
+        return _fused(query, key, value, options.get("scaling")), None
+    mask = attention_mask
+    if kernel != "plain" and mask is None:
+        mask = _shared_mask(scope, queries, keys, query.device)
+    if bias is not None and mask is not None:
+        mask = _biased(mask, bias, query, keys)
+    if kernel == "eager":
+        assert mask is not None
+        eager = sys.modules[type(module).__module__].eager_attention_forward
+        return eager(module, query, key, value, _as_logits(mask, query.dtype), **options)
+    return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, mask, **options)
 
 
-def register() -> str:
-    """Makes the function known to transformers (idempotent) and returns its name."""
-    AttentionInterface.register(NAME, x2l_sdpa)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
-    return NAME
+def plain_or_explicit(*args: Any, **options: Any) -> Tensor | None:
+    """Hugging Face's mask interface: None where attention is plainly causal, else a mask in full."""
+    plainly = options.get("mask_function", causal_mask_function) is causal_mask_function
+    if plainly and options.get("attention_mask") is None:
+        return None
+    skip = {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+    return sdpa_mask(*args, **(options | skip))
+
+
+def register(base: str = "sdpa") -> str:
+    """Makes the function known to transformers (idempotent) and returns its name.
+
+    Args:
+        base: the attention to compute with: `sdpa`, `eager`, `flash_attention_2`, or a kernel of the Hub. A name
+            returned by `register` is returned as it is.
+    """
+    if base.startswith("x2l_"):
+        return base
+    # Without "flash": transformers looks for a kernel of that name. Without "/": for a repository.
+    name = "x2l_" + base.replace("flash", "fa").replace("/", ".")
+    AttentionInterface.register(name, partial(attend, base=base))
+    AttentionMaskInterface.register(name, plain_or_explicit)
+    return name

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,25 +18,10 @@ from x2l.video import Frames
 
 
 @dataclass(frozen=True)
-class VisionShape:
-    """The sizes that a vision tower's FLOPs follow from (see compute.py for the formulas)."""
-
-    depth: int
-    hidden: int
-    intermediate: int
-    mlp_matrices: int
-    patch_inputs: int
-    merge: int
-    out: int
-    window: int | None
-    full_attention: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class ModelShape:
-    """The sizes that FLOPs and bytes follow from.
+    """The sizes of the language model that FLOPs and bytes follow from.
 
-    `window` of the vision tower is in merged tokens along one side; None = every layer attends within a time step.
+    `context_length` is the number of positions it was made for; None = not said.
     """
 
     layers: int
@@ -45,20 +32,22 @@ class ModelShape:
     intermediate: int
     vocabulary: int
     kv_itemsize: int
-    vision: VisionShape
+    context_length: int | None
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """What the language model receives for a chunk.
+    """What the language model receives for a span of the prompt.
 
     Attributes:
         embeds: `(1, T, hidden)`.
-        patch_grid: (time steps, patch rows, patch columns) the vision tower worked on; None for text.
+        extras: what the family's decoder takes beside them (Qwen3-VL: visual features for its first layers).
+        flops: operations of the vision tower and projector, by torch's counter; 0 for text.
     """
 
     embeds: Tensor
-    patch_grid: tuple[int, int, int] | None = None
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    flops: int = 0
 
 
 class VideoModel(ABC):
@@ -130,6 +119,6 @@ class VideoModel(ABC):
             cache.append(index, self.rotate(layer), layer.values, layer.weights, room)
         return cache
 
-    def new_cache(self) -> BufferCache:
-        """An empty cache for this model."""
-        return BufferCache(self.shape.layers)
+    def new_cache(self, room: int = 0) -> BufferCache:
+        """An empty cache for this model, with space for `room` tokens."""
+        return BufferCache(self.shape.layers, room)

@@ -19,10 +19,10 @@ class BufferLayer(CacheLayerMixin):
     is_sliding = False
     is_croppable = True
 
-    def __init__(self) -> None:
-        """An empty layer; device, dtype and shape come with the first KVs."""
+    def __init__(self, room: int = 0) -> None:
+        """An empty layer; device, dtype and shape come with the first KVs, and then space for `room` KVs."""
         super().__init__()
-        self.length = 0
+        self.length, self.room = 0, room
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Takes dtype, device and shape from the first KVs."""
@@ -46,12 +46,18 @@ class BufferLayer(CacheLayerMixin):
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Appends `(1, H, n, D)` KVs and returns views of everything cached."""
+        return self.extend(key_states, value_states)
+
+    def extend(
+        self, key_states: Tensor, value_states: Tensor, room: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Like `update`, and keeps space for `room` more."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None and self.values is not None
         end = self.length + key_states.shape[2]
-        if end > self.keys.shape[2]:
-            self.reserve(max(end, 2 * self.keys.shape[2]))
+        if end + room > self.keys.shape[2]:
+            self.reserve(max(end + room, 2 * self.keys.shape[2] or self.room))
         self.keys[:, :, self.length : end] = key_states
         self.values[:, :, self.length : end] = value_states
         self.length = end
@@ -100,9 +106,15 @@ class BufferCache(Cache):
 
     layers: list[BufferLayer]  # type: ignore[assignment]  # every layer is one of ours
 
-    def __init__(self, layers: int) -> None:
-        """An empty cache of `layers` layers."""
-        super().__init__(layers=[BufferLayer() for _ in range(layers)])
+    def __init__(self, layers: int, room: int = 0) -> None:
+        """An empty cache of `layers` layers.
+
+        Args:
+            layers: of the model.
+            room: KVs a layer makes space for at its first one. A cache that outgrows its buffer needs three times
+                its size while it is copied to one of twice the size.
+        """
+        super().__init__(layers=[BufferLayer(room) for _ in range(layers)])
         self._bias: list[Tensor | None] = [None] * layers
 
     @property
@@ -140,8 +152,7 @@ class BufferCache(Cache):
             room: space to reserve for that many more.
         """
         before = self.layers[layer].length
-        self.layers[layer].update(keys, values)
-        self.layers[layer].reserve(self.layers[layer].length + room)
+        self.layers[layer].extend(keys, values, room)
         old = self._bias[layer]
         if old is None and bool((weights == 1).all()):
             return

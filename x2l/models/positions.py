@@ -64,11 +64,8 @@ class Cursor:
 def extent(prompt: Prompt, chunk: Chunk) -> int:
     """Temporal positions from a chunk's first token to where the next chunk starts."""
     following = chunk.index + 1
-    end = (
-        int(prompt.chunks[following].positions[0, 0])
-        if following < len(prompt.chunks)
-        else prompt.video_end
-    )
+    after = prompt.next_position if prompt.space_follows_time else prompt.video_end
+    end = int(prompt.chunks[following].positions[0, 0]) if following < len(prompt.chunks) else after
     return end - int(chunk.positions[0, 0])
 
 
@@ -77,11 +74,11 @@ def first_cursor(prompt: Prompt) -> Cursor:
     return Cursor(float(prompt.chunks[0].positions[0, 0]))
 
 
-def shifted(chunk: Chunk, cursor: Cursor) -> Tensor:
+def shifted(prompt: Prompt, chunk: Chunk, cursor: Cursor) -> Tensor:
     """Positions `(A, T)` of a whole, uncompressed chunk that starts at the cursor: one shift along time."""
     positions = chunk.positions.clone()
     moved = math.ceil(cursor.position) - int(positions[0, 0])
-    positions[0] += moved
+    positions[: None if prompt.space_follows_time else 1] += moved
     return positions
 
 
@@ -92,8 +89,8 @@ def compacted(
 
     One axis: kept KVs are numbered without gaps, as in the official code. Three axes (M-RoPE): a run of equal numbers
     on all axes would be a sequence that the model never saw, even with nothing dropped. So time is scaled instead: a
-    chunk of which a fraction f was kept takes f of its temporal extent, rows and columns stay. With nothing dropped
-    both rules leave every position where it was.
+    chunk of which a fraction f was kept takes f of its temporal extent; rows and columns stay what they were from where
+    they count (the start of the video, or their own time). With nothing dropped every position stays where it was.
     """
     kept = positions.shape[2]
     if positions.shape[0] == 1:
@@ -105,13 +102,15 @@ def compacted(
     first = float(chunk.positions[0, 0])
     moved = positions.clone()
     moved[0] = cursor.position + (positions[0] - first) * fraction
+    if prompt.space_follows_time:
+        moved[1:] += moved[0] - positions[0]
     return moved, Cursor(cursor.position + extent(prompt, chunk) * fraction)
 
 
 def placement(prompt: Prompt, cursor: Cursor) -> Placement:
     """Where the question goes after a `compact` cache that ends at the cursor."""
     end = math.ceil(cursor.position)
-    if prompt.positions.shape[0] == 1:
+    if prompt.positions.shape[0] == 1 or prompt.space_follows_time:
         return Placement(end, end)
     if (
         prompt.next_position < prompt.video_end

@@ -1,0 +1,74 @@
+"""What a stock model's language model would receive, and how many operations that took. Hooks live in a `with`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+
+class _Captured(Exception):  # noqa: N818 - not an error: it stops a forward once its inputs are known
+    def __init__(self, kwargs: dict[str, Any]) -> None:
+        super().__init__()
+        self.kwargs = kwargs
+
+
+def capture(hf: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments that the language model would receive for these inputs; it does not run itself.
+
+    Raises:
+        RuntimeError: the model never calls the decoder that it names.
+    """
+
+    def stop(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        raise _Captured(kwargs)
+
+    handle = hf.get_decoder().register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        hf(**inputs)
+    except _Captured as captured:
+        return captured.kwargs
+    finally:
+        handle.remove()
+    raise RuntimeError(
+        f"{type(hf).__name__}.get_decoder() was not called in its forward: this model cannot be chunked"
+    )
+
+
+@contextmanager
+def last_token_only(hf: Any) -> Iterator[None]:
+    """Logits of the last token only; not every family heeds `logits_to_keep` (VideoLLaMA3 does not)."""
+    head = hf.get_output_embeddings()
+    handle = head.register_forward_pre_hook(lambda module, args: (args[0][:, -1:],))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _sdpa_cpu(q: Any, k: Any, v: Any, *args: Any, out_val: Any = None, **kwargs: Any) -> int:
+    batch, heads, queries, width = q.shape
+    return int(2 * batch * heads * queries * k.shape[2] * (width + v.shape[-1]))
+
+
+_sdpa_cpu._get_raw = True  # type: ignore[attr-defined]  # torch's sign that it wants tensors, not shapes
+
+
+def flop_counter() -> FlopCounterMode:
+    """Torch's counter of matrix products, which by itself takes attention on a CPU for free."""
+    cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return FlopCounterMode(display=False, custom_mapping={cpu: _sdpa_cpu})
+
+
+def work(inputs: dict[str, Any]) -> tuple[Any, ...]:
+    """What the number of operations follows from: shapes, and how the patches lie in time, rows and columns.
+
+    Equally many patches in other grids take another number of operations: attention stays within a time step.
+    """
+    shapes = tuple((name, *t.shape) for name, t in inputs.items() if isinstance(t, Tensor))
+    grid = inputs.get("video_grid_thw")
+    return shapes if grid is None else (*shapes, *grid.flatten().tolist())
