@@ -1,7 +1,10 @@
 """How far chunked pre-fill at ratio 1 is from the stock model: measured for the tests and for the table in the docs."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from tests.tiny import FAMILIES, ours, stock, stock_inputs
@@ -11,7 +14,7 @@ from x2l.decode import answer, ask
 from x2l.models.hf import HFVideoModel
 from x2l.prefill import prefill
 from x2l.store import KVStore
-from x2l.video import Frames
+from x2l.video import Frames, read_frames, write_video
 
 QUESTION = "What is the colour of the star?\nA. red\nB. blue"
 FULL = {"low": Level(KeyNorm(), 1), "high": Level(KeyNorm(), 1)}
@@ -19,6 +22,13 @@ QWEN2 = ("qwen2_vl", "qwen2_5_vl")  # where transformers 5 places text after a v
 RULES = [(family, "hf") for family in FAMILIES] + [
     (family, "reference") for family in (*QWEN2, "qwen3_vl")
 ]
+
+
+def clip(folder: Path) -> Frames:
+    """Frames of an mp4 file written here: 14 noisy pictures of 48 x 80, 2 a second."""
+    noise = np.random.default_rng(0).integers(0, 256, (14, 6, 10, 3), dtype=np.uint8)
+    write_video(folder / "clip.mp4", noise.repeat(8, axis=1).repeat(8, axis=2), fps=2)
+    return read_frames(folder / "clip.mp4", frames=None, fps=2)
 
 
 def inputs_for(family: str, video: Frames, dtype: torch.dtype, rule: str = "hf") -> dict[str, Any]:
@@ -86,3 +96,12 @@ def chunked_tokens(family: str, video: Frames, rule: str, chunk_frames: int, cou
     model = ours(family, torch.float32, rule)
     store = prefill(model, model.prompt(video, chunk_frames), FULL)
     return list(answer(model, store, model.question(QUESTION), (0,), count).token_ids)
+
+
+def dropped_chunk(family: str, video: Frames, rule: str = "hf") -> float:
+    """Largest difference of the logits when the second chunk is replaced by the first: the negative control."""
+    model = ours(family, torch.float32, rule)
+    store = prefill(model, model.prompt(video, 4), FULL)
+    levels = {name: tuple(kvs[:1] + kvs[:1] + kvs[2:]) for name, kvs in store.levels.items()}
+    broken = replace(store, levels=levels)
+    return float((logits_of(model, store) - logits_of(model, broken)).abs().max())

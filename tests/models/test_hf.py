@@ -145,10 +145,10 @@ def test_vision_operations_are_counted_once_for_each_shape_and_are_the_same_each
 
 
 def test_vision_operations_follow_the_grid_not_only_the_number_of_patches():
-    """Two steps of 8 x 8 patches and one step of 8 x 16 are the same tensor; attention is within a step."""
+    """Three steps of 8 x 8 patches and two of 8 x 12 are tensors of one shape; attention is within a step."""
     model = ours("qwen2_5_vl")
-    two = model.prompt(frames(4, size=(64, 64)), 4)
-    one = model.prompt(frames(2, size=(64, 128)), 4)
-    assert two.chunks[0].visual_tokens == one.chunks[0].visual_tokens == 32
-    flops = [model.embed_chunk(prompt, prompt.chunks[0]).flops for prompt in (two, one)]
+    three = model.prompt(frames(6, size=(64, 64)), 6)
+    two = model.prompt(frames(4, size=(48, 80)), 6)
+    assert three.chunks[0].visual_tokens == two.chunks[0].visual_tokens == 48
+    flops = [model.embed_chunk(prompt, prompt.chunks[0]).flops for prompt in (three, two)]
     assert flops[0] < flops[1]
