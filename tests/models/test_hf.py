@@ -5,11 +5,12 @@ import sys
 
 import pytest
 import torch
+import transformers
 from transformers import AutoModelForImageTextToText
 
 from tests.tiny import FAMILIES, PACKAGED, build, frames, ours, processor
 from x2l.models.attention import NAME
-from x2l.models.hf import HFVideoModel
+from x2l.models.hf import HFVideoModel, check_supported
 from x2l.models.loading import load
 from x2l.video import VideoError
 
@@ -66,8 +67,17 @@ def test_other_families_are_refused():
 def test_sliding_windows_are_refused():
     hf = build("qwen2_vl")
     hf.config.get_text_config().layer_types = ["full_attention", "sliding_attention"] * 2
-    with pytest.raises(ValueError, match=r"layers of type \['sliding_attention'\] cannot be"):
+    with pytest.raises(ValueError, match=r"has layers of type \['sliding_attention'\], whose"):
         HFVideoModel(hf, processor())
+
+
+@pytest.mark.parametrize(
+    ("config", "layers"),
+    [("Qwen3_5Config", "linear_attention"), ("Gemma4Config", "sliding_attention")],
+)
+def test_hybrid_and_sliding_window_families_are_refused_by_what_their_layers_are(config, layers):
+    with pytest.raises(ValueError, match=rf"layers of type \['{layers}'\], whose state cannot"):
+        check_supported(getattr(transformers, config)())
 
 
 def test_times_that_do_not_increase_are_refused():

@@ -18,6 +18,7 @@ from x2l.models.attention import Watch, attending, register
 from x2l.models.base import Embedded, ModelShape, VideoModel
 from x2l.models.cache import BufferCache
 from x2l.models.capture import capture, flop_counter, last_token_only, work
+from x2l.models.devices import input_device
 from x2l.models.family import Family
 from x2l.models.layout import step_starts
 from x2l.models.positions import Placement
@@ -47,23 +48,23 @@ def check_supported(config: Any) -> None:
     Raises:
         ValueError: another model type, layers without full attention, or RoPE tables that cannot be relied on.
     """
-    if config.model_type not in FAMILIES:
-        raise ValueError(
-            f"model.name_or_path: a checkpoint of model type {config.model_type!r} is not supported; "
-            f"use one of type {tuple(FAMILIES)}"
-        )
     text = config.get_text_config()
-    check_rope(text)
     kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
     windowed = getattr(text, "layer_types", None) is None and getattr(text, "sliding_window", None)
     if windowed and getattr(text, "use_sliding_window", True):
         kinds = {"sliding_attention"}
     if kinds != {"full_attention"}:
         raise ValueError(
-            f"model.name_or_path: layers of type {sorted(kinds - {'full_attention'})} "
-            "cannot be compressed by chunk; "
-            "use a checkpoint whose layers all have full attention (for Qwen: use_sliding_window=false)"
+            f"model.name_or_path: this model of type {config.model_type!r} has layers of type "
+            f"{sorted(kinds - {'full_attention'})}, whose state cannot be kept and re-loaded by chunk; "
+            "use a checkpoint whose layers all have full attention (for Qwen2: use_sliding_window=false)"
         )
+    if config.model_type not in FAMILIES:
+        raise ValueError(
+            f"model.name_or_path: a checkpoint of model type {config.model_type!r} is not supported; "
+            f"use one of type {tuple(FAMILIES)}"
+        )
+    check_rope(text)
 
 
 class HFVideoModel(VideoModel):
@@ -90,8 +91,7 @@ class HFVideoModel(VideoModel):
         self.family = FAMILIES[hf.config.model_type]
         self.decoder = hf.get_decoder()
         self.decoder.set_attn_implementation(register(self.decoder.config._attn_implementation))
-        weight = hf.get_input_embeddings().weight
-        self.device, self.dtype = weight.device, weight.dtype
+        self.device, self.dtype = input_device(hf), hf.get_input_embeddings().weight.dtype
         self.axes = 3 if hasattr(hf.model, "get_rope_index") else 1
         self.temporal_patch = temporal_patch(processor)
         self.rotary = Rotary(self.decoder, self.axes, self.dtype)
