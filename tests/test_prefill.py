@@ -11,9 +11,10 @@ from x2l.compressors.base import Level
 from x2l.compressors.merging import ToMe
 from x2l.compressors.pooling import MeanPool
 from x2l.compressors.pruning import KeyNorm, RandomPruning, ScoredPruning, UniformPruning
-from x2l.compute import Meter
+from x2l.compute import Meter, decoder_flops
 from x2l.decode import answer, ask
-from x2l.models.attention import _scope
+from x2l.models.attention import Watch, _scope
+from x2l.models.positions import Placement
 from x2l.prefill import prefill
 
 QUESTION = "What is the colour of the star?"
@@ -207,6 +208,51 @@ def test_a_compressor_gets_the_queries_it_needs():
     shown = []
     filled(Level(Curious(shown), 2), Level(KeyNorm(), 8))
     assert set(shown) == {(1, 8, 32, 8), (1, 8, 16, 8)}
+
+
+@dataclass(frozen=True)
+class Nosy(ScoredPruning):
+    """Keeps what it was shown."""
+
+    shown: list
+    name: str = "nosy"
+    needs = frozenset({"queries", "probe"})
+    probe: str = "What happens here?"
+
+    def score(self, kv, seen):
+        self.shown.append((kv, seen))
+        return kv.keys[0].norm(dim=-1)
+
+    def flops(self, heads, tokens, keep, head_dim):
+        return 0
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "glm4v", "llava_onevision"])
+def test_a_probe_is_a_question_asked_right_behind_the_chunk(family):
+    """Its queries are those of the same question over the uncompressed KVs, and nothing of it stays."""
+    model, shown, meter = ours(family), [], Meter()
+    prompt = model.prompt(frames(8), 8)
+    levels = {"low": Level(KeyNorm(), 1), "high": Level(Nosy(shown), 4)}
+    store = prefill(model, prompt, levels, meter=meter)
+    question, watch = model.question("What happens here?"), Watch()
+    mixed = store.mix(["low"])
+    behind = Placement(int(prompt.chunks[0].positions.max()) + 1, 0)
+    ask(model, model.fill(mixed.kv), question, behind, watch)
+    assert len(shown) == model.shape.layers
+    for index, (kv, seen) in enumerate(shown):
+        assert (seen.probe - watch.queries[index]).abs().max() < 1e-4
+        assert seen.scaling == pytest.approx(watch.scaling[index])
+        # Turned to their positions, keys are what attention saw; queries come back to where they were.
+        assert torch.allclose(seen.rope.turn(kv.keys, seen.positions), model.rotate(kv), atol=1e-5)
+        plain = seen.rope.unrotate(seen.queries, seen.positions)
+        assert torch.allclose(seen.rope.turn(plain, seen.positions), seen.queries, atol=1e-4)
+    assert meter.flops["compression"] >= decoder_flops(
+        model.shape, len(question.input_ids), prompt.tokens + len(question.input_ids)
+    )
+    plain = prefill(model, prompt, {"low": levels["low"], "high": Level(KeyNorm(), 4)})
+    assert torch.equal(
+        plain.levels["low"][0].layers[-1].keys, store.levels["low"][0].layers[-1].keys
+    )
 
 
 def test_nothing_stays_behind_after_an_exception():

@@ -15,6 +15,7 @@ from x2l.chunks import Chunk, Prompt
 from x2l.compressors.base import CAN_SEE, Level, Observation, kept_tokens
 from x2l.compute import Meter, decoder_flops
 from x2l.kv import KV, LayerKV, concat_layers
+from x2l.limits import check_video
 from x2l.models.attention import Watch
 from x2l.models.base import Embedded, VideoModel
 from x2l.models.positions import compacted, first_cursor, shifted
@@ -69,6 +70,7 @@ def prefill(
 
     Raises:
         ValueError: settings that cannot work.
+        ContextError: the video is longer than the model's context (a ValueError).
         RuntimeError: a compressor kept another number of KVs than it was told.
     """
     check_prefill(levels, context, positions)
@@ -76,6 +78,12 @@ def prefill(
     seen = {context: levels}
     if context == "own":
         seen = {name: {name: level} for name, level in levels.items()}
+    attended = max(_room(prompt, seen[name].get(name)) for name in seen)
+    moved = (
+        positions == "compact" and context != "full"
+    )  # then a KV takes about one position at most
+    end = attended if moved else int(prompt.positions.max()) + 1
+    check_video(model.shape.context_length, prompt.tokens, attended, end)
     passes = [_Pass(model, prompt, seen[c], c, positions, meter, video_seed) for c in seen]
     embeds, owner = [], []
     for chunk in prompt.chunks:
@@ -116,7 +124,8 @@ class _Pass:
     ) -> None:
         self.model, self.prompt, self.levels, self.context = model, prompt, levels, context
         self.positions, self.meter, self.video_seed = positions, meter, video_seed
-        self.needs = frozenset[str]().union(*(level.compressor.needs for level in levels.values()))
+        self.compressors = [level.compressor for level in levels.values()]
+        self.needs = frozenset[str]().union(*(c.needs for c in self.compressors))
         if not self.needs <= CAN_SEE:
             raise ValueError(
                 f"compressor needs {sorted(self.needs - CAN_SEE)}: the engine can show {sorted(CAN_SEE)}"
@@ -143,8 +152,9 @@ class _Pass:
         keys = sum(cache.lengths) / len(before)
         meter.add("prefill", decoder_flops(model.shape, chunk.tokens, round(keys)))
         with meter.stage("compression"):
+            probes = self._probed(used)
             levels = {
-                name: self._compress(level, raw, chunk, watch)
+                name: self._compress(level, raw, chunk, used, watch, probes)
                 for name, level in self.levels.items()
             }
             if self.context != "full":
@@ -152,6 +162,20 @@ class _Pass:
                 self._leave(levels[self.context], chunk, compact)
             for name, kv in levels.items():
                 self.stored[name].append(kv if name in RESIDENT else to_host(kv))
+
+    def _probed(self, used: Tensor) -> dict[str, Watch]:
+        """Runs each probe text right behind the chunk, shows its queries, and forgets its KVs."""
+        texts = {c.probe for c in self.compressors if "probe" in c.needs}
+        model, before, probed = self.model, self.cache.lengths, {}
+        for text in sorted(texts):
+            ids, watch = model.question(text).input_ids, Watch()
+            behind = torch.arange(len(ids)) + int(used.max()) + 1
+            model.advance(model.embed_text(ids), behind.expand(model.axes, -1), self.cache, watch)
+            self.cache.cut(before)
+            keys = round(sum(before) / len(before)) + len(ids)
+            self.meter.add("compression", decoder_flops(model.shape, len(ids), keys))
+            probed[text] = watch
+        return probed
 
     def _leave(self, kv: KV, chunk: Chunk, compact: bool) -> None:
         """Puts a chunk's compressed KVs into the context."""
@@ -180,8 +204,17 @@ class _Pass:
             )
         return KV(tuple(layers))
 
-    def _compress(self, level: Level, raw: KV, chunk: Chunk, watch: Watch | None) -> KV:
+    def _compress(
+        self,
+        level: Level,
+        raw: KV,
+        chunk: Chunk,
+        used: Tensor,
+        watch: Watch | None,
+        probes: Mapping[str, Watch],
+    ) -> KV:
         keep = kept_tokens(chunk.visual_tokens, level.ratio)
+        needs, shown = level.compressor.needs, probes.get(level.compressor.probe)
         if keep == chunk.visual_tokens:
             return raw
         layers = []
@@ -193,7 +226,11 @@ class _Pass:
                 chunk=chunk.index,
                 grid=chunk.grid,
                 video_seed=self.video_seed,
-                queries=watch.queries[index][:, :, at] if watch is not None else None,
+                positions=used[:, chunk.is_visual].to(layer.keys.device),
+                rope=self.model,
+                scaling=self.model.scaling,
+                queries=watch.queries[index][:, :, at] if watch and "queries" in needs else None,
+                probe=shown.queries[index] if shown and "probe" in needs else None,
             )
             kept = level.compressor.compress(layer.take(at), seen, keep)
             if kept.tokens != keep:

@@ -6,6 +6,7 @@ from math import ceil
 import pytest
 import torch
 
+from tests.tiny import ours
 from x2l.compressors.base import Level, Observation, kept_tokens
 from x2l.compressors.merging import ToMe, matching
 from x2l.compressors.pooling import MeanPool, z_order
@@ -36,7 +37,9 @@ def layer(grid, heads=2, seed=0, dtype=torch.float32):
 
 
 def seen(grid, **changes):
-    return Observation(**({"layer": 0, "chunk": 0, "grid": grid, "video_seed": 0} | changes))
+    at = layer(grid).positions[:, 0].long()
+    fields = {"layer": 0, "chunk": 0, "grid": grid, "video_seed": 0, "positions": at}
+    return Observation(**(fields | {"rope": ours("qwen2_5_vl"), "scaling": 8**-0.5} | changes))
 
 
 @pytest.mark.parametrize("ratio", [1.5, 2, 3, 7, 32, 1000])

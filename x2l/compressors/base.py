@@ -6,13 +6,23 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
 from x2l.kv import LayerKV
 
-CAN_SEE = frozenset({"queries"})
+CAN_SEE = frozenset({"queries", "probe"})
+
+
+class Rope(Protocol):
+    """The model's own RoPE, for methods that need to know what a position does to a vector."""
+
+    def turn(self, vectors: Tensor, positions: Tensor) -> Tensor:
+        """Puts vectors `(1, heads, T, D)` at positions `(A, T)`."""
+
+    def unrotate(self, vectors: Tensor, positions: Tensor) -> Tensor:
+        """Takes the positions `(A, T)` off rotated vectors `(1, heads, T, D)`."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +34,23 @@ class Observation:
         chunk: index of the chunk.
         grid: the chunk's visual tokens as (time steps, rows, columns), in that order in the KVs.
         video_seed: differs from video to video, for methods that draw at random.
-        queries: `(1, Q, T, D)`, rotated, of the chunk's visual tokens; None unless the compressor `needs` them.
+        positions: `(A, T)` integer rotary positions of the visual tokens, those that queries and keys were rotated to.
+        rope: turns vectors to positions and back.
+        scaling: the model's factor on query-key products.
+        queries: `(1, Q, T, D)`, rotated, of the chunk's visual tokens; None unless the compressor `needs` "queries".
+        probe: `(1, Q, n, D)`, rotated, queries of the compressor's `probe` text, run behind the chunk; None unless it
+            `needs` "probe".
     """
 
     layer: int
     chunk: int
     grid: tuple[int, int, int]
     video_seed: int
+    positions: Tensor
+    rope: Rope
+    scaling: float
     queries: Tensor | None = None
+    probe: Tensor | None = None
 
 
 class Compressor(ABC):
@@ -40,10 +59,12 @@ class Compressor(ABC):
     Attributes:
         name: what errors call it (records and figures use the name of its yaml).
         needs: what the engine must collect for it, a subset of `CAN_SEE`.
+        probe: text that the engine runs behind each chunk for a compressor that needs "probe".
     """
 
     name: str
     needs: ClassVar[frozenset[str]] = frozenset()
+    probe: str = ""
 
     @abstractmethod
     def compress(self, kv: LayerKV, seen: Observation, keep: int) -> LayerKV:

@@ -59,6 +59,7 @@ class VideoModel(ABC):
         temporal_patch: frames that make one time step.
         device: where the language model's first layer lies.
         dtype: of weights and KVs.
+        scaling: the factor on query-key products.
     """
 
     shape: ModelShape
@@ -66,6 +67,7 @@ class VideoModel(ABC):
     temporal_patch: int
     device: torch.device
     dtype: torch.dtype
+    scaling: float
 
     @abstractmethod
     def prompt(self, frames: Frames, chunk_frames: int) -> Prompt:
@@ -98,6 +100,10 @@ class VideoModel(ABC):
     @abstractmethod
     def rotate(self, layer: LayerKV) -> Tensor:
         """Keys `(1, H, T, D)` with RoPE at the layer's positions."""
+
+    @abstractmethod
+    def turn(self, vectors: Tensor, positions: Tensor) -> Tensor:
+        """Vectors `(1, heads, T, D)` with RoPE at `(A, T)`: what `rotate` does to keys."""
 
     @abstractmethod
     def unrotate(self, keys: Tensor, positions: Tensor) -> Tensor:

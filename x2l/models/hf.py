@@ -95,6 +95,7 @@ class HFVideoModel(VideoModel):
         self.axes = 3 if hasattr(hf.model, "get_rope_index") else 1
         self.temporal_patch = temporal_patch(processor)
         self.rotary = Rotary(self.decoder, self.axes, self.dtype)
+        self.scaling = float(self.decoder.layers[0].self_attn.scaling)
         text = hf.config.get_text_config()
         self.shape = ModelShape(
             layers=text.num_hidden_layers,
@@ -283,6 +284,11 @@ class HFVideoModel(VideoModel):
     def rotate(self, layer: LayerKV) -> Tensor:
         """Keys `(1, H, T, D)` with RoPE at the layer's positions."""
         return self.rotary.rotate(layer)
+
+    @torch.no_grad()
+    def turn(self, vectors: Tensor, positions: Tensor) -> Tensor:
+        """Vectors `(1, heads, T, D)` with RoPE at `(A, T)`."""
+        return self.rotary.turn(vectors, positions)
 
     @torch.no_grad()
     def unrotate(self, keys: Tensor, positions: Tensor) -> Tensor:

@@ -66,6 +66,10 @@ class Rotary:
         cos, sin = self._tables(layer.positions, layer.keys.device)
         return self._apply(layer.keys, cos, sin)
 
+    def turn(self, vectors: Tensor, positions: Tensor) -> Tensor:
+        """Vectors `(1, heads, T, D)` with RoPE at `(A, T)`."""
+        return self._apply(vectors, *self._tables(positions[:, None], vectors.device))
+
     def unrotate(self, keys: Tensor, positions: Tensor) -> Tensor:
         """Rotated keys `(1, H, T, D)` at `(A, T)` -> keys before RoPE.
 
