@@ -19,11 +19,12 @@ from tests.parity import (
     stock_logits,
     stock_tokens,
 )
-from tests.tiny import FAMILIES, frames, ours, stock
+from tests.tiny import FAMILIES, build, frames, ours, processor, stock
 from x2l.compressors.base import Level
 from x2l.compressors.pruning import KeyNorm
 from x2l.decode import answer
 from x2l.models.attention import Watch
+from x2l.models.hf import HFVideoModel
 from x2l.prefill import prefill
 
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-9}
@@ -280,29 +281,34 @@ def test_compact_keeps_rows_and_columns_where_they_count_from(family):
     assert moved.place.next_position <= prompt.next_position
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "llava_onevision"])
-def test_yarn_scaled_rope_equals_stock(family):
-    """YaRN scales the tables, which un-rotating has to undo."""
-    from tests.tiny import build, processor
-    from x2l.models.hf import HFVideoModel
+def with_rope(family, dtype=torch.float64, limit=4096, **rope):
+    """A stock model whose RoPE is scaled."""
+    hf = build(family, dtype)
+    decoder = hf.get_decoder()
+    decoder.config.max_position_embeddings = limit
+    decoder.config.rope_parameters |= rope
+    decoder.rotary_emb = type(decoder.rotary_emb)(decoder.config)
+    return hf
 
-    def scaled():
-        hf = build(family, torch.float64)
-        decoder = hf.get_decoder()
-        decoder.config.rope_parameters |= {
-            "rope_type": "yarn",
-            "factor": 4.0,
-            "original_max_position_embeddings": 64,
-        }
-        decoder.rotary_emb = type(decoder.rotary_emb)(decoder.config)
-        assert decoder.rotary_emb.attention_scaling != 1
-        return hf
 
-    video = frames(9)
+ROPES = {
+    "yarn": {"factor": 4.0, "original_max_position_embeddings": 64},  # scales the tables as well
+    "linear": {"factor": 2.5},  # LLaVA-NeXT-Video
+    "dynamic": {"factor": 2.0},  # InternVL3
+}
+
+
+@pytest.mark.parametrize("kind", ROPES)
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "llava_next_video", "internvl"])
+def test_scaled_rope_equals_stock(family, kind):
+    video, rope = frames(9), {"rope_type": kind, **ROPES[kind]}
+    stock_model = with_rope(family, **rope)
+    assert (stock_model.get_decoder().rotary_emb.attention_scaling != 1) == (kind == "yarn")
     with torch.inference_mode():
-        want = scaled()(**inputs_for(family, video, torch.float64)).logits[0, -1]
-    assert (want - stock_logits(family, video, torch.float64)).abs().max() > 1e-2
-    model = HFVideoModel(scaled(), processor(family), "hf")
+        want = stock_model(**inputs_for(family, video, torch.float64)).logits[0, -1]
+    if kind != "dynamic":  # which is the default one up to the context length
+        assert (want - stock_logits(family, video, torch.float64)).abs().max() > 1e-2
+    model = HFVideoModel(with_rope(family, **rope), processor(family), "hf")
     for positions in ("keep", "compact"):
         store = prefill(model, model.prompt(video, 4), FULL, "low", positions)
         assert (logits_of(model, store) - want).abs().max() <= 1e-9
@@ -318,3 +324,12 @@ def test_the_table_in_the_docs_is_written_by_a_script_that_runs(capsys):
     assert float(row[4]) <= 2e-5 and float(row[5]) <= 1e-9 and float(row[7]) > 0.1
     assert TARGET.read_text() == before  # one family alone does not replace the page
     assert all(f"| {family} | {rule} |" in before for family, rule in RULES)
+
+
+def test_dynamic_rope_is_refused_beyond_the_length_that_fixes_its_tables():
+    hf = with_rope("internvl", torch.float32, limit=150, rope_type="dynamic", factor=2.0)
+    model = HFVideoModel(hf, processor("internvl"))
+    words = model.embed_text(torch.arange(5))
+    model.advance(words, torch.arange(145, 150)[None], model.new_cache())
+    with pytest.raises(ValueError, match="position 150: beyond the 150 that this model's dynamic"):
+        model.advance(words, torch.arange(146, 151)[None], model.new_cache())

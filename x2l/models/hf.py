@@ -23,7 +23,7 @@ from x2l.models.family import Family
 from x2l.models.layout import step_starts
 from x2l.models.positions import Placement
 from x2l.models.processing import Expanded, chunk_inputs, expand, temporal_patch, turn
-from x2l.models.rotary import Rotary, check_rope
+from x2l.models.rotary import Rotary, check_rope, fixed_positions
 from x2l.video import Frames
 
 POSITION_RULES = ("reference", "hf")
@@ -95,6 +95,7 @@ class HFVideoModel(VideoModel):
         self.axes = 3 if hasattr(hf.model, "get_rope_index") else 1
         self.temporal_patch = temporal_patch(processor)
         self.rotary = Rotary(self.decoder, self.axes, self.dtype)
+        self.fixed = fixed_positions(self.decoder.config)
         self.scaling = float(self.decoder.layers[0].self_attn.scaling)
         text = hf.config.get_text_config()
         self.shape = ModelShape(
@@ -249,6 +250,11 @@ class HFVideoModel(VideoModel):
 
     def _placed(self, positions: Tensor) -> Tensor:
         """Positions `(A, T)` as the stock model takes them: `(3, 1, T)` or `(1, T)`."""
+        if self.fixed is not None and int(positions.max()) >= self.fixed:
+            raise ValueError(
+                f"position {int(positions.max())}: beyond the {self.fixed} that this model's dynamic RoPE is fixed "
+                "for; keys in the cache would be wrong; use fewer frames"
+            )
         at = positions.to(self.device)
         return at[:, None] if self.axes == 3 else at
 

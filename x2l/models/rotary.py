@@ -12,9 +12,15 @@ from torch import Tensor
 
 from x2l.kv import LayerKV
 
-# Tables that depend on positions alone. Others ("dynamic", "longrope") change with the length of the sequence that is
-# being run: keys that were rotated in one call could not be un-rotated in another.
-FIXED = ("default", "linear", "llama3", "yarn")
+# Tables that depend on positions alone. "dynamic" ones (InternVL3) do so up to the model's context length; beyond, they
+# change with the input, as "longrope" ones do, and keys rotated in one call could not be un-rotated in another.
+FIXED = ("default", "linear", "llama3", "yarn", "dynamic")
+
+
+def fixed_positions(text: Any) -> int | None:
+    """Positions for which a text configuration's tables are fixed; None = all."""
+    kind = (text.rope_parameters or {}).get("rope_type", "default")
+    return int(text.max_position_embeddings) if kind == "dynamic" else None
 
 
 def _function(decoder: Any) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
