@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from x2l.chunks import Chunk, Prompt
-from x2l.compressors.base import CAN_SEE, Level, Observation, kept_tokens
+from x2l.compressors.base import CAN_SEE, Level, Observation, Sizes, kept_tokens
 from x2l.compute import Meter, decoder_flops
 from x2l.kv import KV, LayerKV, concat_layers
 from x2l.limits import check_video
@@ -42,6 +42,19 @@ def check_prefill(levels: Mapping[str, Level], context: str, positions: str) -> 
         raise ValueError(
             f"prefill.context={context!r}: there is no such level; levels are {sorted(levels)}"
         )
+
+
+def check_budgets(levels: Mapping[str, Level], prompt: Prompt) -> None:
+    """Asks every method whether it fits every chunk at its ratio, before anything is run.
+
+    Raises:
+        ValueError: a window, a sink or a group does not fit; names method, field, value, rule and remedy.
+    """
+    for level in levels.values():
+        for tokens in sorted({chunk.visual_tokens for chunk in prompt.chunks}):
+            keep = kept_tokens(tokens, level.ratio)
+            if keep < tokens:
+                level.compressor.check(tokens, keep)
 
 
 def prefill(
@@ -74,6 +87,7 @@ def prefill(
         RuntimeError: a compressor kept another number of KVs than it was told.
     """
     check_prefill(levels, context, positions)
+    check_budgets(levels, prompt)
     meter = meter or Meter(model.device)
     seen = {context: levels}
     if context == "own":
@@ -245,11 +259,9 @@ class _Pass:
                 else _with_text(layer.take((~visual).nonzero()[:, 0]), kept)
             )
         shape = self.model.shape
-        self.meter.add(
-            "compression",
-            shape.layers
-            * level.compressor.flops(shape.kv_heads, chunk.visual_tokens, keep, shape.head_dim),
-        )
+        asked = shown.queries[0].shape[2] if shown else 0
+        sizes = Sizes(shape.kv_heads, shape.heads, chunk.visual_tokens, keep, shape.head_dim, asked)
+        self.meter.add("compression", shape.layers * level.compressor.flops(sizes))
         return KV(tuple(layers))
 
 

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
@@ -53,18 +53,51 @@ class Observation:
     probe: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """Of one layer and one chunk: what the operations of a method follow from.
+
+    Attributes:
+        heads, query_heads: KV heads; query heads.
+        tokens: the chunk's visual tokens.
+        keep: KVs to return.
+        head_dim: size of a key.
+        probe: tokens of the probe text; 0 without one.
+    """
+
+    heads: int
+    query_heads: int
+    tokens: int
+    keep: int
+    head_dim: int
+    probe: int = 0
+
+
 class Compressor(ABC):
     """Abstract. A new method is a subclass with `compress`, and a yaml in conf/compressor.
 
     Attributes:
         name: what errors call it (records and figures use the name of its yaml).
-        needs: what the engine must collect for it, a subset of `CAN_SEE`.
-        probe: text that the engine runs behind each chunk for a compressor that needs "probe".
     """
 
     name: str
-    needs: ClassVar[frozenset[str]] = frozenset()
-    probe: str = ""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the engine must collect for it, a subset of `CAN_SEE`. A class may just set it."""
+        return frozenset()
+
+    @property
+    def probe(self) -> str:
+        """Text that the engine runs behind each chunk for a compressor that needs "probe". A class may just set it."""
+        return ""
+
+    def check(self, tokens: int, keep: int) -> None:  # noqa: B027 - most methods fit any chunk
+        """Says before anything runs whether `keep` of a chunk's `tokens` can be kept as the method is meant.
+
+        Raises:
+            ValueError: a window, a sink or a group does not fit; names method, field, value, rule and remedy.
+        """
 
     @abstractmethod
     def compress(self, kv: LayerKV, seen: Observation, keep: int) -> LayerKV:
@@ -78,7 +111,7 @@ class Compressor(ABC):
         """
 
     @abstractmethod
-    def flops(self, heads: int, tokens: int, keep: int, head_dim: int) -> int:
+    def flops(self, sizes: Sizes) -> int:
         """Floating point operations of `compress` for one layer, 2 per multiply-add."""
 
 
