@@ -65,15 +65,16 @@ def _behind_everything(family: str, inputs: dict[str, Any]) -> torch.Tensor:
 
 def stock_logits(family: str, video: Frames, dtype: torch.dtype, rule: str = "hf") -> torch.Tensor:
     """Logits of the first answer token by the stock model's own forward, `(vocabulary,)`."""
+    hf = stock(family, dtype)  # cached: made outside, or its weights would be inference tensors for good
     with torch.inference_mode():
-        return stock(family, dtype)(**inputs_for(family, video, dtype, rule)).logits[0, -1]
+        return hf(**inputs_for(family, video, dtype, rule)).logits[0, -1]
 
 
 def stock_tokens(family: str, video: Frames, count: int) -> list[int]:
     """Greedy tokens of the stock model's `generate`; nothing of ours is involved."""
-    inputs = inputs_for(family, video, torch.float32)
+    inputs, hf = inputs_for(family, video, torch.float32), stock(family)
     with torch.inference_mode():
-        out = stock(family).generate(**inputs, max_new_tokens=count, do_sample=False)
+        out = hf.generate(**inputs, max_new_tokens=count, do_sample=False)
     return out[0, inputs["input_ids"].shape[1] :].tolist()
 
 
