@@ -1,7 +1,7 @@
 """Copies to the host, and KVs whose layers lie on different devices.
 
-There is no second device on an ordinary machine: `meta` stands in for one (it has shapes, no values), and the CUDA copies are checked for
-what they ask of streams, in which order.
+There is no second device on an ordinary machine: `meta` stands in for one (it has shapes, no values), and the CUDA
+copies are checked for what they ask of streams, in which order.
 """
 
 from dataclasses import replace
@@ -108,7 +108,9 @@ def test_a_gpus_kvs_are_copied_by_a_stream_of_their_own(monkeypatch):
     main, side = Stream(log, "main"), Stream(log, "side")
     monkeypatch.setattr(transfer, "_streams", {})
     monkeypatch.setattr(transfer, "_copies_by_stream", lambda device: True)
-    monkeypatch.setattr(transfer, "_pinned", lambda like: log.append("pinned") or like.new_empty(like.shape))
+    monkeypatch.setattr(
+        transfer, "_pinned", lambda like: log.append("pinned") or like.new_empty(like.shape)
+    )
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: side)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: main)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)

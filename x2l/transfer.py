@@ -1,7 +1,7 @@
 """Copies of KVs to host memory that do not hold up the compute device.
 
 On CUDA a level that waits on the host is copied into pinned memory by a stream of its own, while the next chunk is
-embedded and pre-filled; re-loading it from there does not wait either (`LayerKV.to`). On any other device the copies
+embedded and pre-filled; re-loading it from there does not wait either (`StoredLayer.to`). On any other device copies
 are plain. The CUDA path was written by the book and has not been run on a GPU yet.
 """
 
@@ -10,18 +10,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from x2l.kv import KV, LayerKV
+from x2l.kv import KV, StoredKV, StoredLayer
 
 _streams: dict[torch.device, torch.cuda.Stream] = {}  # one a device, for the life of the process
 
 
-def to_host(kv: KV) -> KV:
-    """The same KVs in host memory, each layer copied from the device it lies on.
+def to_host(kv: KV | StoredKV) -> StoredKV:
+    """The same KVs in host memory, in the form they are in, each layer copied from the device it lies on.
 
     Their values must not be read on the host before `copies_done`; copying them back to the device is safe at once
     only after it, too.
     """
-    return KV(tuple(_layer_to_host(layer) for layer in kv.layers))
+    return StoredKV(tuple(_layer_to_host(layer) for layer in kv.layers))
 
 
 def copies_done() -> None:
@@ -30,8 +30,8 @@ def copies_done() -> None:
         stream.synchronize()
 
 
-def _layer_to_host(layer: LayerKV) -> LayerKV:
-    device = layer.keys.device
+def _layer_to_host(layer: StoredLayer) -> StoredLayer:
+    device = layer.device
     if not _copies_by_stream(device):
         return layer.to("cpu")
     if device not in _streams:
@@ -39,11 +39,7 @@ def _layer_to_host(layer: LayerKV) -> LayerKV:
     side = _streams[device]
     side.wait_stream(torch.cuda.current_stream(device))  # the KVs must have been computed
     with torch.cuda.stream(side):
-        parts = [
-            _copied(part, side)
-            for part in (layer.keys, layer.values, layer.positions, layer.weights)
-        ]
-    return LayerKV(*parts)
+        return layer.each(lambda tensor: _copied(tensor, side))
 
 
 def _copied(tensor: Tensor, side: torch.cuda.Stream) -> Tensor:

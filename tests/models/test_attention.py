@@ -80,7 +80,7 @@ def flash(monkeypatch):
     return fake
 
 
-@pytest.mark.parametrize("base", ["sdpa", "eager", "flash_attention_2", "fused"])
+@pytest.mark.parametrize("base", ["sdpa", "eager", "flash_attention_2", "fused", "masked"])
 @pytest.mark.parametrize("heads", [None, 1, KV_HEADS])
 @pytest.mark.parametrize(("queries", "keys"), SHAPES)
 def test_every_kernel_is_lower_right_causal_and_adds_the_bias(
@@ -88,6 +88,9 @@ def test_every_kernel_is_lower_right_causal_and_adds_the_bias(
 ):
     if base == "fused":  # off CUDA torch runs the same call with a mask: the wiring is tested here
         monkeypatch.setattr(attention, "_can_fuse", lambda *tensors: True)
+        base = "sdpa"
+    if base == "masked":  # a device for which there is no kernel that needs no mask
+        monkeypatch.setattr(attention, "kernel_for", lambda *given: "masked")
         base = "sdpa"
     cached = keys - queries
     bias = torch.rand(heads, cached, dtype=torch.float64) * 3 if heads and cached else None
@@ -109,31 +112,39 @@ def test_every_kernel_is_lower_right_causal_and_adds_the_bias(
 
 
 @pytest.mark.parametrize(
-    ("base", "queries", "keys", "explicit", "fused", "expected"),
+    ("base", "queries", "keys", "explicit", "device", "fusible", "expected"),
     [
-        ("sdpa", 1, 9, False, True, "plain"),
-        ("sdpa", 9, 9, False, True, "plain"),
-        ("sdpa", 5, 9, False, True, "fused"),
-        ("sdpa", 5, 9, False, False, "masked"),
-        ("sdpa", 5, 9, True, True, "masked"),
-        ("sdpa", 1, 9, True, False, "masked"),
-        ("flash_attention_2", 5, 9, False, False, "flash"),
-        ("flash_attention_2", 1, 9, False, False, "flash"),
-        ("kernels-community/flash-attn2", 9, 9, False, True, "flash"),
-        ("flash_attention_2", 5, 9, True, False, "masked"),
-        ("eager", 1, 9, False, False, "eager"),
-        ("eager", 5, 9, True, True, "eager"),
+        ("sdpa", 1, 9, False, "cuda", True, "plain"),
+        ("sdpa", 9, 9, False, "cuda", True, "plain"),
+        ("sdpa", 5, 9, False, "cuda", True, "fused"),
+        ("sdpa", 5, 9, False, "cuda", False, "masked"),
+        ("sdpa", 5, 9, True, "cuda", True, "masked"),
+        ("sdpa", 1, 9, True, "cuda", False, "masked"),
+        ("sdpa", 9, 9, False, "cpu", False, "plain"),
+        ("sdpa", 5, 9, False, "cpu", False, "split"),
+        ("sdpa", 5, 9, True, "cpu", False, "masked"),
+        ("sdpa", 5, 9, False, "mps", False, "masked"),
+        ("flash_attention_2", 5, 9, False, "cuda", False, "flash"),
+        ("flash_attention_2", 1, 9, False, "cuda", False, "flash"),
+        ("kernels-community/flash-attn2", 9, 9, False, "cuda", True, "flash"),
+        ("flash_attention_2", 5, 9, True, "cuda", False, "masked"),
+        ("eager", 1, 9, False, "cpu", False, "eager"),
+        ("eager", 5, 9, True, "cuda", True, "eager"),
     ],
 )
-def test_the_kernel_follows_from_what_is_asked(base, queries, keys, explicit, fused, expected):
-    assert kernel_for(base, queries, keys, explicit, fused) == expected
+def test_the_kernel_follows_from_what_is_asked(
+    base, queries, keys, explicit, device, fusible, expected
+):
+    assert kernel_for(base, queries, keys, explicit, device, fusible) == expected
 
 
 def test_nothing_is_fused_on_the_cpu():
     assert not attention._can_fuse(*qkv(2, 4, torch.bfloat16))
 
 
-@pytest.mark.parametrize("base", ["sdpa", "eager", "flash_attention_2", "kernels-community/f-flash"])
+@pytest.mark.parametrize(
+    "base", ["sdpa", "eager", "flash_attention_2", "kernels-community/f-flash"]
+)
 def test_names_say_the_base_and_never_look_like_a_kernel_of_the_hub(base):
     name = register(base)
     assert register(name) == name == register(base)
@@ -166,6 +177,7 @@ def test_a_mask_for_other_keys_is_refused():
 def test_layers_of_one_length_share_a_mask(monkeypatch):
     made = []
     original = attention.lower_right_mask
+    monkeypatch.setattr(attention, "kernel_for", lambda *given: "masked")
     monkeypatch.setattr(
         attention, "lower_right_mask", lambda *a: made.append(a[:2]) or original(*a)
     )

@@ -162,3 +162,19 @@ def test_vision_operations_follow_the_grid_not_only_the_number_of_patches():
     assert three.chunks[0].visual_tokens == two.chunks[0].visual_tokens == 48
     flops = [model.embed_chunk(prompt, prompt.chunks[0]).flops for prompt in (three, two)]
     assert flops[0] < flops[1]
+
+
+@pytest.mark.parametrize(
+    ("rope", "length"),
+    [
+        ({"rope_type": "default"}, 4096),
+        ({"rope_type": "linear", "factor": 2.5}, 10240),  # LLaVA-NeXT-Video-7B
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}, 8192),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}, 4096),
+        ({"rope_type": "dynamic", "factor": 2.0}, 4096),  # fixed tables up to there only
+    ],
+)
+def test_the_context_is_as_long_as_a_stretched_rope_makes_it(rope, length):
+    hf = build("llava_next_video")
+    hf.config.get_text_config().rope_parameters |= rope
+    assert HFVideoModel(hf, processor("llava_next_video")).shape.context_length == length

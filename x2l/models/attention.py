@@ -29,7 +29,7 @@ from transformers.masking_utils import AttentionMaskInterface, causal_mask_funct
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 NAME = "x2l_sdpa"
-Kernel = Literal["eager", "masked", "flash", "plain", "fused"]
+Kernel = Literal["eager", "masked", "flash", "plain", "fused", "split"]
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,9 @@ def attending(
         _scope.reset(token)
 
 
-def kernel_for(base: str, queries: int, keys: int, explicit: bool, fused: bool) -> Kernel:
+def kernel_for(
+    base: str, queries: int, keys: int, explicit: bool, device: str, fusible: bool
+) -> Kernel:
     """Which arithmetic a call of attention gets. Pure.
 
     Args:
@@ -86,12 +88,14 @@ def kernel_for(base: str, queries: int, keys: int, explicit: bool, fused: bool) 
         queries: new tokens.
         keys: all tokens, the new ones included.
         explicit: something has to be added to the logits: a bias, or a mask that is not plainly causal.
-        fused: torch's flash kernel can take the tensors.
+        device: type of the tensors' device.
+        fusible: torch's flash kernel for GPUs takes the tensors.
 
     Returns:
         `eager`: the model's own eager function, always with a mask. `masked`: sdpa with a mask. `flash`: the flash
         attention loaded, which takes neither mask nor bias and is lower-right aligned. `plain`: sdpa without a mask.
-        `fused`: torch's flash kernel, lower-right aligned, without a mask in memory.
+        `fused`: torch's flash kernel, lower-right aligned; `split`: cached and new keys apart, joined afterwards;
+        both make nothing of size queries x keys.
     """
     if base == "eager":
         return "eager"
@@ -101,7 +105,9 @@ def kernel_for(base: str, queries: int, keys: int, explicit: bool, fused: bool) 
         return "flash"
     if queries in (1, keys):  # lower right is upper left, or everything
         return "plain"
-    return "fused" if fused else "masked"
+    if fusible:
+        return "fused"
+    return "split" if device == "cpu" else "masked"
 
 
 def lower_right_mask(queries: int, keys: int, device: torch.device) -> Tensor:
@@ -152,12 +158,26 @@ def _flash(base: str, module: nn.Module, qkv: tuple[Tensor, Tensor, Tensor], opt
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
-    """Torch's flash kernel, lower-right causal and grouped, `(1, q, Q, D)`; nothing of size q x k is made."""
+    """Torch's flash kernel, lower-right causal and grouped, `(1, Q, q, D)`."""
     mask = causal_lower_right(query.shape[2], key.shape[2])
-    out = nn.functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
+    return nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, scale=scaling, enable_gqa=True
     )
-    return out.transpose(1, 2).contiguous()
+
+
+def _split(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+    """The CPU's flash kernel on cached keys, all seen, and on new ones, square and causal, `(1, Q, q, D)`.
+
+    The two softmaxes are joined by the logarithms of their sums, which the kernel returns as well.
+    """
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    cached = key.shape[2] - query.shape[2]
+    out_old, log_old = flash(query, key[:, :, :cached], value[:, :, :cached], scale=scaling)
+    out_new, log_new = flash(
+        query, key[:, :, cached:], value[:, :, cached:], is_causal=True, scale=scaling
+    )
+    share = torch.sigmoid(log_old - log_new)[..., None]
+    return (out_old * share + out_new * (1 - share)).to(query.dtype)
 
 
 def _can_fuse(query: Tensor, key: Tensor, value: Tensor) -> bool:
@@ -196,11 +216,15 @@ def attend(
             scope.watch.keys[layer] = key
     bias = None if scope.bias is None else scope.bias[layer]
     explicit = bias is not None or attention_mask is not None
-    kernel = kernel_for(base, queries, keys, explicit, _can_fuse(query, key, value))
+    kernel = kernel_for(
+        base, queries, keys, explicit, query.device.type, _can_fuse(query, key, value)
+    )
     if kernel == "flash":
         return _flash(base, module, (query, key, value), options)
-    if kernel == "fused":
-        return _fused(query, key, value, options.get("scaling")), None
+    if kernel in ("fused", "split"):
+        run = _fused if kernel == "fused" else _split
+        out = run(query, key, value, options.get("scaling"))
+        return out.transpose(1, 2).contiguous(), None
     mask = attention_mask
     if kernel != "plain" and mask is None:
         mask = _shared_mask(scope, queries, keys, query.device)
@@ -210,6 +234,12 @@ def attend(
         assert mask is not None
         eager = sys.modules[type(module).__module__].eager_attention_forward
         return eager(module, query, key, value, _as_logits(mask, query.dtype), **options)
+    if kernel == "masked" and query.device.type == "cpu":
+        # Hugging Face repeats KVs for every query head where there is a mask; the CPU's kernel needs no copies.
+        out = nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, scale=options.get("scaling"), enable_gqa=True
+        )
+        return out.transpose(1, 2).contiguous(), None
     return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, mask, **options)
 
 

@@ -23,7 +23,7 @@ from x2l.models.family import Family
 from x2l.models.layout import step_starts
 from x2l.models.positions import Placement
 from x2l.models.processing import Expanded, chunk_inputs, expand, temporal_patch, turn
-from x2l.models.rotary import Rotary, check_rope, fixed_positions
+from x2l.models.rotary import Rotary, check_rope, context_length, fixed_positions
 from x2l.video import Frames
 
 POSITION_RULES = ("reference", "hf")
@@ -108,7 +108,7 @@ class HFVideoModel(VideoModel):
             intermediate=text.intermediate_size,
             vocabulary=text.vocab_size,
             kv_itemsize=self.dtype.itemsize,
-            context_length=getattr(text, "max_position_embeddings", None),
+            context_length=context_length(text),
         )
         self._vision_flops: dict[Any, int] = {}  # a memo: what a chunk of this work takes
 

@@ -2,56 +2,180 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from safetensors import SafetensorError
+from transformers import AutoModelForImageTextToText
 
-from x2l.models.hf import HFVideoModel
+from x2l.memory import available_bytes, is_out_of_memory
+from x2l.models.checkpoint import PACKAGED, Source, locate, read_config, read_processor
+from x2l.models.hf import POSITION_RULES, HFVideoModel
 
-PACKAGED = {"x2l_tiny": Path(__file__).parents[1] / "assets" / "x2l_tiny"}
+__all__ = ["ATTENTION", "DEVICE_MAPS", "DTYPES", "PACKAGED", "load", "weight_bytes"]
 DTYPES = ("float32", "float64", "bfloat16", "float16")
+ATTENTION = ("sdpa", "flash_attention_2", "eager")
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
 def load(
     name_or_path: str = "x2l_tiny",
-    device: str = "cpu",
+    device: str | None = "cpu",
     dtype: str = "float32",
+    device_map: str | Mapping[str, int | str] | None = None,
+    attn_implementation: str = "sdpa",
     positions: str = "reference",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    video_processor: Mapping[str, Any] | None = None,
 ) -> HFVideoModel:
     """Loads a checkpoint with Hugging Face's Auto classes.
 
     Args:
         name_or_path: `x2l_tiny` (in the package), a folder, or a repository id of the Hub.
-        device: `cpu`, `cuda`, `cuda:1`, ...
+        device: `cpu`, `cuda`, `cuda:1`, ...; None with a `device_map`.
         dtype: one of float32, float64, bfloat16, float16.
+        device_map: spreads the layers over several devices: `auto`, `balanced`, `balanced_low_0`, `sequential`, or
+            module name -> device as accelerate takes it. KVs of a layer stay where the layer is.
+        attn_implementation: of vision tower and language model: `sdpa`, `flash_attention_2` (where flash-attn is
+            installed; calls that need a mask or a bias are sdpa's all the same) or `eager`.
         positions: `reference` or `hf`, see `models/positions.py`.
         revision: branch, tag or commit on the Hub.
         trust_remote_code: passed on; stock models need none.
+        video_processor: settings that replace the checkpoint's own, e.g. `{"size": {"longest_edge": 200704}}`.
 
     Raises:
-        ValueError: a value that cannot work, named with its rule and remedy.
-        OSError: the checkpoint is not there.
+        ValueError: a value or a checkpoint that cannot work, named with its rule and remedy.
+        OSError: the checkpoint is not there, or incomplete.
     """
     if dtype not in DTYPES:
         raise ValueError(f"model.dtype={dtype!r}: must be one of {DTYPES}")
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    if positions not in POSITION_RULES:
         raise ValueError(
-            f"model.device={device!r}: torch sees no CUDA device; use model.device=cpu"
+            f"model.positions={positions!r}: must be one of {POSITION_RULES}; use 'reference'"
         )
-    source = str(PACKAGED.get(name_or_path, name_or_path))
-    options = {"revision": revision, "trust_remote_code": trust_remote_code}
-    try:
-        hf: Any = AutoModelForImageTextToText.from_pretrained(
-            source, dtype=getattr(torch, dtype), attn_implementation="sdpa", **options
+    _check_attention(attn_implementation, dtype, device)
+    placed = _placement(device, device_map)
+    source = locate(name_or_path, revision, trust_remote_code)
+    config = read_config(source)
+    processor = read_processor(source, video_processor)
+    if device is not None:
+        _check_fits(source, config, dtype, device)
+    with _explained(source, dtype, device or f"device_map {device_map}"):
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            source.path,
+            config=config,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attn_implementation,
+            device_map=placed,
+            output_loading_info=True,
+            **source.options,
         )
-        processor = AutoProcessor.from_pretrained(source, **options)
-    except OSError as error:
+    hf, info = loaded
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
         raise OSError(
-            f"model.name_or_path={name_or_path!r}: no such checkpoint here and the Hub did not give it "
-            f"({str(error).splitlines()[0]}); fetch it with `hf download {name_or_path}` or name a local folder"
+            source.error(
+                f"{len(missing)} weights are missing from it, {missing[0]} for one: they would be random; "
+                "fetch the checkpoint again"
+            )
+        )
+    return HFVideoModel(hf, processor, positions)
+
+
+def weight_bytes(config: Any, dtype: torch.dtype) -> int:
+    """Bytes of a model's weights, from its configuration alone."""
+    with torch.device("meta"):
+        hf: Any = AutoModelForImageTextToText.from_config(copy.deepcopy(config), dtype=dtype)
+    return sum(parameter.nbytes for parameter in hf.parameters())
+
+
+def _check_attention(attn_implementation: str, dtype: str, device: str | None) -> None:
+    field = f"model.attn_implementation={attn_implementation!r}"
+    if attn_implementation not in ATTENTION:
+        raise ValueError(f"{field}: must be one of {ATTENTION}; use 'sdpa'")
+    half = dtype in ("bfloat16", "float16")
+    if attn_implementation == "flash_attention_2" and (not half or device == "cpu"):
+        raise ValueError(
+            f"{field}: computes in bfloat16 or float16 on a GPU only, not in {dtype} on {device}; use 'sdpa'"
+        )
+
+
+def _placement(
+    device: str | None, device_map: str | Mapping[str, int | str] | None
+) -> str | dict[str, int | str] | None:
+    """What transformers is given as `device_map`: weights go straight to where they belong.
+
+    Raises:
+        ValueError: both, neither, an unknown map, or no CUDA device.
+    """
+    if device_map is None:
+        if device is None:
+            raise ValueError(
+                "model.device=null: model.device_map is null too; give one of them, e.g. device=cuda"
+            )
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError(
+                f"model.device={device!r}: torch sees no CUDA device; use model.device=cpu"
+            )
+        return None if device == "cpu" else {"": device}
+    if device is not None:
+        raise ValueError(
+            f"model.device_map={device_map!r}: model.device={device!r} is given too; say model.device=null"
+        )
+    if isinstance(device_map, str):
+        if device_map not in DEVICE_MAPS:
+            raise ValueError(
+                f"model.device_map={device_map!r}: must be one of {DEVICE_MAPS}, or module name: device"
+            )
+        return device_map
+    return dict(device_map)
+
+
+def _check_fits(source: Source, config: Any, dtype: str, device: str) -> None:
+    """Before loading: a process that takes too much memory on the CPU is killed without a word."""
+    free = available_bytes(torch.device(device))
+    needed = weight_bytes(config, getattr(torch, dtype))
+    if free is not None and needed > free:
+        raise ValueError(source.error(_too_large(dtype, device, f"{needed / 1e9:.1f} GB", free)))
+
+
+def _too_large(dtype: str, where: str, needed: str, free: int | None) -> str:
+    room = "" if free is None else f" ({free / 1e9:.1f} GB free)"
+    smaller = "" if dtype in ("bfloat16", "float16") else "model.dtype=bfloat16, "
+    return (
+        f"out of memory: its weights in {dtype} ({needed}) do not fit on {where}{room}; use {smaller}"
+        "a smaller checkpoint, or model.device=null model.device_map=auto to spread it over all GPUs and the host"
+    )
+
+
+@contextmanager
+def _explained(source: Source, dtype: str, where: str) -> Iterator[None]:
+    """Turns what goes wrong while weights are read into one line.
+
+    Raises:
+        ValueError: out of memory, or an attention or device map that cannot be used.
+        OSError: weights are missing, broken, or of other sizes than the configuration says.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise ValueError(
+            f"model.attn_implementation: {str(error).splitlines()[0]} Install it, or use 'sdpa'"
         ) from error
-    return HFVideoModel(hf.to(device), processor, positions)
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            source.error(f"its weights cannot be read: {str(error).splitlines()[0]}")
+        ) from error
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            what = source.error(_too_large(dtype, where, "and what is needed to load them", None))
+            raise ValueError(what) from error
+        if "ignore_mismatched_sizes" in str(error):
+            raise OSError(
+                source.error("its weights have other sizes than its config.json says (table above)")
+            ) from error
+        raise

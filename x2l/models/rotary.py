@@ -45,6 +45,19 @@ def check_rope(text: Any) -> None:
         )
 
 
+def context_length(text: Any) -> int | None:
+    """Positions that a text configuration's model was made for, stretched where its RoPE is; None = not said."""
+    length = getattr(text, "max_position_embeddings", None)
+    rope = text.rope_parameters or {}
+    factor = float(rope.get("factor") or 1)
+    if length is None or rope.get("rope_type") not in ("linear", "yarn"):
+        return length
+    if rope["rope_type"] == "yarn":
+        trained = rope.get("original_max_position_embeddings") or length
+        return max(length, round(trained * factor))
+    return round(length * factor)
+
+
 class Rotary:
     """RoPE of one decoder. Final, without state."""
 

@@ -1,0 +1,408 @@
+"""Loading: any checkpoint of a supported class by its folder, and one clear line for everything that goes wrong."""
+
+import http.server
+import json
+import re
+import shutil
+import threading
+
+import pytest
+import torch
+from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
+from transformers import (
+    Gemma3Config,
+    Idefics3Config,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    SiglipVisionConfig,
+    VideoLlavaConfig,
+)
+
+from tests.tiny import FAMILIES, frames, ours, save
+from x2l.compressors.base import Level
+from x2l.compressors.pruning import KeyNorm
+from x2l.decode import answer
+from x2l.models import checkpoint, loading
+from x2l.models.checkpoint import overridden, read_processor
+from x2l.models.loading import load, weight_bytes
+from x2l.prefill import prefill
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """The folder of a tiny Qwen2.5-VL."""
+    folder = tmp_path_factory.mktemp("saved")
+    save("qwen2_5_vl", folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    """The same, to be spoilt."""
+    shutil.copytree(saved, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def first_logits(model):
+    levels = {"low": Level(KeyNorm(), 2), "high": Level(KeyNorm(), 4)}
+    store = prefill(model, model.prompt(frames(6), 4), levels, context="low")
+    return answer(model, store, model.question("What is it?"), (1,), max_new_tokens=1).first_logits
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_checkpoint_of_any_supported_class_loads_from_its_folder(family, tmp_path):
+    save(family, tmp_path)
+    # Not bit for bit: weights mapped from a file lie at other addresses.
+    assert (first_logits(load(str(tmp_path))) - first_logits(ours(family))).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_the_attention_is_that_of_vision_tower_and_language_model(saved, attention):
+    model = load(str(saved), attn_implementation=attention)
+    assert model.hf.config.vision_config._attn_implementation == attention
+    assert model.decoder.config._attn_implementation == f"x2l_{attention}"
+    assert (first_logits(model) - first_logits(ours("qwen2_5_vl"))).abs().max() < 2e-5
+
+
+SPREAD = {
+    "model.visual": "cpu",
+    "model.language_model.embed_tokens": "cpu",
+    "model.language_model.layers.0": "cpu",
+    "model.language_model.layers.1": "cpu",
+    "model.language_model.layers.2": "disk",
+    "model.language_model.layers.3": "disk",
+    "model.language_model.norm": "cpu",
+    "model.language_model.rotary_emb": "cpu",
+    "lm_head": "cpu",
+}
+OFFLOADED = {"model.visual": "disk", "model.language_model": "disk", "lm_head": "cpu"}
+
+
+@pytest.mark.parametrize(
+    ("device_map", "on_meta"), [("auto", 0), ({"": "cpu"}, 0), (SPREAD, 2), (OFFLOADED, 4)]
+)
+def test_a_spread_model_computes_the_same(saved, device_map, on_meta):
+    """As far as one device allows: accelerate's hooks run, and weights are `meta` until they are used."""
+    model = load(str(saved), device=None, device_map=device_map)
+    layers = model.decoder.layers
+    kinds = [next(layer.parameters()).device.type for layer in layers]
+    assert kinds == ["cpu"] * (4 - on_meta) + ["meta"] * on_meta
+    assert model.device == torch.device("cpu")
+    assert (first_logits(model) - first_logits(ours("qwen2_5_vl"))).abs().max() < 1e-5
+
+
+def test_the_video_processors_settings_can_be_replaced(saved):
+    few = load(str(saved), video_processor={"size": {"longest_edge": 1024, "shortest_edge": 1024}})
+    many = load(str(saved))
+    video = frames(4)
+    tokens = [model.prompt(video, 4).chunks[0].visual_tokens for model in (few, many)]
+    assert tokens[0] * 4 == tokens[1]
+    # One key of a mapping leaves the others as the checkpoint has them.
+    one = overridden(many.processor.video_processor, {"size": {"longest_edge": 1 << 20}})
+    assert dict(one.size) == {"longest_edge": 1 << 20, "shortest_edge": 4096}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"sizes": 3}, r"model.video_processor.sizes=3: Qwen2VLVideoProcessor has no such setting"),
+        (
+            {"size": {"height": 3}},
+            r"model.video_processor.size=.*keys longest_edge, shortest_edge",
+        ),
+        ({"size": 3}, r"model.video_processor.size=3: must be a mapping"),
+    ],
+)
+def test_settings_that_the_video_processor_lacks_are_refused(saved, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        load(str(saved), video_processor=overrides)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"attn_implementation": "fast"}, r"model.attn_implementation='fast': must be one of"),
+        (
+            {"attn_implementation": "flash_attention_2", "device": "cpu", "dtype": "bfloat16"},
+            "on a GPU only, not in bfloat16 on cpu; use 'sdpa'",
+        ),
+        (
+            {"attn_implementation": "flash_attention_2", "device": "cuda"},
+            "on a GPU only, not in float32 on cuda",
+        ),
+        ({"device": None}, "model.device=null: model.device_map is null too"),
+        ({"device_map": "auto"}, "model.device_map='auto': model.device='cpu' is given too"),
+        ({"device_map": "most", "device": None}, "model.device_map='most': must be one of"),
+        ({"device": "cuda"}, "model.device='cuda': torch sees no CUDA device"),
+        ({"positions": "auto"}, "model.positions='auto': must be one of"),
+    ],
+)
+def test_wrong_values_name_field_value_rule_and_remedy(arguments, message, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=message) as caught:
+        load(**arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_flash_attention_that_is_not_installed_says_so(saved, monkeypatch):
+    monkeypatch.setattr(loading, "_check_fits", lambda *given: None)
+    monkeypatch.setattr(loading, "_placement", lambda *given: None)
+    with pytest.raises(ValueError, match=r"^model.attn_implementation: Flash.*or use 'sdpa'$"):
+        load(str(saved), device="cuda", dtype="bfloat16", attn_implementation="flash_attention_2")
+
+
+# --- checkpoints that are not there -------------------------------------------------------------------------------
+
+
+def test_without_a_network_one_line_says_how_to_fetch_it(monkeypatch, capfd):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # refuses connections
+    with pytest.raises(OSError, match="cannot be reached; fetch it.*`hf download nobody/nothing`"):
+        load("nobody/nothing")
+    assert capfd.readouterr().err == "", "no retries, no warnings"
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """A Hub that knows of no repository but refuses each for its own reason."""
+
+    CODES = {
+        "gone": (404, "RepoNotFound"),
+        "gated": (403, "GatedRepo"),
+        "old": (404, "RevisionNotFound"),
+    }
+
+    def do_HEAD(self):
+        owner = self.path.split("/")[1]
+        status, code = self.CODES.get(owner, (200, ""))
+        self.send_response(status)
+        self.send_header("X-Error-Code", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_HEAD
+
+    def log_message(self, *args):
+        """Quiet."""
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, url)
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    yield
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gone/model", "no such repository on the Hub"),
+        ("gated/model", "is gated; accept its terms at http.*gated/model.*hf download gated/model"),
+        ("old/model", "has no revision 'v0'; correct model.revision"),
+    ],
+)
+def test_a_repository_that_the_hub_refuses(hub, name, message):
+    with pytest.raises(OSError, match=rf"model.name_or_path='{name}': .*{message}") as caught:
+        load(name, revision="v0")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./nowhere", "a/b/c"])
+def test_a_path_that_leads_nowhere_is_not_looked_for_on_the_hub(name, monkeypatch):
+    monkeypatch.setattr(checkpoint, "_hub_answers", lambda: pytest.fail("asked the Hub"))
+    with pytest.raises(OSError, match="no such folder"):
+        load(name)
+
+
+def test_a_cached_repository_is_used_without_a_network(saved, tmp_path, monkeypatch):
+    """The Hub's cache: refs and snapshots."""
+    root = tmp_path / "models--someone--tiny"
+    (root / "refs").mkdir(parents=True)
+    (root / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(saved, root / "snapshots" / ("0" * 40))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(checkpoint, "_hub_answers", lambda: False)
+    source = checkpoint.locate("someone/tiny", None, False)
+    assert source.options["local_files_only"] is True
+    with pytest.raises(OSError, match="not in this machine's cache"):
+        checkpoint.locate("someone/else", None, False)
+
+
+# --- checkpoints that cannot be used ------------------------------------------------------------------------------
+
+
+def refused(folder, kind=ValueError):
+    with pytest.raises(kind) as caught:
+        load(str(folder))
+    message = str(caught.value)
+    assert message.startswith(f"model.name_or_path={str(folder)!r}: ") and "\n" not in message
+    return message
+
+
+def text_config():
+    return {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 64}
+
+
+def test_a_text_only_model_is_refused(tmp_path):
+    config = Qwen2Config(**text_config(), intermediate_size=32, num_key_value_heads=2)
+    Qwen2ForCausalLM(config).save_pretrained(tmp_path)
+    assert "model type 'qwen2' takes text only; use one of type qwen2_vl" in refused(tmp_path)
+
+
+def test_an_image_only_model_is_refused(tmp_path):
+    text = {"model_type": "llama", **text_config(), "intermediate_size": 32}
+    vision = SiglipVisionConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    config = LlavaConfig(text_config=text, vision_config=vision)
+    LlavaForConditionalGeneration(config).save_pretrained(tmp_path)
+    assert "model type 'llava' takes images but no video; use one of" in refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (Gemma3Config(), "'gemma3' takes images but no video"),
+        (Idefics3Config(), "'idefics3' takes images but no video"),
+        (VideoLlavaConfig(), "'video_llava' takes video, but has not been shown to equal"),
+    ],
+)
+def test_other_classes_are_refused_by_their_configuration_alone(config, message, tmp_path):
+    config.save_pretrained(tmp_path)
+    assert message in refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model_type": "foo_vl"}, "'foo_vl' is not a video language model that transformers"),
+        (
+            {"model_type": "internvl_chat", "auto_map": {"AutoConfig": "x.Y"}},
+            "'internvl_chat' is not a video language model that transformers.*lies in the repository.*-hf",
+        ),
+        ({"model_type": "vit"}, "'vit' is not a video language model;"),
+        ({"hello": 1}, "names no model_type"),
+    ],
+)
+def test_unknown_classes_are_refused(values, message, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert re.search(message, refused(tmp_path))
+
+
+def test_a_broken_configuration_is_refused(folder):
+    (folder / "config.json").write_text("{")
+    assert "its config.json cannot be used: It looks like" in refused(folder, OSError)
+
+
+def test_layers_that_cannot_be_chunked_are_refused_before_weights_are_read(folder):
+    values = json.loads((folder / "config.json").read_text())
+    values["text_config"]["layer_types"] = ["full_attention", "sliding_attention"] * 2
+    (folder / "config.json").write_text(json.dumps(values))
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"layers of type \['sliding_attention'\]"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("file", "kind", "message"),
+    [
+        ("config.json", OSError, "holds no config.json; name the folder"),
+        ("processor_config.json", OSError, "its processor cannot be used: Can't load image"),
+        ("tokenizer.json", ValueError, "knows no words; tokenizer.json is missing"),
+        ("chat_template.jinja", ValueError, "its chat template cannot be used: Cannot use"),
+        ("model.safetensors", OSError, "its weights cannot be read: Error no file named"),
+    ],
+)
+def test_a_missing_file_is_named(folder, file, kind, message):
+    (folder / file).unlink()
+    assert message in refused(folder, kind)
+
+
+def test_a_processor_without_a_video_processor_is_refused(folder, monkeypatch):
+    class ImagesOnly:
+        tokenizer = None
+
+    monkeypatch.setattr(
+        checkpoint.AutoProcessor, "from_pretrained", lambda *given, **options: ImagesOnly()
+    )
+    source = checkpoint.locate(str(folder), None, False)
+    with pytest.raises(ValueError, match=r"its processor \(ImagesOnly\) has no video processor"):
+        read_processor(source)
+
+
+def test_broken_weights_are_refused(folder):
+    (folder / "model.safetensors").write_bytes(b"x" * 100)
+    assert "its weights cannot be read: Error while deserializing" in refused(folder, OSError)
+
+
+def spoilt(folder, change):
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if name.endswith("layers.2.input_layernorm.weight"))
+    change(weights, name)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_weights_that_would_be_random_are_refused(folder):
+    spoilt(folder, lambda weights, name: weights.pop(name))
+    message = refused(folder, OSError)
+    assert "1 weights are missing from it, model" in message and "input_layernorm" in message
+
+
+def test_weights_of_another_size_are_refused(folder):
+    spoilt(folder, lambda weights, name: weights.update({name: weights[name][:3].clone()}))
+    assert "its weights have other sizes than its config.json says" in refused(folder, OSError)
+
+
+# --- memory -------------------------------------------------------------------------------------------------------
+
+
+def test_bytes_of_weights_are_known_without_them(saved):
+    hf = ours("qwen2_5_vl").hf
+    want, before = sum(parameter.nbytes for parameter in hf.parameters()), hf.config.to_dict()
+    assert weight_bytes(hf.config, torch.bfloat16) * 2 == want
+    assert weight_bytes(hf.config, torch.float32) == want
+    assert hf.config.to_dict() == before, "the configuration must load the model unchanged later"
+
+
+def test_weights_that_do_not_fit_are_refused_before_they_are_read(folder, monkeypatch):
+    monkeypatch.setattr(loading, "available_bytes", lambda device: 1000)
+    (folder / "model.safetensors").unlink()
+    message = refused(folder)
+    assert (
+        "out of memory: its weights in float32 (0.0 GB) do not fit on cpu (0.0 GB free)" in message
+    )
+    assert "model.dtype=bfloat16" in message and "model.device_map=auto" in message
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_running_out_of_memory_while_loading_is_one_line(saved, error, monkeypatch):
+    def fail(*given, **options):
+        raise error
+
+    monkeypatch.setattr(loading.AutoModelForImageTextToText, "from_pretrained", fail)
+    assert "out of memory: its weights in float32" in refused(saved)
+
+
+def test_other_errors_while_loading_stay_what_they_are(saved, monkeypatch):
+    def fail(*given, **options):
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(loading.AutoModelForImageTextToText, "from_pretrained", fail)
+    with pytest.raises(RuntimeError, match="^a fault of ours$"):
+        load(str(saved))

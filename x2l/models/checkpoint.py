@@ -1,0 +1,233 @@
+"""What a checkpoint is, found out before any of its weights is read: where it lies, its configuration, its processor.
+
+Whatever is wrong with it is one line: field, value, what is wrong, remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import transformers
+from huggingface_hub import constants, get_session, try_to_load_from_cache
+from huggingface_hub.errors import (
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    VIDEO_PROCESSOR_MAPPING,
+    AutoConfig,
+    AutoProcessor,
+    PreTrainedConfig,
+)
+
+from x2l.models.hf import FAMILIES, check_supported
+
+PACKAGED = {"x2l_tiny": Path(__file__).parents[1] / "assets" / "x2l_tiny"}
+_TIMEOUT = 10.0  # seconds that the Hub has to answer
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a checkpoint lies.
+
+    Attributes:
+        name: as the user gave it, for errors.
+        path: folder, or repository of the Hub.
+        options: what every `from_pretrained` is given: revision, trust_remote_code, local_files_only.
+    """
+
+    name: str
+    path: str
+    options: Mapping[str, Any]
+
+    def error(self, what: str) -> str:
+        """One line about this checkpoint."""
+        return f"model.name_or_path={self.name!r}: {what}"
+
+
+def locate(name_or_path: str, revision: str | None, trust_remote_code: bool) -> Source:
+    """Finds a checkpoint: in the package, in a folder, in the Hub's cache on this machine, or on the Hub.
+
+    Raises:
+        OSError: there is none.
+    """
+    path = str(PACKAGED.get(name_or_path, name_or_path))
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    source = Source(name_or_path, path, options)
+    folder = Path(path)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise OSError(
+                source.error(
+                    "the folder holds no config.json; name the folder that a checkpoint was saved or downloaded to"
+                )
+            )
+        return source
+    if path.startswith(("/", ".", "~")) or path.count("/") > 1:
+        raise OSError(
+            source.error(
+                "no such folder; give a checkpoint's folder, x2l_tiny, or the id of a repository on the Hub"
+            )
+        )
+    if _hub_answers():
+        return source
+    # Without a network every file would be asked for six times, half a minute in all, before the cache is used.
+    if isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str):
+        return Source(name_or_path, path, options | {"local_files_only": True})
+    raise OSError(
+        source.error(
+            f"not in this machine's cache, and {constants.ENDPOINT} cannot be reached; fetch it where "
+            f"there is a network with `hf download {name_or_path}`, or name a local folder"
+        )
+    )
+
+
+def _hub_answers() -> bool:
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_TIMEOUT)
+    except Exception:  # of whichever HTTP client the Hub's package uses
+        return False
+    return True
+
+
+@contextmanager
+def _explained(source: Source, what: str) -> Iterator[None]:
+    """Turns what transformers raises about a file of the checkpoint into one line.
+
+    Raises:
+        OSError: a file is not there or is broken.
+        ValueError: a file says what cannot be used.
+    """
+    try:
+        yield
+    except (OSError, ImportError, ValueError) as error:
+        kind = ValueError if isinstance(error, ImportError | ValueError) else OSError
+        raise kind(source.error(_reason(source, what, error))) from error
+
+
+def _reason(source: Source, what: str, error: BaseException) -> str:
+    chain: list[BaseException] = [error]
+    while (before := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(before)
+    kinds = tuple(type(one) for one in chain)
+    if any(issubclass(kind, GatedRepoError) for kind in kinds):
+        return (
+            f"the repository is gated; accept its terms at {constants.ENDPOINT}/{source.path}, then "
+            f"`hf auth login` and `hf download {source.path}`"
+        )
+    if any(issubclass(kind, RevisionNotFoundError) for kind in kinds):
+        return f"has no revision {source.options['revision']!r}; correct model.revision"
+    if any(issubclass(kind, RepositoryNotFoundError) for kind in kinds):
+        return "there is no such repository on the Hub (for a private one: `hf auth login`)"
+    if any(issubclass(kind, LocalEntryNotFoundError) for kind in kinds):
+        return f"{what} is missing from this machine's cache; run `hf download {source.path}`"
+    return f"{what} cannot be used: {str(error).strip().splitlines()[0]}"
+
+
+def read_config(source: Source) -> Any:
+    """The configuration, of a class that is supported.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is of a model that x2l cannot run.
+    """
+    with _explained(source, "its config.json"):
+        values, _ = PreTrainedConfig.get_config_dict(source.path, **source.options)
+    _check_class(source, values)
+    with _explained(source, "its config.json"):
+        config = AutoConfig.from_pretrained(source.path, **source.options)
+    check_supported(config)
+    return config
+
+
+def _check_class(source: Source, values: Mapping[str, Any]) -> None:
+    kind = values.get("model_type")
+    if kind in FAMILIES:
+        return
+    known = None
+    if kind in CONFIG_MAPPING:  # not `.get`: the lazy mapping fills itself on `[...]` only
+        known = CONFIG_MAPPING[str(kind)]
+    if kind is None:
+        what = "its config.json names no model_type"
+    elif known is None and "auto_map" in values:
+        what = (
+            f"model type {kind!r} is not a video language model that transformers "
+            f"{transformers.__version__} knows (its code lies in the repository); many such models also have a "
+            "repository in transformers' own format, often ending in -hf"
+        )
+    elif known is None:
+        what = f"model type {kind!r} is not a video language model that transformers {transformers.__version__} knows"
+    elif known in VIDEO_PROCESSOR_MAPPING:
+        what = f"model type {kind!r} takes video, but has not been shown to equal the stock model chunk by chunk"
+    elif known in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        what = f"model type {kind!r} takes images but no video"
+    elif known in MODEL_FOR_CAUSAL_LM_MAPPING:
+        what = f"model type {kind!r} takes text only"
+    else:
+        what = f"model type {kind!r} is not a video language model"
+    raise ValueError(source.error(f"{what}; use one of type {', '.join(FAMILIES)}"))
+
+
+def read_processor(source: Source, overrides: Mapping[str, Any] | None = None) -> Any:
+    """The processor, with `overrides` in its video processor, known to make a prompt with a video.
+
+    Raises:
+        OSError: a file of it is missing.
+        ValueError: it cannot process videos, or has no setting of that name.
+    """
+    with _explained(source, "its processor"):
+        processor = AutoProcessor.from_pretrained(source.path, **source.options)
+    if getattr(processor, "video_processor", None) is None:
+        raise ValueError(
+            source.error(
+                f"its processor ({type(processor).__name__}) has no video processor; the checkpoint must hold "
+                "processor_config.json or video_preprocessor_config.json"
+            )
+        )
+    if not processor.tokenizer("What?")["input_ids"]:
+        raise ValueError(
+            source.error(
+                "its tokenizer knows no words; tokenizer.json is missing from the checkpoint"
+            )
+        )
+    content = [{"type": "video"}, {"type": "text", "text": "What?"}]
+    with _explained(source, "its chat template"):
+        processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+    if overrides:
+        processor.video_processor = overridden(processor.video_processor, overrides)
+    return processor
+
+
+def overridden(video_processor: Any, overrides: Mapping[str, Any]) -> Any:
+    """A video processor with some settings replaced; a mapping such as `size` replaces the keys it names.
+
+    Raises:
+        ValueError: a setting that it does not have.
+    """
+    values = video_processor.to_dict()
+    allowed = set(values) | set(video_processor.valid_kwargs.__annotations__)
+    for name, value in overrides.items():
+        field = f"model.video_processor.{name}={value!r}"
+        if name not in allowed:
+            raise ValueError(
+                f"{field}: {type(video_processor).__name__} has no such setting; it has "
+                f"{', '.join(sorted(values))}"
+            )
+        before = values.get(name)
+        if isinstance(before, Mapping):
+            if not isinstance(value, Mapping) or not set(value) <= set(before):
+                raise ValueError(
+                    f"{field}: must be a mapping with some of the keys {', '.join(sorted(before))}"
+                )
+            value = {**before, **value}
+        values[name] = value
+    return type(video_processor).from_dict(values)
