@@ -166,7 +166,7 @@ def longvideobench(
                 "duration_group": (15, 60, 600)[number],
                 "question_category": ("S2E", "T3O")[question],
                 "topic_category": "KH-Knowledge-History",
-                "starting_timestamp_for_subtitles": 100.0 * number,
+                "starting_timestamp_for_subtitles": 60.0 + 100 * number,
             }
             if split == "val":
                 row["correct_choice"] = number % 2
@@ -178,7 +178,7 @@ def longvideobench(
             else:
                 row |= {"candidates": candidates, "position": [7], "level": "L1-Perception"}
             rows.append(row)
-        begin = 100.0 * number
+        begin = 60.0 + 100 * number
         if number == 1:  # the form of clips from TikTok, its last end missing
             texts = [
                 {"timestamp": [begin + 1.0, begin + 2.0], "text": "first words"},

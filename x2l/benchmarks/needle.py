@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from x2l.benchmarks.base import Benchmark, Sample, Score
-from x2l.benchmarks.choices import extract_letter, letters, vnbench_prompt
+from x2l.benchmarks.choices import letters, vnbench_prompt
+from x2l.benchmarks.extraction import lone_letter
 from x2l.benchmarks.needle_drawing import draw_video
 from x2l.benchmarks.needle_scene import (
     KINDS,
@@ -242,13 +243,13 @@ class Needle(Benchmark):
                     )
         return samples
 
-    def prompt(self, sample: Sample) -> str:
+    def prompt(self, sample: Sample, seconds: Sequence[float] = ()) -> str:
         """VNBench's official prompt."""
         return vnbench_prompt(sample.question, sample.choices)
 
     def score(self, sample: Sample, text: str) -> Score:
         """1.0 for the right letter, 0.0 for another, NaN where the text names none or several."""
-        letter = extract_letter(text, len(sample.choices))
+        letter = lone_letter(text, len(sample.choices))
         if letter is None:
             return Score(value=math.nan, parsed=None)
         return Score(value=float(letter == sample.answer), parsed=letter)

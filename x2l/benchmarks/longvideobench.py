@@ -1,0 +1,125 @@
+"""LongVideoBench: referring questions on videos of 8 seconds to an hour (arXiv 2407.15754).
+
+`longvideobench/LongVideoBench` on the Hub; 1,337 questions in `val`, 5,341 in `test`, whose answers are
+kept back: a test run has predictions and no accuracy. `starting_timestamp_for_subtitles` says where in
+the source film the video begins, not where the answer lies; the set has no ground-truth spans.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from x2l.benchmarks.base import Sample
+from x2l.benchmarks.choice_set import ChoiceSet, Protocol
+from x2l.benchmarks.choices import INSTRUCTION, dotted, letters
+from x2l.benchmarks.extraction import first_capital_of_five
+from x2l.benchmarks.folder import Folder, Row, Source
+from x2l.benchmarks.subtitles import LongVideoBenchJson, Subtitles
+
+SOURCE = Source(
+    "longvideobench/LongVideoBench",
+    unpack=("cat videos.tar.part.* | tar -x", "tar -xf subtitles.tar"),
+    gated=True,
+)
+# What lmms-eval reads first: its row numbers are then ours.
+_FILES = {
+    "val": ("validation-00000-of-00001.parquet", "lvb_val.json"),
+    "test": ("test-00000-of-00001.parquet", "lvb_test_wo_gt.json"),
+}
+
+
+def _official(sample: Sample, subtitles: Sequence[str] | None) -> str:
+    """LongVideoBench 2aa4f91 longvideobench/longvideobench_dataset.py.
+
+    There, and in lmms-eval's `longvideobench_val_i`, subtitles stand between the frames; here they
+    follow the video in the same order, because a video's chunks are pre-filled once for all questions.
+    """
+    shown = subtitles or ()
+    lines = [*shown, f"Question: {sample.question}", dotted(sample.choices), INSTRUCTION]
+    return "\n".join(lines)
+
+
+def _lmms_eval(sample: Sample, subtitles: Sequence[str] | None) -> str:
+    """lmms-eval 7f9c482 tasks/longvideobench: longvideobench_val_v, or _i with subtitles."""
+    lines = [*(subtitles or ()), sample.question, dotted(sample.choices), INSTRUCTION]
+    return "\n".join(lines) + "\n"
+
+
+PROTOCOLS = {
+    "lmms_eval": Protocol(_lmms_eval, first_capital_of_five, unparsed="guessed", max_new_tokens=32),
+    "official": Protocol(_official, first_capital_of_five, unparsed="guessed", max_new_tokens=32),
+}
+
+
+def longvideobench(
+    root: str,
+    split: str = "val",
+    protocol: str = "lmms_eval",
+    subtitles: bool = False,
+    tasks: Sequence[str] | str | None = None,
+    durations: Sequence[str] | str | None = None,
+    shard: str | None = None,
+    seed: int = 0,
+) -> ChoiceSet:
+    """LongVideoBench as `SOURCE` leaves it in `root`.
+
+    Args:
+        root: holds validation-*.parquet or lvb_val.json, videos/*.mp4 and subtitles/*.json.
+        split: `val` or `test`.
+        protocol: `lmms_eval` or `official`; both draw a letter where an answer names none.
+        subtitles: put those that stand on the model's frames before the question.
+        tasks: of the 17 question categories, e.g. `S2E`; None = all.
+        durations: of `15`, `60`, `600`, `3600`; None = all.
+        shard: see `ChoiceSet`.
+        seed: of the draw.
+
+    Raises:
+        ValueError: see `ChoiceSet`.
+    """
+    if split not in _FILES:
+        raise ValueError(f"benchmark.split={split!r}: must be one of {', '.join(_FILES)}")
+    folder = Folder("longvideobench", root, SOURCE)
+    files: dict[str, Subtitles] = {}
+    return ChoiceSet(
+        f"longvideobench_{split}_{'i' if subtitles else 'v'}",
+        folder,
+        _samples(folder, split, files),
+        PROTOCOLS,
+        protocol,
+        tasks,
+        durations,
+        shard,
+        subtitles=files if subtitles else None,
+        seed=seed,
+    )
+
+
+def _samples(folder: Folder, split: str, subtitles: dict[str, Subtitles]) -> Iterator[Sample]:
+    for row in folder.rows(*_FILES[split]):
+        choices = _choices(row)
+        right = -1 if row.get("correct_choice") is None else int(row["correct_choice"])
+        video = Path(row["video_path"])
+        subtitles[video.stem] = LongVideoBenchJson(
+            folder.root / "subtitles" / row["subtitle_path"],
+            float(row["starting_timestamp_for_subtitles"]),
+            float(row["duration"]),
+        )
+        yield Sample(
+            id=str(row["id"]),
+            video_id=video.stem,
+            video=str(folder.video(video.name, ("videos",))),
+            task=row["question_category"],
+            question=row["question"],
+            choices=choices,
+            answer=letters(26)[min(right, 25)] if right >= 0 else None,
+            spans=None,
+            tags={"duration": str(row["duration_group"]), "topic": row["topic_category"]},
+            row=row.number,
+        )
+
+
+def _choices(row: Row) -> tuple[str, ...]:
+    """The .json files hold a list, the .parquet files five columns, `N/A` where there are fewer."""
+    if "candidates" in row:
+        return tuple(map(str, row["candidates"]))
+    options = [row[f"option{index}"] for index in range(5)]
+    return tuple(str(option) for option in options if option not in (None, "N/A"))
