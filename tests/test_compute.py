@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.tiny import FAMILIES, frames, ours
-from x2l.compressors.base import Level
+from x2l.compressors.base import Level, Sizes
 from x2l.compressors.merging import ToMe, matching
 from x2l.compressors.pooling import MeanPool
 from x2l.compressors.pruning import KeyNorm
@@ -74,7 +74,7 @@ def test_matching_flops_match_the_counter():
     with counter() as counted:
         matching(keys, 10)
     scale = 4 * 2 * 33 * 8  # averaging, which the counter does not see
-    assert ToMe().flops(2, 33, 23, 8) - scale == counted.get_total_flops()
+    assert ToMe().flops(Sizes(2, 8, 33, 23, 8)) - scale == counted.get_total_flops()
 
 
 def test_bytes_in_closed_form_equal_the_tensors():
@@ -111,3 +111,29 @@ def test_every_meter_has_a_peak_of_its_own():
     first = Meter()
     torch.ones(64 << 20)  # 256 MiB, gone at once
     assert first.peak_bytes > Meter().peak_bytes + (200 << 20)
+
+
+class Stream:
+    def __init__(self, log, index):
+        self.log, self.index = log, index
+
+    def synchronize(self):
+        self.log.append(f"sync {self.index}")
+
+
+def test_a_spread_model_is_measured_on_every_gpu_it_uses(monkeypatch):
+    """Three GPUs, of which the process uses the first and the last; no GPU is needed to ask the right ones."""
+    log, allocated, peaks = [], {0: 5, 1: 0, 2: 7}, {0: 10, 1: 99, 2: 20}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", allocated.__getitem__)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", peaks.__getitem__)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda index: Stream(log, index))
+    monkeypatch.setattr(
+        torch.cuda, "reset_peak_memory_stats", lambda index: log.append(f"reset {index}")
+    )
+    meter = Meter("cuda:0")
+    assert log == ["reset 0", "reset 2"]
+    with meter.stage("prefill"):
+        log.append("work")
+    assert log[2:] == ["sync 0", "sync 2", "work", "sync 0", "sync 2"]
+    assert meter.peak_bytes == 30

@@ -4,11 +4,16 @@ import inspect
 import re
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
+from experiments.published import SHAPES, kv_bytes_per_token
+from tests.tiny import processor
+from x2l.models import hf, loading
+from x2l.models.checkpoint import overridden
 from x2l.run import CONF, plain, run_folder
 from x2l.settings import CONTEXTS, DTYPES, POSITION_RULES, POSITIONS
 
@@ -57,12 +62,9 @@ def test_every_option_composes_and_binds(group, option):
         bind(at, node)
     expected = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{option}.yaml"))
     expected.pop("defaults", None)
-    mounted = {
-        "compressor": [
-            values["levels"]["low"]["compressor"],
-            values["levels"]["high"]["compressor"],
-        ]
-    }.get(group, [values[group]])
+    mounted = [values.get(group, {})]
+    if group in ("compressor", "codec"):
+        mounted = [values["levels"][level].get(group, {}) for level in ("low", "high")]
     assert all(set(expected) <= set(place) for place in mounted)
 
 
@@ -137,7 +139,6 @@ def test_outputs_stay_under_outputs():
 def test_values_that_are_checked_early_are_those_of_the_engine():
     """settings.py repeats a few words of the engine, so as not to import it; they must agree."""
     from x2l import prefill, store
-    from x2l.models import hf
 
     assert CONTEXTS == prefill.CONTEXTS
     assert POSITIONS == store.POSITIONS
@@ -145,7 +146,91 @@ def test_values_that_are_checked_early_are_those_of_the_engine():
     assert POSITION_RULES == hf.POSITION_RULES
 
 
+MODELS = sorted((CONF / "model").glob("*.yaml"))
+PUBLISHED = [path for path in MODELS if path.stem != "x2l_tiny"]
+MODEL_KEYS = {"_target_"} | set(inspect.signature(loading.load).parameters)
+
+
+def test_published_checkpoints_of_every_family_have_a_file():
+    found = {SHAPES[path.stem]().model_type for path in PUBLISHED}
+    assert found == set(hf.FAMILIES)
+    sizes = {"qwen2_5_vl": {"3b", "7b", "32b", "72b"}, "qwen2_vl": {"2b", "7b", "72b"}}
+    sizes |= {"qwen3_vl": {"2b", "4b", "8b", "32b"}, "smolvlm2": {"256m", "500m", "2_2b"}}
+    for family, wanted in sizes.items():
+        assert {f"{family}_{size}" for size in wanted} <= {path.stem for path in PUBLISHED}
+    names = [OmegaConf.load(path).name_or_path for path in MODELS]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
+def test_a_model_says_everything_that_loading_takes(path):
+    config = OmegaConf.load(path)
+    assert set(config) == MODEL_KEYS and config.trust_remote_code is False
+    assert (config.device is None) != (config.device_map is None)
+    assert config.dtype in loading.DTYPES and config.attn_implementation in loading.ATTENTION
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
+def test_a_published_model_is_supported_and_opens_with_licence_and_memory(path):
+    """Weights and KVs are computed from the published sizes, not copied."""
+    config, shape = OmegaConf.load(path), SHAPES[path.stem]()
+    hf.check_supported(shape)
+    assert re.fullmatch(r"[\w.-]+/[\w.-]+", config.name_or_path)
+    first, *others = path.read_text().splitlines()
+    weights = loading.weight_bytes(shape, torch.bfloat16) / 1e9
+    kvs = kv_bytes_per_token(shape) / 1e3
+    told = f"weights {weights:.1f} GB in bfloat16, KVs {kvs:.0f} MB per 1000 tokens"
+    assert re.fullmatch(rf"# [^;]*licen[^;]*; {told}|# (Apache-2.0|MIT); {told}", first)
+    assert any(line.startswith("# ") and "frames" in line for line in others)
+    if config.video_processor is not None:
+        stock = processor(shape.model_type).video_processor
+        changed = overridden(stock, OmegaConf.to_container(config.video_processor))
+        assert dict(changed.size) == dict(config.video_processor.size)
+
+
 def test_no_path_of_a_machine_in_any_file():
     for path in CONF.rglob("*.yaml"):
         for line in path.read_text().splitlines():
             assert not re.search(r"(^|[\s:=])(~|/\w+/)", line.split("#")[0]), path
+
+
+def test_a_control_changes_both_levels_or_the_frames_and_nothing_else():
+    def changed(*overrides):
+        base, values = plain(composed("levels.high.ratio=16")), plain(composed(*overrides))
+        return {key for key in base if base[key] != values[key]}, values
+
+    for control, target in (
+        ("random_pruning", "RandomPruning"),
+        ("uniform_pruning", "UniformPruning"),
+    ):
+        names, values = changed("levels.high.ratio=16", f"control={control}")
+        assert names == {"levels"}
+        levels = values["levels"].values()
+        assert {level["compressor"]["_target_"].split(".")[-1] for level in levels} == {target}
+        assert [level["ratio"] for level in levels] == [2, 16]
+    names, values = changed("levels.high.ratio=16", "control=fewer_frames")
+    assert names == {"control"} and values["control"] == {"fewer_frames": True}
+
+
+def test_controls_stand_beside_any_method():
+    """`experiment=controls compressor=...`: what the command line says of the method stays."""
+    config = composed("experiment=controls", "control=random_pruning", "compressor=mean_pool")
+    assert config.levels.low.compressor._target_.endswith("RandomPruning")
+    method = composed("experiment=controls", "control=none", "compressor=mean_pool")
+    assert method.levels.low.compressor._target_.endswith("MeanPool")
+    axes = composed("experiment=controls", whole=True).hydra.sweeper.params
+    assert set(axes.control.split(",")) == {path.stem for path in (CONF / "control").glob("*.yaml")}
+
+
+def test_the_control_of_fewer_frames_has_a_folder_of_its_own():
+    names = [
+        run_folder(_root_=composed(f"control={control}", whole=True))
+        for control in ("none", "fewer_frames")
+    ]
+    assert names[1].startswith(f"fewer_frames-{names[0].rpartition('-')[0]}-")
+    assert names[0].rpartition("-")[2] != names[1].rpartition("-")[2]
+
+
+def test_a_k_for_every_task_can_be_given_on_the_command_line():
+    tuned = composed("top_k=[2,task]", "selection.top_k_by_task={retrieval: 1, ordering: 4}")
+    assert plain(tuned)["selection"]["top_k_by_task"] == {"retrieval": 1, "ordering": 4}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from x2l.chunks import Chunk
 
 PINNED = ("first", "last")
+GT, TASK = "gt", "task"  # top_k: as many as the question needs; as many as its task was given
 
 
 def gt_chunks(chunks: Sequence[Chunk], spans: Sequence[tuple[float, float]]) -> tuple[int, ...]:
@@ -30,19 +32,28 @@ def gt_chunks(chunks: Sequence[Chunk], spans: Sequence[tuple[float, float]]) -> 
     return tuple(hit)
 
 
-def check_selection(top_k: int | str, pinned: Sequence[str], chunks: int | None = None) -> None:
+def check_selection(
+    top_k: int | str, pinned: Sequence[str], chunks: int | None = None, field: str = "top_k"
+) -> None:
     """Checks settings before anything runs.
 
+    Args:
+        top_k: a number of chunks, `gt` or `task`.
+        pinned: names of chunks.
+        chunks: how many a video has, where that is known.
+        field: what errors call `top_k`.
+
     Raises:
-        ValueError: top_k negative, not a number or `gt`, or beyond the number of chunks; an unknown pinned chunk.
+        ValueError: top_k negative, not a number or a word, or beyond the number of chunks; an unknown pinned chunk.
     """
-    if not (top_k == "gt" or (isinstance(top_k, int) and top_k >= 0)):
+    if not (top_k in (GT, TASK) or (isinstance(top_k, int) and top_k >= 0)):
         raise ValueError(
-            f"top_k={top_k!r}: must be a number of chunks >= 0, or gt (as many as the question needs)"
+            f"{field}={top_k!r}: must be a number of chunks >= 0, gt (as many as the question needs) "
+            "or task (what selection.top_k_by_task says)"
         )
     if isinstance(top_k, int) and chunks is not None and top_k > chunks:
         raise ValueError(
-            f"top_k={top_k}: the video has only {chunks} chunks; "
+            f"{field}={top_k}: the video has only {chunks} chunks; "
             f"use top_k <= {chunks}, more video.frames, or a smaller prefill.chunk_frames"
         )
     unknown = [name for name in pinned if name not in PINNED]
@@ -68,7 +79,7 @@ def select(
     check_selection(top_k, pinned, chunks)
     if relevance.isnan().any():
         raise ValueError(f"relevance holds NaN: {relevance.tolist()}")
-    if top_k == "gt":
+    if top_k == GT:
         if gt is None:
             raise ValueError(
                 "top_k=gt: this benchmark does not say where the answer lies; use a number"
@@ -77,17 +88,55 @@ def select(
     scores = relevance.tolist()
     chosen = {index for index, score in enumerate(scores) if score == float("inf")}
     chosen |= {{"first": 0, "last": chunks - 1}[name] for name in pinned}
-    open_chunks = [i for i in range(chunks) if i not in chosen and scores[i] != float("-inf")]
-    ranked = sorted(open_chunks, key=lambda index: (-scores[index], index))
+    ranked = [index for index in _ranked(scores) if index not in chosen]
     return tuple(sorted(chosen | set(ranked[: int(top_k)])))
 
 
-def recall_precision(selected: Sequence[int], gt: Sequence[int]) -> tuple[float, float]:
-    """Share of ground-truth chunks that are re-loaded, and share of re-loaded chunks that are ground truth.
+def select_bytes(relevance: Tensor, sizes: Sequence[int], budget: int) -> tuple[int, ...]:
+    """The chunks to re-load, in time order, so that their bytes come as near to a budget as whole chunks allow.
 
-    NaN where the denominator is empty.
+    Chunks are tried in order of relevance; each is taken if that brings the sum nearer to the budget.
+
+    Args:
+        relevance: `(chunks,)`; -inf = never.
+        sizes: bytes of each chunk's L-KVs.
+        budget: bytes.
     """
+    taken: list[int] = []
+    left = budget
+    for index in _ranked(relevance.tolist()):
+        if abs(left - sizes[index]) < abs(left):
+            taken.append(index)
+            left -= sizes[index]
+    return tuple(sorted(taken))
+
+
+def _ranked(scores: Sequence[float]) -> list[int]:
+    """Chunks that may be taken, most relevant first; ties go to the earlier one."""
+    allowed = [index for index, score in enumerate(scores) if score != float("-inf")]
+    return sorted(allowed, key=lambda index: (-scores[index], index))
+
+
+@dataclass(frozen=True)
+class TruthScores:
+    """How well re-loaded chunks match the ground truth; NaN where the denominator is empty.
+
+    Attributes:
+        recall: share of ground-truth chunks that are re-loaded.
+        precision: share of re-loaded chunks that are ground truth.
+        hit: 1 if at least one ground-truth chunk is re-loaded, else 0; its mean is the hit rate.
+    """
+
+    recall: float
+    precision: float
+    hit: float
+
+
+def truth_scores(selected: Sequence[int], gt: Sequence[int]) -> TruthScores:
+    """Scores of a choice of chunks against the ground truth."""
     hits = len(set(selected) & set(gt))
-    return (hits / len(gt) if gt else float("nan")), (
-        hits / len(selected) if selected else float("nan")
+    return TruthScores(
+        recall=hits / len(gt) if gt else float("nan"),
+        precision=hits / len(selected) if selected else float("nan"),
+        hit=float(hits > 0) if gt else float("nan"),
     )

@@ -1,4 +1,4 @@
-"""Accuracy with intervals that respect the video: questions of one video are not independent.
+"""Accuracy and paired differences that respect the video: questions of one video are not independent.
 
 Pure functions over plain values. An unparseable answer is NaN: neither right nor wrong, counted
 apart. Source of the variance: the cluster-robust (linearised) estimator of a ratio mean; of the
@@ -8,10 +8,12 @@ positive counts estimated from survey data", Survey Methodology 24, 1998, in Wil
 
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from scipy.stats import t as student_t
+
+ROUNDING = 1e-12  # standard errors below this are zero: all videos agree
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Accuracy:
     count: int  # parsed units
     videos: int
     unparsed: int
+    error: float  # clustered standard error; NaN with fewer than two videos
+    design_effect: float  # clustered variance over that of independent answers; NaN as well
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,10 @@ class Difference:
     count: int
     videos: int
     gained: int  # wrong in a, right in b
-    lost: int
+    lost: int  # right in a, wrong in b
+    error: float  # clustered standard error; NaN with fewer than two videos
+    design_effect: float  # clustered variance over that of independent pairs; NaN as well
+    p_value: float  # two-sided, of no difference
 
 
 def circular(outcomes: Iterable[tuple[Outcome, str | None]]) -> list[Outcome]:
@@ -75,7 +82,7 @@ def circular(outcomes: Iterable[tuple[Outcome, str | None]]) -> list[Outcome]:
 
 
 def accuracy(outcomes: Sequence[Outcome], confidence: float = 0.95) -> Accuracy:
-    """Share of right answers among the parsed ones, interval clustered by video.
+    """Share of right answers among the parsed ones (the micro mean), interval clustered by video.
 
     The clustered variance gives an effective sample size (never above the number of answers),
     which goes into Wilson's interval with the t quantile of videos - 1 degrees of freedom. So the
@@ -86,20 +93,40 @@ def accuracy(outcomes: Sequence[Outcome], confidence: float = 0.95) -> Accuracy:
         outcomes: one per unit.
         confidence: coverage of the interval.
     """
-    parsed = [outcome for outcome in outcomes if not math.isnan(outcome.value)]
-    unparsed = len(outcomes) - len(parsed)
-    clusters = _by_video(parsed)
-    count, videos = len(parsed), len(clusters)
-    if count == 0:
-        return Accuracy(math.nan, 0.0, 1.0, 0, 0, unparsed)
-    mean = sum(outcome.value for outcome in parsed) / count
-    if videos < 2:
-        return Accuracy(mean, 0.0, 1.0, count, videos, unparsed)
+    return macro_accuracy({"all": outcomes}, confidence)
+
+
+def macro_accuracy(by_task: Mapping[str, Sequence[Outcome]], confidence: float = 0.95) -> Accuracy:
+    """Mean of the tasks' accuracies: every task counts alike, however many questions it has.
+
+    A video may have questions of several tasks; it is one cluster for all of them.
+
+    Args:
+        by_task: outcomes of each task; a task without a parsed one is passed over.
+        confidence: coverage of the interval.
+    """
+    unparsed = sum(math.isnan(o.value) for outcomes in by_task.values() for o in outcomes)
+    parsed = [[o for o in outcomes if not math.isnan(o.value)] for outcomes in by_task.values()]
+    found = _estimate([outcomes for outcomes in parsed if outcomes])
+    if found.count == 0:
+        return Accuracy(math.nan, 0.0, 1.0, 0, 0, unparsed, math.nan, math.nan)
+    mean = found.value
+    if found.videos < 2:
+        return Accuracy(mean, 0.0, 1.0, found.count, found.videos, unparsed, math.nan, math.nan)
     simple = mean * (1 - mean)
-    clustered = _clustered_variance(clusters, mean, count)
-    effective = count if min(simple, clustered) <= 0 else min(count, simple / clustered)
-    low, high = _wilson(mean, effective, float(student_t.ppf(0.5 + confidence / 2, videos - 1)))
-    return Accuracy(mean, low, high, count, videos, unparsed)
+    exact = min(simple, found.variance) <= 0
+    effective = found.count if exact else min(found.count, simple / found.variance)
+    low, high = _wilson(mean, effective, quantile(confidence, found.videos))
+    return Accuracy(
+        mean,
+        low,
+        high,
+        found.count,
+        found.videos,
+        unparsed,
+        math.sqrt(found.variance),
+        found.design_effect,
+    )
 
 
 def paired_difference(
@@ -107,35 +134,121 @@ def paired_difference(
 ) -> Difference:
     """Accuracy of b minus accuracy of a on the same units, interval clustered by video.
 
+    Where all videos change alike (not at all, say), the interval is that of a zero numerator, not a point.
     Units that only one side has, or that one side could not parse, are left out.
 
     Raises:
         ValueError: a or b holds a unit twice (cells were mixed), or they have no parsed unit in common.
     """
+    return macro_difference({"all": a}, {"all": b}, confidence)
+
+
+def macro_difference(
+    a: Mapping[str, Sequence[Outcome]],
+    b: Mapping[str, Sequence[Outcome]],
+    confidence: float = 0.95,
+) -> Difference:
+    """Mean over tasks of the paired difference, b minus a, interval clustered by video.
+
+    Tasks without a common unit are passed over.
+
+    Raises:
+        ValueError: see `paired_difference`.
+    """
+    shared = [changes(a[task], b[task]) for task in a if task in b]
+    shared = [of_task for of_task in shared if of_task]
+    if not shared:
+        raise ValueError("paired_difference: a and b share no parsed unit; compare one benchmark")
+    found = _estimate(shared)
+    gained = sum(change.value > 0 for of_task in shared for change in of_task)
+    lost = sum(change.value < 0 for of_task in shared for change in of_task)
+    mean, count, videos = found.value, found.count, found.videos
+    if videos < 2:
+        nan = math.nan
+        return Difference(mean, -1.0, 1.0, count, videos, gained, lost, nan, nan, 1.0)
+    error = math.sqrt(found.variance)
+    below = above = error * quantile(confidence, videos)
+    if error < ROUNDING:
+        # No video differs from the others, so there is no spread to go by; but of videos like these, a share of
+        # up to `other` might (the rule of three), and change by anything.
+        other = 1 - (1 - confidence) ** (1 / videos)
+        below, above = other * (1 + mean), other * (1 - mean)
+    return Difference(
+        mean,
+        max(-1.0, mean - below),
+        min(1.0, mean + above),
+        count,
+        videos,
+        gained,
+        lost,
+        error,
+        found.design_effect,
+        _p_value(mean, error, videos),
+    )
+
+
+def changes(a: Sequence[Outcome], b: Sequence[Outcome]) -> list[Outcome]:
+    """What b has over a, unit by unit, of the units that both have parsed.
+
+    Raises:
+        ValueError: a or b holds a unit twice (cells were mixed).
+    """
     for side, outcomes in (("a", a), ("b", b)):
         if len({outcome.unit for outcome in outcomes}) < len(outcomes):
             raise ValueError(f"paired_difference: {side} holds a unit twice; give one cell a side")
-    first = {outcome.unit: outcome for outcome in a if not math.isnan(outcome.value)}
-    pairs = [
-        (first[outcome.unit].value, outcome)
-        for outcome in b
-        if outcome.unit in first and not math.isnan(outcome.value)
+    first = {outcome.unit: outcome.value for outcome in a if not math.isnan(outcome.value)}
+    return [
+        Outcome(now.unit, now.video, now.value - first[now.unit])
+        for now in b
+        if now.unit in first and not math.isnan(now.value)
     ]
-    if not pairs:
-        raise ValueError("paired_difference: a and b share no parsed unit; compare one benchmark")
-    changes = [Outcome(now.unit, now.video, now.value - before) for before, now in pairs]
-    clusters = _by_video(changes)
-    count, videos = len(changes), len(clusters)
-    mean = sum(change.value for change in changes) / count
-    gained = sum(change.value > 0 for change in changes)
-    lost = sum(change.value < 0 for change in changes)
+
+
+@dataclass(frozen=True)
+class _Estimate:
+    """A mean over tasks of means over units, with its variance by clusters."""
+
+    value: float
+    variance: float
+    count: int
+    videos: int
+    design_effect: float
+
+
+def _estimate(by_task: Sequence[Sequence[Outcome]]) -> _Estimate:
+    """The linearised variance: a video's part in every task's mean is summed before it is squared."""
+    count = sum(map(len, by_task))
+    if count == 0:
+        return _Estimate(math.nan, math.nan, 0, 0, math.nan)
+    parts: dict[str, list[float]] = defaultdict(list)
+    means, simple = [], 0.0
+    for outcomes in by_task:
+        mean = math.fsum(outcome.value for outcome in outcomes) / len(outcomes)
+        means.append(mean)
+        for outcome in outcomes:
+            part = (outcome.value - mean) / len(outcomes) / len(by_task)
+            parts[outcome.video].append(part)
+            simple += part**2
+    videos = len(parts)
     if videos < 2:
-        return Difference(mean, -1.0, 1.0, count, videos, gained, lost)
-    error = math.sqrt(_clustered_variance(clusters, mean, count))
-    half = error * float(student_t.ppf(0.5 + confidence / 2, videos - 1))
-    return Difference(
-        mean, max(-1.0, mean - half), min(1.0, mean + half), count, videos, gained, lost
-    )
+        return _Estimate(math.fsum(means) / len(means), math.nan, count, videos, math.nan)
+    squares = math.fsum(math.fsum(of_video) ** 2 for of_video in parts.values())
+    variance = videos / (videos - 1) * squares
+    simple *= count / max(1, count - 1)
+    effect = variance / simple if simple > 0 else math.nan
+    return _Estimate(math.fsum(means) / len(means), variance, count, videos, effect)
+
+
+def quantile(confidence: float, videos: int) -> float:
+    """How many standard errors a two-sided interval over videos reaches."""
+    return float(student_t.ppf(0.5 + confidence / 2, videos - 1))
+
+
+def _p_value(mean: float, error: float, videos: int) -> float:
+    """Of the t test over videos; of the sign test where every video changed by the same."""
+    if error < ROUNDING:
+        return 1.0 if abs(mean) < ROUNDING else float(2 * 0.5**videos)
+    return float(2 * student_t.sf(abs(mean) / error, videos - 1))
 
 
 def _wilson(mean: float, count: float, quantile: float) -> tuple[float, float]:
@@ -143,19 +256,3 @@ def _wilson(mean: float, count: float, quantile: float) -> tuple[float, float]:
     centre = (mean + square / 2) / (1 + square)
     half = quantile / (1 + square) * math.sqrt(mean * (1 - mean) / count + square / (4 * count))
     return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def _by_video(outcomes: Iterable[Outcome]) -> Mapping[Hashable, list[float]]:
-    clusters: dict[Hashable, list[float]] = defaultdict(list)
-    for outcome in outcomes:
-        clusters[outcome.video].append(outcome.value)
-    return clusters
-
-
-def _clustered_variance(clusters: Mapping[Hashable, list[float]], mean: float, count: int) -> float:
-    """Variance of the mean; the residuals of a video are summed before they are squared."""
-    videos = len(clusters)
-    squares = math.fsum(
-        math.fsum(value - mean for value in values) ** 2 for values in clusters.values()
-    )
-    return videos / (videos - 1) * squares / count**2

@@ -13,15 +13,27 @@ from x2l.selection import select
 from x2l.selectors.attention import AttentionSelector
 from x2l.selectors.base import Query
 from x2l.selectors.embedding import EmbeddingSelector
-from x2l.selectors.fixed import RandomSelector, SelectAll, SelectNone, UniformSelector
-from x2l.selectors.oracle import OracleSelector
+from x2l.selectors.fixed import (
+    FirstLastSelector,
+    LastSelector,
+    MatchedRandomSelector,
+    RandomSelector,
+    SelectAll,
+    SelectNone,
+    UniformSelector,
+)
+from x2l.selectors.oracle import HitRateSelector, OracleSelector
 
 EVERY = [
     SelectAll(),
     SelectNone(),
     RandomSelector(),
+    MatchedRandomSelector("attention"),
     UniformSelector(),
+    FirstLastSelector(),
+    LastSelector(),
     OracleSelector(),
+    HitRateSelector(0.5),
     EmbeddingSelector(),
     AttentionSelector(),
 ]
@@ -50,7 +62,10 @@ def test_gives_every_chunk_a_number_and_repeats_itself(selector, store):
     assert torch.equal(first, again)
 
 
-@pytest.mark.parametrize("selector", [s for s in EVERY if s.name != "oracle"], ids=lambda s: s.name)
+TOLD = ("oracle", "hit_rate")
+
+
+@pytest.mark.parametrize("selector", [s for s in EVERY if s.name not in TOLD], ids=lambda s: s.name)
 def test_only_the_oracle_looks_at_the_spans(selector, store):
     assert torch.equal(
         relevance(selector, store), relevance(selector, store, spans=((20.0, 21.0),))
@@ -74,6 +89,73 @@ def test_random_depends_on_question_and_seed(store):
     base = relevance(RandomSelector(), store)
     assert not torch.equal(base, relevance(RandomSelector(), store, key="q2"))
     assert not torch.equal(base, relevance(RandomSelector(seed=1), store))
+
+
+def test_first_last_goes_inwards_from_both_ends(store):
+    scores = relevance(FirstLastSelector(), store)
+    assert [select(scores, k) for k in (1, 2, 3, 4)] == [
+        (0,),
+        (0, 5),
+        (0, 1, 5),
+        (0, 1, 4, 5),
+    ]
+
+
+def test_last_takes_the_end(store):
+    assert select(relevance(LastSelector(), store), 2) == (4, 5)
+
+
+def test_matched_random_draws_what_random_draws(store):
+    """Only how many it takes differs, so the two can be compared draw by draw."""
+    same = relevance(MatchedRandomSelector("oracle", seed=3), store)
+    assert torch.equal(same, relevance(RandomSelector(seed=3), store))
+
+
+def hits(store, rate, miss="none", questions=300):
+    selector = HitRateSelector(rate, miss)
+    return [
+        select(relevance(selector, store, key=f"q{n}"), "gt", gt=(1, 2)) for n in range(questions)
+    ]
+
+
+def test_hit_rate_gives_the_truth_that_often_and_else_nothing(store):
+    """300 questions, binomial: four standard deviations are 0.11."""
+    taken = hits(store, 0.3)
+    assert set(taken) == {(), (1, 2)}
+    assert 0.19 < taken.count((1, 2)) / 300 < 0.41
+    assert set(hits(store, 0, questions=50)) == {()}
+    assert set(hits(store, 1, questions=50)) == {(1, 2)}
+
+
+def test_hits_at_a_lower_rate_are_hits_at_a_higher_one(store):
+    low, high = hits(store, 0.25), hits(store, 0.7)
+    assert all(b == (1, 2) for a, b in zip(low, high, strict=True) if a == (1, 2))
+    assert high.count((1, 2)) > low.count((1, 2))
+
+
+def test_a_miss_can_reload_as_many_other_chunks(store):
+    taken = hits(store, 0.5, "random", questions=100)
+    missed = [chunks for chunks in taken if chunks != (1, 2)]
+    assert missed and all(len(c) == 2 and not {1, 2} & set(c) for c in missed)
+    assert len(set(missed)) > 1
+    assert len(missed) == hits(store, 0.5, questions=100).count(())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((1.5,), r"selector\.hit_rate\.rate=1\.5: must be 0 to 1"),
+        ((0.5, "other"), r"selector\.hit_rate\.miss='other': must be one of"),
+    ],
+)
+def test_hit_rate_refuses_what_cannot_be(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        HitRateSelector(*arguments)
+
+
+def test_hit_rate_needs_the_truth(store):
+    with pytest.raises(ValueError, match="selector=hit_rate: question 'q1' has no ground-truth"):
+        relevance(HitRateSelector(0.5), store, spans=None)
 
 
 def test_uniform_spreads_and_nests(store):
@@ -114,7 +196,10 @@ def test_attention_equals_eager_attention_over_the_high_cache(store):
     split = lambda x: x.view(1, tokens, -1, 8).transpose(1, 2)  # noqa: E731
     queries = model.rotary._turn(split(attention.q_proj(hidden)), cos, sin)
     keys = torch.cat(
-        [model.rotate(mixed.kv.layers[0]), model.rotary._turn(split(attention.k_proj(hidden)), cos, sin)],
+        [
+            model.rotate(mixed.kv.layers[0]),
+            model.rotary._turn(split(attention.k_proj(hidden)), cos, sin),
+        ],
         dim=2,
     )
     logits = queries @ keys.repeat_interleave(4, dim=1).transpose(2, 3) * 8**-0.5

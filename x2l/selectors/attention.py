@@ -35,7 +35,9 @@ class AttentionSelector(ChunkSelector):
         total = torch.zeros(len(store.prompt.chunks))
         for layer, queries in watch.queries.items():
             paid = _paid(queries, watch.keys[layer], watch.scaling[layer], biases[layer])
-            total += torch.stack([paid[start:stop].sum() for start, stop in mixed.spans]).cpu()
+            total += torch.stack(
+                [paid[start:stop].sum() for start, stop in mixed.spans[layer]]
+            ).cpu()
             meter.add("selection", 2 * queries.numel() * watch.keys[layer].shape[2])
         return total / len(watch.queries)
 

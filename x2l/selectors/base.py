@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from x2l.chunks import Question
+from x2l.chunks import Chunk, Question
 from x2l.compute import Meter
 from x2l.models.base import VideoModel
 from x2l.store import KVStore
+from x2l.video import Frames
 
 
 @dataclass(frozen=True)
@@ -19,14 +20,22 @@ class Query:
     """A question about a pre-filled video, as selectors see it.
 
     Attributes:
-        question: its tokens.
+        question: its tokens, the benchmark's whole prompt.
         key: unique to the question; seeds selectors that draw at random.
-        spans: ground-truth seconds, where the benchmark knows them; only the oracle may look.
+        spans: ground-truth seconds, where the benchmark knows them; only selectors that are told the truth may look.
+        text: the question alone, without options or instructions.
+        choices: the options' texts.
+        video: path of the video file.
+        prepared: what this selector's own `prepare` made of the video; None for selectors that see no frames.
     """
 
     question: Question
     key: str
     spans: Sequence[tuple[float, float]] | None = None
+    text: str = ""
+    choices: tuple[str, ...] = ()
+    video: str = ""
+    prepared: Tensor | None = None
 
 
 class ChunkSelector(ABC):
@@ -43,4 +52,19 @@ class ChunkSelector(ABC):
         """Relevance of each chunk, `(chunks,)` float on the host; +inf = always re-load, -inf = never.
 
         Operations go to the meter's stage `selection`; the caller times it.
+        """
+
+
+class FrameSelector(ChunkSelector):
+    """Abstract: a selector that looks at the frames, which the KV store does not keep.
+
+    The frames are shown once a video, before the pre-fill; what `prepare` returns comes back as `Query.prepared` with
+    each question about that video, and is dropped with it. So the selector itself stays stateless.
+    """
+
+    @abstractmethod
+    def prepare(self, frames: Frames, chunks: Sequence[Chunk], meter: Meter) -> Tensor:
+        """What the selector needs to remember of the frames.
+
+        Operations go to the meter's stage `retrieval`; the caller times it.
         """

@@ -1,0 +1,198 @@
+import json
+
+import pytest
+
+from tests.synthetic import record, sweep
+from x2l.compare import main, table
+from x2l.comparison import compare, pair, read_cells
+from x2l.records import RecordWriter
+
+
+def write(folder, records):
+    folder.mkdir(parents=True, exist_ok=True)
+    with RecordWriter(folder / "records.jsonl") as writer:
+        for one in records:
+            writer.append(one)
+    return folder
+
+
+def answers(marks, **changes):
+    """Records of one cell; `marks` has a string a video, of 1 (right), 0 (wrong) and - (not parsed)."""
+    found = []
+    for video, row in enumerate(marks):
+        for number, mark in enumerate(row):
+            correct = None if mark == "-" else float(mark)
+            parsed = None if mark == "-" else "A"
+            found.append(
+                record(
+                    video_id=f"v{video}",
+                    sample_id=f"v{video}/q{number}",
+                    task="t1" if number == 0 else "t2",
+                    correct=correct,
+                    parsed=parsed,
+                    **changes,
+                )
+            )
+    return found
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """tome and key_norm: controls, and three selectors at k = 0, 1, 2, 4."""
+    folder = tmp_path_factory.mktemp("sweep")
+    by_run = {}
+    for one in sweep(compressors=("tome", "key_norm"), videos=12, questions=6):
+        by_run.setdefault(one.run_id, []).append(one)
+    for run, records in by_run.items():
+        write(folder / run, records)
+    return folder
+
+
+def test_flips_differences_and_accuracies_by_hand(tmp_path):
+    a = write(tmp_path / "a", answers(["110", "100", "01-"], run_id="a", selector="random"))
+    b = write(tmp_path / "b", answers(["111", "001", "010"], run_id="b", selector="attention"))
+    (found,) = compare(pair(read_cells(a, {}), read_cells(b, {})))
+    assert (found.micro.lost, found.micro.gained, found.micro.count) == (1, 2, 9)
+    assert found.micro.value == pytest.approx(1 / 9)
+    assert [round(9 * one.value) for one in found.accuracies[:2]] == [4, 5]
+    # Task t1 is the first question of each video: 2 of 3, then 1 of 3; t2 the others: 2 and 4 of 6.
+    assert found.macro.value == pytest.approx((-1 / 3 + 2 / 6) / 2)
+    assert found.accuracies[2].value == pytest.approx((2 / 3 + 2 / 6) / 2)
+    assert (found.unparsed_a, found.unparsed_b) == (1, 0)
+    assert found.p_holm == found.micro.p_value
+
+
+def test_questions_that_only_one_side_has_are_counted_and_left_out(tmp_path):
+    a = write(tmp_path / "a", answers(["11", "11", "11"], run_id="a"))
+    b = write(tmp_path / "b", answers(["1", "10"], run_id="b"))
+    (found,) = compare(pair(read_cells(a, {}), read_cells(b, {})))
+    assert (found.only_a, found.only_b, found.micro.count) == (3, 0, 3)
+    assert found.accuracies[0].count == found.accuracies[1].count == 3
+    assert "only in A" in table([found]) and "only in B" not in table([found])
+
+
+def test_no_shared_question_is_an_error(tmp_path):
+    a = write(tmp_path / "a", answers(["1"], run_id="a"))
+    other = [record(run_id="b", sample_id="elsewhere/q0", video_id="elsewhere")]
+    b = write(tmp_path / "b", other)
+    with pytest.raises(ValueError, match="share no question; compare runs of one benchmark"):
+        compare(pair(read_cells(a, {}), read_cells(b, {})))
+
+
+def named(pairs, *fields):
+    return [tuple((x.fields[f], y.fields[f]) for f in fields) for x, y in pairs]
+
+
+def test_cells_are_paired_that_agree_in_what_varies_on_both_sides(swept):
+    """The k of both vary, so must be equal; the selector is one a side, so may differ."""
+    a = read_cells(swept, {"selector": "random", "compressor": "tome"})
+    b = read_cells(swept, {"selector": "attention", "compressor": "tome"})
+    assert named(pair(a, b), "top_k") == [((k, k),) for k in (0, 1, 2, 4)]
+    methods = pair(
+        read_cells(swept, {"compressor": "tome", "selector": "oracle,random"}),
+        read_cells(swept, {"compressor": "key_norm", "selector": "oracle,random"}),
+    )
+    assert len(methods) == 2 * 4
+    assert all(len(set(both)) == 1 for one in named(methods, "selector", "top_k") for both in one)
+
+
+def test_one_cell_is_compared_with_every_other(swept):
+    a = read_cells(swept, {"selector": "none", "compressor": "tome", "ratio_low": "2"})
+    assert len(a) == 1
+    pairs = pair(a, read_cells(swept, {"compressor": "tome", "ratio_low": "2"}))
+    assert len(pairs) == 13  # all, and three selectors at four k; not itself
+    assert a[0] not in [y for _, y in pairs]
+
+
+def test_many_comparisons_are_corrected(swept):
+    a = read_cells(swept, {"selector": "none", "compressor": "tome", "ratio_low": "2"})
+    found = compare(pair(a, read_cells(swept, {"compressor": "tome", "ratio_low": "2"})))
+    smallest = min(found, key=lambda one: one.micro.p_value)
+    assert smallest.p_holm == pytest.approx(min(1, 13 * smallest.micro.p_value))
+    assert all(one.p_holm >= one.micro.p_value for one in found)
+
+
+def test_runs_that_only_their_id_tells_apart_are_cells_apart(tmp_path):
+    """Two seeds of the benchmark, say: their answers must never be mixed."""
+    folder = tmp_path / "sweep"
+    write(folder / "one", answers(["11", "10"], run_id="one"))
+    write(folder / "two", answers(["01", "00"], run_id="two"))
+    cells = read_cells(folder, {})
+    assert len(cells) == 2 and {len(cell.records) for cell in cells} == {4}
+    assert len(read_cells(folder, {"run_id": "two"})) == 1
+    with pytest.raises(ValueError, match="no two cells to compare; a has run_id=one, run_id=two"):
+        pair(cells, cells)
+
+
+def test_a_run_that_lies_in_two_folders_counts_once(tmp_path):
+    for name in ("first", "copy"):
+        write(tmp_path / name, answers(["11", "10"], run_id="one"))
+    (cell,) = read_cells(tmp_path, {})
+    assert len(cell.records) == 4
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"selektor": "random"}, "selektor: is no field; choose by benchmark, "),
+        ({"selector": "best"}, r"holds no cell with selector=best; it has .*selector=random"),
+    ],
+)
+def test_a_filter_that_fits_nothing_says_what_there_is(swept, wanted, message):
+    with pytest.raises(ValueError, match=message):
+        read_cells(swept, wanted)
+
+
+def run(capsys, *arguments):
+    main([str(argument) for argument in arguments])
+    return capsys.readouterr().out
+
+
+def test_the_table_names_what_both_share_once_and_what_varies_in_columns(swept, capsys):
+    out = run(capsys, swept, "--a", "selector=random", "--b", "selector=attention", "--points", 3)
+    head, *_ = out.splitlines()
+    assert head.startswith("both: benchmark needle,") and "selector" not in head
+    assert "\nA: selector random\nB: selector attention\n" in out
+    titles = out.split("\n\n")[1].splitlines()[0]
+    for title in ("compressor", "top_k", "right>wrong", "wrong>right", "p Holm", "videos for 3 pt"):
+        assert title in titles
+    assert len(out.split("\n\n")[1].splitlines()) == 1 + 2 * 4
+    assert out.rstrip().endswith("Every question was answered on both sides.")
+
+
+def test_two_folders_need_no_filter_where_each_holds_one_cell(tmp_path, capsys):
+    a = write(tmp_path / "a", answers(["110", "100"], run_id="a"))
+    b = write(tmp_path / "b", answers(["111"], run_id="b", compressor="random"))
+    out = run(capsys, a, b, "--bootstrap", 200)
+    assert "A: compressor tome\nB: compressor random" in out and "bootstrap" in out
+    assert "Left out: questions that only one side answered, up to 3 in a comparison." in out
+
+
+def test_json_holds_everything_and_no_nan(tmp_path, capsys):
+    a = write(tmp_path / "a", answers(["110"], run_id="a"))
+    b = write(tmp_path / "b", answers(["111"], run_id="b", selector="random"))
+
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    found = json.loads(run(capsys, a, b, "--json"), parse_constant=refuse)
+    (one,) = found["comparisons"]
+    assert one["micro"]["gained"] == 1 and one["micro"]["error"] is None  # one video: no error
+    assert one["a"]["selector"] == "attention" and one["b"]["selector"] == "random"
+    assert one["videos_needed"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "error: folder=nowhere: no such folder; give one that x2l wrote"),
+        ([".", "--a", "selector"], "error: selector: must be FIELD=VALUE"),
+        (["."], "error: folder=.: holds no records.jsonl with an answer; run x2l first"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    told = capsys.readouterr().err
+    assert stopped.value.code == 2 and told.startswith(message) and told.count("\n") == 1

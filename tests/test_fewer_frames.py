@@ -1,0 +1,90 @@
+"""The control of fewer frames: its budget is the method's, to the byte; what it spends is as near as frames allow."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.tiny import frames, ours
+from x2l.chunks import Prompt
+from x2l.codec import Quantised
+from x2l.compressors.base import Level
+from x2l.compressors.merging import ToMe
+from x2l.compressors.pruning import KeyNorm
+from x2l.compute import kv_bytes
+from x2l.fewer_frames import budget_bytes, budget_tokens, thinned
+from x2l.prefill import prefill
+
+PLAIN = {"low": Level(ToMe(), 2), "high": Level(ToMe(), 8)}
+CODED = {
+    "low": Level(KeyNorm(), 2, Quantised(4, 8)),
+    "high": Level(KeyNorm(), 4, Quantised(8, 8), layers="pyramid"),
+}
+
+
+@pytest.mark.parametrize("levels", [PLAIN, CODED], ids=["plain", "coded"])
+@pytest.mark.parametrize("top_k", [0, 3, 9])
+@pytest.mark.parametrize("pinned", [(), ("first", "last")])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_the_budget_is_what_the_method_decodes_from(family, top_k, pinned, levels):
+    """Of the real mixed cache; Qwen3-VL has timestamps inside its chunks, which stay whole."""
+    model = ours(family)
+    prompt = model.prompt(frames(22), 4)  # 6 chunks, the last of half the length
+    store = prefill(model, prompt, levels)
+    reloaded = {0, 5} if pinned else set()
+    rest = [chunk for chunk in range(6) if chunk not in reloaded]
+    reloaded |= set(rest[:top_k])
+    mixed = store.mix(["low" if chunk in reloaded else "high" for chunk in range(6)])
+    assert budget_bytes(model, prompt, levels, top_k, pinned) == mixed.nbytes
+    if levels is PLAIN:
+        tokens = budget_tokens(prompt, levels, top_k, pinned)
+        assert kv_bytes(model.shape, tokens) == mixed.nbytes
+
+
+class Sized:
+    """A model whose prompt has `weight(frames)` tokens for each pair of frames."""
+
+    temporal_patch = 2
+
+    def __init__(self, weight=lambda count: 10):
+        self.weight, self.asked = weight, []
+
+    def prompt(self, video, chunk_frames):
+        count = len(video.pixels)
+        self.asked.append(count)
+        ids = torch.zeros(5 + count // 2 * self.weight(count), dtype=torch.long)
+        return Prompt(ids, ids[None], 5, (), 0, 0, {})
+
+
+@pytest.mark.parametrize("target", range(0, 350, 7))
+def test_no_other_number_of_frames_is_nearer(target):
+    found, prompt = thinned(Sized(), frames(64), 4, target)
+    every = [5 + 10 * steps for steps in range(1, 33)]
+    assert abs(prompt.tokens - target) == min(abs(tokens - target) for tokens in every)
+    assert prompt.tokens == 5 + 10 * (len(found.pixels) // 2)
+
+
+def test_a_tie_goes_to_more_frames():
+    assert thinned(Sized(), frames(64), 4, 30)[1].tokens == 35
+
+
+def test_frames_that_cost_more_when_they_are_few_are_fewer():
+    """As with processors that share out a number of pixels: 640 tokens whatever the frames, up to 40 a pair."""
+    model = Sized(lambda count: min(40, 1280 // count))
+    found, prompt = thinned(model, frames(64), 4, 205)
+    assert (len(found.pixels), prompt.tokens) == (10, 205)
+    assert len(model.asked) <= 8  # a bisection, not every number
+
+
+def test_the_frames_are_spread_over_the_video():
+    video = frames(64)
+    found, _ = thinned(Sized(), video, 4, 45)
+    at = found.seconds.long()
+    assert at.tolist() == [0, 9, 18, 27, 36, 45, 54, 63]
+    assert torch.equal(found.pixels, video.pixels[at]) and found.duration == video.duration
+
+
+def test_a_budget_beyond_the_video_takes_all_of_it():
+    assert len(thinned(Sized(), frames(64), 4, 10**6)[0].pixels) == 64
+    short = replace(frames(1))
+    assert len(thinned(Sized(), short, 4, 10)[0].pixels) == 1

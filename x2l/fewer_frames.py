@@ -1,0 +1,129 @@
+"""The control that spends the method's KV bytes on fewer frames, none of them compressed.
+
+How many frames that is depends on the model: its processor may give each frame more tokens when there are fewer. So
+it is found for every video by preparing the prompt, and what came of it is measured (`kv_bytes_resident` beside
+`kv_bytes_budget` in a record).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from x2l.chunks import Chunk, Prompt
+from x2l.compressors.base import Level, kept_tokens
+from x2l.compute import kv_bytes
+from x2l.kv import LayerKV
+from x2l.models.base import VideoModel
+from x2l.selection import select
+from x2l.video import Frames
+
+
+def budget_tokens(
+    prompt: Prompt, levels: Mapping[str, Level], top_k: int, pinned: Sequence[str]
+) -> int:
+    """KVs per layer of the mixed cache that the method decodes from, text before the video included.
+
+    Which chunks are re-loaded matters only for the last, shorter one, which counts as not re-loaded unless it is
+    pinned or all are.
+
+    Args:
+        prompt: of all frames.
+        levels: `low` and `high`.
+        top_k: chunks re-loaded as L-KVs.
+        pinned: on top of top_k.
+    """
+    tokens = prompt.prefix
+    for chunk, level in _assigned(prompt, levels, top_k, pinned):
+        tokens += chunk.tokens - chunk.visual_tokens + kept_tokens(chunk.visual_tokens, level.ratio)
+    return tokens
+
+
+def budget_bytes(
+    model: VideoModel,
+    prompt: Prompt,
+    levels: Mapping[str, Level],
+    top_k: int,
+    pinned: Sequence[str],
+) -> int:
+    """Bytes of that mixed cache, as they are stored: a level with a codec takes fewer for as many KVs.
+
+    Args:
+        model: tells the sizes.
+        prompt: of all frames.
+        levels: `low` and `high`.
+        top_k: chunks re-loaded as L-KVs.
+        pinned: on top of top_k.
+    """
+    text = prompt.prefix
+    visual = Counter[tuple[Level, int]]()
+    for chunk, level in _assigned(prompt, levels, top_k, pinned):
+        text += chunk.tokens - chunk.visual_tokens
+        visual[level, chunk.visual_tokens] += 1
+    stored = sum(_stored(model, *kind) * times for kind, times in visual.items())
+    return kv_bytes(model.shape, text) + stored
+
+
+def _assigned(
+    prompt: Prompt, levels: Mapping[str, Level], top_k: int, pinned: Sequence[str]
+) -> list[tuple[Chunk, Level]]:
+    chunks = prompt.chunks
+    order = -torch.arange(len(chunks), dtype=torch.float32)
+    reloaded = select(order, min(top_k, len(chunks)), pinned)
+    return [(c, levels["low" if c.index in reloaded else "high"]) for c in chunks]
+
+
+def _stored(model: VideoModel, level: Level, visual_tokens: int) -> int:
+    """Bytes of a chunk's visual KVs at a level, all layers; a codec is asked by encoding as many zeros."""
+    shape = model.shape
+    keeps = level.keeps(visual_tokens, shape.layers)
+    if level.codec is None:
+        return kv_bytes(shape, sum(keeps)) // shape.layers
+    size = 0
+    for keep, times in Counter(keeps).items():
+        zeros = torch.zeros(1, shape.kv_heads, keep, shape.head_dim, dtype=model.dtype)
+        layer = LayerKV(zeros, zeros, torch.zeros(model.axes, 1, keep), torch.ones(1, keep))
+        size += times * level.codec.encode(layer).nbytes
+    return size
+
+
+def thinned(
+    model: VideoModel, frames: Frames, chunk_frames: int, tokens: float
+) -> tuple[Frames, Prompt]:
+    """As many of the frames as have the prompt nearest to `tokens` tokens; the more, if two are.
+
+    They are spread over the video by the rule of `read_frames`, as in a run that samples as many.
+
+    Args:
+        model: prepares prompts.
+        frames: the sampled frames to choose from.
+        chunk_frames: of the prompt.
+        tokens: to come near to; tokens grow with the number of frames.
+    """
+    step = model.temporal_patch
+    most = max(1, len(frames.pixels) // step)
+
+    def taken(steps: int) -> tuple[Frames, Prompt]:
+        count = min(steps * step, len(frames.pixels))
+        at = torch.from_numpy(np.linspace(0, len(frames.pixels) - 1, count, dtype=int))
+        fewer = replace(frames, pixels=frames.pixels[at], seconds=frames.seconds[at])
+        return fewer, model.prompt(fewer, chunk_frames)
+
+    # Bisection to the smallest number of time steps that reaches the tokens.
+    below, reaching = 0, most
+    while reaching - below > 1:
+        middle = (below + reaching) // 2
+        if taken(middle)[1].tokens < tokens:
+            below = middle
+        else:
+            reaching = middle
+    found = taken(reaching)
+    if below:
+        lower = taken(below)
+        if abs(lower[1].tokens - tokens) < abs(found[1].tokens - tokens):
+            return lower
+    return found

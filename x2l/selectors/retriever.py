@@ -1,0 +1,112 @@
+"""A picture-text retriever as a selector: the question against the frames, in a two-tower model's space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from x2l.chunks import Chunk
+from x2l.compute import Meter
+from x2l.models.base import VideoModel
+from x2l.selectors.base import FrameSelector, Query
+from x2l.selectors.two_towers import TwoTowers
+from x2l.store import KVStore
+from x2l.video import Frames
+
+POOLS = ("max", "mean")
+
+
+@dataclass(frozen=True)
+class RetrieverSelector(FrameSelector):
+    """Cosine of the question and each frame, pooled over the chunk; for X-CLIP, of one clip a chunk. Final.
+
+    The paper's relevance oracle was a model of this kind, LanguageBind, run beforehand (selector `file` takes such
+    results). X-CLIP's prompts, which mix text and video, are left out: its towers are used apart, as all others'.
+
+    Attributes:
+        name_or_path: repository or folder.
+        revision: branch, tag or commit on the Hub.
+        weights: the towers' fingerprint.
+        dtype: of the towers.
+        options: whether the question is searched for together with its options.
+        pool: `max` or `mean` over a chunk's frames.
+        towers: the loaded model.
+    """
+
+    name_or_path: str
+    revision: str | None
+    weights: str
+    dtype: str
+    options: bool
+    pool: str
+    towers: TwoTowers = field(repr=False, compare=False)
+    name: str = "retriever"
+
+    @staticmethod
+    def load(
+        name_or_path: str = "openai/clip-vit-base-patch32",
+        options: bool = False,
+        pool: str = "max",
+        device: str | None = "cpu",
+        dtype: str = "float32",
+        revision: str | None = None,
+        batch: int = 32,
+    ) -> RetrieverSelector:
+        """Loads the model; see the class for the arguments.
+
+        Args:
+            name_or_path: a CLIP, SigLIP, SigLIP 2 or X-CLIP; `AutoModel` and `AutoProcessor` must know it.
+            options: add the options to the question. Texts are cut to the model's length (64 or 77 tokens).
+            pool: `max` or `mean`.
+            device: where the towers run; None (a model spread over several) = the first GPU, if there is one.
+            dtype: float32, bfloat16 or float16.
+            revision: on the Hub.
+            batch: frames embedded at once.
+
+        Raises:
+            ValueError: a value that cannot work.
+            OSError: the checkpoint is not there.
+        """
+        if pool not in POOLS:
+            raise ValueError(f"selector.retriever.pool={pool!r}: must be one of {POOLS}")
+        if not isinstance(batch, int) or batch < 1:
+            raise ValueError(f"selector.retriever.batch={batch!r}: must be a whole number above 0")
+        place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        towers = TwoTowers.load(name_or_path, place, dtype, revision, batch)
+        return RetrieverSelector(
+            name_or_path, revision, towers.fingerprint, dtype, bool(options), pool, towers
+        )
+
+    def prepare(self, frames: Frames, chunks: Sequence[Chunk], meter: Meter) -> Tensor:
+        """Embeddings of all frames `(frames, dim)`; of one clip a chunk `(chunks, dim)` where the model takes clips."""
+        size = self.towers.clip_frames
+        if size is None:
+            meter.add("retrieval", self.towers.flops_view * len(frames.pixels))
+            return self.towers.pictures(frames.pixels)
+        meter.add("retrieval", self.towers.flops_view * len(chunks))
+        # A clip has as many frames as the model was trained on, spread over the chunk whatever its length.
+        spread = [torch.linspace(c.frames[0], c.frames[1] - 1, size).round().long() for c in chunks]
+        return torch.cat([self.towers.clip(frames.pixels[at]) for at in spread])
+
+    def relevance(self, query: Query, store: KVStore, model: VideoModel, meter: Meter) -> Tensor:
+        """Cosine of the question and each frame (or clip), the chunk's maximum or mean.
+
+        Raises:
+            ValueError: the query does not carry what `prepare` made of the video.
+        """
+        if query.prepared is None:
+            raise ValueError(
+                f"selector={self.name}: question {query.key!r} came without the frames' embeddings; "
+                "put what `prepare` returned for the video into Query.prepared"
+            )
+        words = " ".join([query.text, *query.choices]) if self.options else query.text
+        scores = query.prepared @ self.towers.text(words)
+        meter.add("selection", self.towers.flops_text + 2 * query.prepared.numel())
+        if self.towers.clip_frames is not None:
+            return scores
+        pooled = torch.amax if self.pool == "max" else torch.mean
+        spans = [chunk.frames for chunk in store.prompt.chunks]
+        return torch.stack([pooled(scores[first:after], dim=0) for first, after in spans])
