@@ -10,6 +10,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from x2l.codec import Codec
+from x2l.compressors.apportion import UNIFORM, apportioned, layer_shares
 from x2l.kv import LayerKV
 
 CAN_SEE = frozenset({"queries", "probe"})
@@ -72,15 +74,23 @@ class Sizes:
     head_dim: int
     probe: int = 0
 
+    @property
+    def entries(self) -> int:
+        """Numbers in the keys of the chunk's visual tokens."""
+        return self.heads * self.tokens * self.head_dim
+
 
 class Compressor(ABC):
     """Abstract. A new method is a subclass with `compress`, and a yaml in conf/compressor.
 
     Attributes:
         name: what errors call it (records and figures use the name of its yaml).
+        ragged: whether heads may keep different numbers of KVs: `keep` a head on average, exactly. It then returns
+            the longest head's number, and what only fills up shorter heads weighs 0.
     """
 
     name: str
+    ragged: bool = False
 
     @property
     def needs(self) -> frozenset[str]:
@@ -130,19 +140,39 @@ class Level:
     Attributes:
         compressor: the method.
         ratio: tokens in / tokens out, >= 1; 2 keeps half, 32 keeps 1/32. Never the fraction removed.
+        codec: the form in which its KVs are stored; None = as the model computes them.
+        layers: how the budget is spread over layers, see `layer_shares`; None = evenly.
     """
 
     compressor: Compressor
     ratio: float
+    codec: Codec | None = None
+    layers: str | tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Checks the ratio.
+        """Checks the ratio, and the word for layers if it is one.
 
         Raises:
-            ValueError: ratio < 1 or not finite.
+            ValueError: ratio < 1 or not finite; an unknown word.
         """
+        if isinstance(self.layers, str):
+            layer_shares(self.layers, 1)
         if not (math.isfinite(self.ratio) and self.ratio >= 1):
             raise ValueError(
                 f"ratio={self.ratio}: must be tokens in / tokens out, a finite number >= 1; "
                 f"to keep a share s of the tokens write ratio=1/s, e.g. 2 to keep half"
             )
+
+    @property
+    def even(self) -> bool:
+        """Whether all layers and heads keep the same number of KVs."""
+        return self.layers in (None, UNIFORM) and not self.compressor.ragged
+
+    def keeps(self, tokens: int, layers: int) -> tuple[int, ...]:
+        """KVs that each layer keeps of that many tokens, in all `layers` times what the ratio says.
+
+        Raises:
+            ValueError: shares that do not fit the number of layers.
+        """
+        keep = kept_tokens(tokens, self.ratio)
+        return apportioned(layers * keep, layer_shares(self.layers, layers), tokens)

@@ -1,0 +1,46 @@
+"""The README's "Add a method", followed to the letter: its files written, its command run, on needle videos."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SECTION = (ROOT / "README.md").read_text().split("## Add a method")[1].split("\n## ")[0]
+FEW = ["benchmark.videos=1", "benchmark.seconds=16", "benchmark.questions=1", "video.frames=16"]
+FEW += ["max_new_tokens=2", "selector=[none,all]", "tracker=none", "hydra.run.dir=outputs/r"]
+
+
+@pytest.mark.slow
+def test_the_readme_adds_a_method_without_touching_x2l(tmp_path):
+    (code,) = re.findall(r"```py\n(.*?)```", SECTION, re.S)
+    ((module, config, line),) = re.findall(
+        r"In `(\S+\.py)`.*?in `(\S+\.yaml)` one line, `(.*?)`", SECTION, re.S
+    )
+    (command,) = re.findall(r"`PYTHONPATH=\. (x2l .*?)`", SECTION)
+    assert len([row for row in dedent(code).splitlines() if row.strip()]) <= 10
+    (tmp_path / module).write_text(dedent(code))
+    (tmp_path / config).parent.mkdir(parents=True)
+    (tmp_path / config).write_text(line + "\n")
+    program, *words = command.split()
+    assert program == "x2l"
+    done = subprocess.run(
+        [sys.executable, "-m", "x2l.run", *words, *FEW, "levels.high.ratio=7"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f".{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "outputs" / "r"
+    levels = json.loads((folder / "run.json").read_text())["config"]["levels"]
+    assert {level["compressor"]["_target_"] for level in levels.values()} == {"contrast.Contrast"}
+    rows = [json.loads(row) for row in (folder / "records.jsonl").read_text().splitlines()]
+    assert len(rows) >= 2 and all(row["compressor"] == "contrast" for row in rows)
+    assert all(6 < row["measured_ratio_high"] <= 7 for row in rows)

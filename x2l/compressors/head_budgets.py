@@ -1,0 +1,86 @@
+"""Pruning: one budget for all heads of a layer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from x2l.compressors.base import Compressor, Observation, Sizes
+from x2l.compressors.pruning import RankedPruning
+from x2l.kv import LayerKV
+
+
+@dataclass(frozen=True)
+class AdaKV(Compressor):
+    """Keeps the KVs of highest importance of all heads of a layer together, so heads keep different numbers. Final.
+
+    Ada-KV (Feng et al., arXiv 2407.11550) on top of any scorer; the total is that of equal heads. Meant for scores that
+    can be compared between heads, such as attention. Adapted: the paper groups query heads' budgets, here a KV head
+    has one, and what is not kept is not stored (there masked in some implementations).
+
+    Attributes:
+        pruner: gives the importance.
+        floor: part of an equal budget that every head keeps at least (the paper's safeguard alpha: 0.2), and one KV.
+    """
+
+    pruner: RankedPruning
+    floor: float = 0.2
+    name: str = "ada_kv"
+    ragged = True
+
+    def __post_init__(self) -> None:
+        """Checks the pruning method and the floor.
+
+        Raises:
+            ValueError: a method without importance, or a floor outside of [0, 1].
+        """
+        if not isinstance(self.pruner, RankedPruning):
+            raise ValueError(
+                f"pruner={self.pruner!r}: must rank KVs (a RankedPruning such as key_norm or snapkv), since heads "
+                f"are compared by importance"
+            )
+        if not 0 <= self.floor <= 1:
+            raise ValueError(f"floor={self.floor}: must be in [0, 1], a part of an equal budget")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the pruning method needs."""
+        return self.pruner.needs
+
+    @property
+    def probe(self) -> str:
+        """The pruning method's probe text."""
+        return self.pruner.probe
+
+    def check(self, tokens: int, keep: int) -> None:
+        """The pruning method's."""
+        self.pruner.check(tokens, keep)
+
+    def kept(self, importance: Tensor, keep: int) -> Tensor:
+        """Which of `(H, T)` are kept: keep * H in all, at least the floor in each head."""
+        heads, tokens = importance.shape
+        floor = max(1, math.floor(self.floor * keep))
+        order = importance.argsort(dim=-1, descending=True, stable=True)
+        numbers = torch.arange(tokens, device=order.device).expand(heads, -1)
+        rank = torch.empty_like(order).scatter_(1, order, numbers)
+        first = importance.masked_fill(rank < floor, torch.inf).flatten()
+        best = first.argsort(descending=True, stable=True)[: keep * heads]
+        mask = torch.zeros(heads * tokens, dtype=torch.bool, device=order.device)
+        mask[best] = True
+        return mask.view(heads, tokens)
+
+    def compress(self, kv: LayerKV, seen: Observation, keep: int) -> LayerKV:
+        """The longest head's number of KVs; shorter heads repeat their last one with weight 0."""
+        mask = self.kept(self.pruner.importance(kv, seen, keep), keep)
+        counts = mask.sum(dim=-1, keepdim=True)
+        order = (~mask).long().argsort(dim=-1, stable=True)[:, : int(counts.max())]
+        place = torch.arange(order.shape[1], device=order.device).expand_as(order)
+        kept = kv.take(order.gather(1, place.minimum(counts - 1)))
+        return replace(kept, weights=kept.weights * (place < counts))
+
+    def flops(self, sizes: Sizes) -> int:
+        """The pruning method's."""
+        return self.pruner.flops(sizes)

@@ -1,0 +1,171 @@
+"""Layers that are stored as several parts: text beside compressed tokens, and heads of different length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from x2l.kv import LayerKV, StoredLayer, concat_layers
+
+
+def interleaved(text: LayerKV, visual: LayerKV) -> LayerKV:
+    """Text KVs of a chunk and its visual KVs, by temporal position; every head keeps its own order."""
+    both = concat_layers([text, visual])
+    return both.take(_order(both.positions, both.keys.shape[1]))
+
+
+def _order(positions: Tensor, heads: int) -> Tensor:
+    """Indices `(heads, T)` of positions `(A, h, T)` by time, of equal ones the first first."""
+    return positions[0].expand(heads, -1).argsort(dim=-1, stable=True)
+
+
+@dataclass(frozen=True)
+class Interleaved(StoredLayer):
+    """Text inside a chunk, as it is, and the chunk's visual KVs in their own form. Final.
+
+    Attributes:
+        text: never compressed.
+        visual: in any form.
+    """
+
+    text: LayerKV
+    visual: StoredLayer
+
+    @property
+    def tokens(self) -> int:
+        """KVs a head, text included."""
+        return self.text.tokens + self.visual.tokens
+
+    @property
+    def entries(self) -> int:
+        """KVs of all heads together, text included."""
+        return self.text.entries + self.visual.entries
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both parts as stored."""
+        return self.text.nbytes + self.visual.nbytes
+
+    @property
+    def device(self) -> torch.device:
+        """Where both lie."""
+        return self.text.device
+
+    def at(self) -> Tensor:
+        """Positions of both parts, in the order of `decode`."""
+        both, order = self._both()
+        return both.gather(2, order.expand(len(both), -1, -1))
+
+    def moved(self, positions: Tensor) -> Interleaved:
+        """Both parts at other positions."""
+        both, order = self._both()
+        order = order.expand(len(both), -1, -1)
+        back = torch.empty_like(both).scatter_(2, order, positions.expand_as(both))
+        split = self.text.tokens
+        return Interleaved(self.text.moved(back[..., :split]), self.visual.moved(back[..., split:]))
+
+    def _both(self) -> tuple[Tensor, Tensor]:
+        """Positions of text, then visual KVs, `(A, h, T)`, and their order in time, `(1, h, T)`."""
+        parts = (self.text.at(), self.visual.at())
+        heads = max(part.shape[1] for part in parts)
+        both = torch.cat([part.expand(-1, heads, -1) for part in parts], dim=2)
+        return both, _order(both, heads)[None]
+
+    def each(self, do: Callable[[Tensor], Tensor]) -> Interleaved:
+        """The same with `do` applied to every tensor."""
+        return Interleaved(self.text.each(do), self.visual.each(do))
+
+    def decode(self) -> LayerKV:
+        """Both parts, by temporal position."""
+        return interleaved(self.text, self.visual.decode())
+
+
+@dataclass(frozen=True)
+class Ragged(StoredLayer):
+    """Heads that hold different numbers of KVs, each stored without padding. Final.
+
+    Attention takes heads of one length, so `decode` fills up the shorter ones with KVs that weigh nothing: the log of 0
+    on their logits means that no query sees them.
+
+    Attributes:
+        heads: one head each, in any form.
+    """
+
+    heads: tuple[StoredLayer, ...]
+
+    @property
+    def tokens(self) -> int:
+        """KVs of the longest head."""
+        return max(head.tokens for head in self.heads)
+
+    @property
+    def entries(self) -> int:
+        """KVs of all heads together, without padding."""
+        return sum(head.entries for head in self.heads)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all heads as stored."""
+        return sum(head.nbytes for head in self.heads)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the heads lie."""
+        return self.heads[0].device
+
+    def at(self) -> Tensor:
+        """Positions of all heads, padded like `decode`."""
+        return torch.cat([_padded(head.at(), self.tokens, 2) for head in self.heads], dim=1)
+
+    def moved(self, positions: Tensor) -> Ragged:
+        """All heads at other positions; those of padding are not looked at."""
+        return Ragged(
+            tuple(
+                head.moved(positions[:, [index], : head.tokens])
+                for index, head in enumerate(self.heads)
+            )
+        )
+
+    def each(self, do: Callable[[Tensor], Tensor]) -> Ragged:
+        """The same with `do` applied to every tensor."""
+        return Ragged(tuple(head.each(do) for head in self.heads))
+
+    def decode(self) -> LayerKV:
+        """All heads, padded at the end."""
+        return padded([head.decode() for head in self.heads])
+
+
+def padded(heads: Sequence[LayerKV]) -> LayerKV:
+    """Heads of different lengths side by side, filled up with copies of their last KV that weigh 0."""
+    longest = max(head.tokens for head in heads)
+    return LayerKV(
+        torch.cat([_padded(head.keys, longest, 2) for head in heads], dim=1),
+        torch.cat([_padded(head.values, longest, 2) for head in heads], dim=1),
+        torch.cat([_padded(head.positions, longest, 2) for head in heads], dim=1),
+        torch.cat(
+            [torch.nn.functional.pad(head.weights, (0, longest - head.tokens)) for head in heads]
+        ),
+    )
+
+
+def _padded(x: Tensor, length: int, axis: int) -> Tensor:
+    """Repeats the last entry up to a length: any number that the model may see does, zeros at position 0 included."""
+    missing = length - x.shape[axis]
+    return torch.cat([x, x.narrow(axis, -1, 1).repeat_interleave(missing, axis)], dim=axis)
+
+
+def by_head(layer: LayerKV) -> tuple[LayerKV, ...]:
+    """Each head of a layer alone, without KVs that weigh nothing."""
+    heads = []
+    weights = layer.weights.expand(layer.keys.shape[1], -1)
+    positions = layer.positions.expand(-1, layer.keys.shape[1], -1)
+    for head, weight in enumerate(weights):
+        there = (weight > 0).nonzero()[:, 0]
+        one = LayerKV(
+            layer.keys[:, [head]], layer.values[:, [head]], positions[:, [head]], weight[None]
+        )
+        heads.append(one.take(there))
+    return tuple(heads)
