@@ -38,18 +38,18 @@ MODES = {
 }
 
 
-def build(layers: int, hidden: int, device: str):
-    """A random Qwen2.5-VL: GQA 8 query heads over 2 KV heads, SwiGLU of 3.5 x hidden, tiny vision tower."""
+def build(layers: int, hidden: int, device: str, heads: int = 8, kv_heads: int = 2, wide: int = 0):
+    """A random Qwen2.5-VL with a tiny vision tower: 8 query heads over 2 KV heads, SwiGLU of 3.5 x hidden or `wide`."""
     # Here, not above: x2l.models must be imported first, it lets the processors import.
     from transformers import AutoConfig, AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
     processor = AutoProcessor.from_pretrained(PACKAGED["x2l_tiny"])
     config = AutoConfig.from_pretrained(PACKAGED["x2l_tiny"])
     text, vision = config.text_config, config.vision_config
-    text.hidden_size, text.intermediate_size = hidden, hidden * 7 // 2
+    text.hidden_size, text.intermediate_size = hidden, wide or hidden * 7 // 2
     text.num_hidden_layers, text.layer_types = layers, ["full_attention"] * layers
-    text.num_attention_heads, text.num_key_value_heads = 8, 2
-    section = hidden // 8 // 2
+    text.num_attention_heads, text.num_key_value_heads = heads, kv_heads
+    section = hidden // heads // 2
     text.rope_parameters = {
         "rope_type": "default",
         "rope_theta": 1e6,

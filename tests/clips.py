@@ -47,7 +47,7 @@ class Clips(Benchmark):
             for number in range(self.questions)
         )
 
-    def prompt(self, sample: Sample) -> str:
+    def prompt(self, sample: Sample, seconds=()) -> str:
         return sample.question
 
     def score(self, sample: Sample, text: str) -> Score:

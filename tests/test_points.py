@@ -4,7 +4,8 @@ import math
 import pytest
 
 from tests.synthetic import record, sweep
-from x2l.points import outcomes, pareto, points, write_points
+from x2l.points import pareto, points, telling_apart, write_points
+from x2l.scoring import outcomes
 
 
 def only(records, **kwargs):
@@ -165,3 +166,85 @@ def test_csv_has_a_row_for_each_point(tmp_path):
     before = (tmp_path / "points.csv").read_bytes()
     write_points(tmp_path / "points.csv", rows)
     assert (tmp_path / "points.csv").read_bytes() == before
+
+
+def vnbench_records(right, mean="tasks"):
+    """Two types of three and one questions, four tries each; `right` names the questions all right."""
+    questions = {"ret_edit1": ("a", "b", "c"), "cnt_edit1": ("d",)}
+    return [
+        record(
+            sample_id=f"{name}_{turn}",
+            video_id=name,
+            group=name,
+            task=kind,
+            tags={"ability": kind[:3], "kind": "x"},
+            correct=float(name in right or turn != 2),
+            mean=mean,
+            protocol="official",
+        )
+        for kind, names in questions.items()
+        for name in names
+        for turn in range(4)
+    ]
+
+
+def test_a_mean_over_tasks_counts_every_task_alike():
+    tasks = only(vnbench_records("ad"))
+    assert (tasks.accuracy, tasks.n, tasks.videos) == (pytest.approx((1 / 3 + 1) / 2), 4, 4)
+    questions = only(vnbench_records("ad", mean="questions"))
+    assert questions.accuracy == pytest.approx(2 / 4)
+    assert tasks.low <= tasks.accuracy <= tasks.high
+    assert (tasks.low, tasks.high) != (questions.low, questions.high)
+    assert tasks.protocol == "official"
+
+
+def test_parts_are_tasks_and_the_tags_that_have_several_values():
+    rows = points(vnbench_records("ad"), by_task=True)
+    assert rows[0].task == "all"
+    assert {row.task: row.n for row in rows} == {
+        "all": 4,
+        "ret_edit1": 3,
+        "cnt_edit1": 1,
+        "ability=ret": 3,
+        "ability=cnt": 1,
+    }
+    assert {row.task: row.accuracy for row in rows}["ability=ret"] == pytest.approx(1 / 3)
+
+
+def test_a_question_of_two_tasks_counts_in_both_and_once_in_all():
+    records = [record(sample_id="a", task="x + y"), record(sample_id="b", task="y", correct=0.0)]
+    rows = {row.task: (row.n, row.accuracy) for row in points(records, by_task=True)}
+    assert rows == {"all": (2, 0.5), "x": (1, 1.0), "y": (2, 0.5)}
+
+
+def test_a_protocol_may_leave_unparsed_answers_out_but_they_are_counted():
+    values = ((1.0, "A"), (0.0, "B"), (None, None))
+    records = [
+        record(sample_id=str(i), correct=c, parsed=p, unparsed="left out")
+        for i, (c, p) in enumerate(values)
+    ]
+    point = only(records)
+    assert (point.accuracy, point.n, point.parse_failures) == (0.5, 2, 1)
+
+
+def test_a_guess_counts_in_the_headline_and_among_the_unparsed():
+    records = [
+        record(sample_id="a", correct=1.0, parsed=None, guess="A", unparsed="guessed"),
+        record(sample_id="b", correct=0.0, parsed="B", unparsed="guessed"),
+    ]
+    point = only(records)
+    assert (point.accuracy, point.n, point.parse_failures) == (0.5, 2, 1)
+    assert point.accuracy_parsed == 0.0
+
+
+def test_answers_that_are_kept_back_have_no_accuracy():
+    records = [record(sample_id=str(i), answer=None, correct=None, parsed="A") for i in range(3)]
+    point = only(records)
+    assert math.isnan(point.accuracy) and (point.n, point.parse_failures) == (0, 0)
+
+
+def test_protocols_tell_cells_apart():
+    rows = points(
+        [record(run_id="a", protocol="official"), record(run_id="b", protocol="lmms_eval")]
+    )
+    assert telling_apart(rows) == ["protocol"]

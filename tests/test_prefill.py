@@ -92,7 +92,7 @@ def test_mixing_is_pure_and_in_time_order(family, compressor):
     ]
     mixed = store.mix(["low", "high", "low", "high"])
     for layer in mixed.kv.layers:
-        ends = [layer.positions[0, :, start:stop] for start, stop in mixed.spans]
+        ends = [layer.positions[0, :, start:stop] for start, stop in mixed.spans[0]]
         for before, after in zip(ends, ends[1:], strict=False):  # chunk by chunk
             assert (before.max(dim=-1).values < after.min(dim=-1).values).all()
         if isinstance(compressor, UniformPruning | ScoredPruning):  # and KV by KV
@@ -100,7 +100,7 @@ def test_mixing_is_pure_and_in_time_order(family, compressor):
     again = [layer.keys for kvs in store.levels.values() for kv in kvs for layer in kv.layers]
     assert all(torch.equal(a, b) for a, b in zip(copies, again, strict=True))
     for (start, stop), level, index in zip(
-        mixed.spans, ["low", "high", "low", "high"], range(4), strict=True
+        mixed.spans[0], ["low", "high", "low", "high"], range(4), strict=True
     ):
         part = store.levels[level][index].layers[0]
         assert torch.equal(mixed.kv.layers[0].keys[:, :, start:stop], part.keys)
@@ -176,7 +176,7 @@ class Greedy(ScoredPruning):
     def compress(self, kv, seen, keep):
         return super().compress(kv, seen, keep + 1)
 
-    def flops(self, heads, tokens, keep, head_dim):
+    def flops(self, sizes):
         return 0
 
 
@@ -200,7 +200,7 @@ class Curious(ScoredPruning):
         self.shown.append(seen.queries.shape)
         return seen.queries[0, :: seen.queries.shape[1] // kv.keys.shape[1]].norm(dim=-1)
 
-    def flops(self, heads, tokens, keep, head_dim):
+    def flops(self, sizes):
         return 0
 
 
@@ -223,7 +223,7 @@ class Nosy(ScoredPruning):
         self.shown.append((kv, seen))
         return kv.keys[0].norm(dim=-1)
 
-    def flops(self, heads, tokens, keep, head_dim):
+    def flops(self, sizes):
         return 0
 
 

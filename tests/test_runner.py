@@ -7,14 +7,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+import weakref
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.clips import Clips
 from tests.test_settings import settings
-from x2l import answering, runner
+from x2l import answering, asked, runner
 from x2l.compressors.base import Level
 from x2l.compressors.merging import ToMe
 from x2l.models import loading
@@ -22,7 +26,8 @@ from x2l.points import points
 from x2l.records import RecordWriter, deterministic, load
 from x2l.runinfo import describe, identity
 from x2l.selectors.attention import AttentionSelector
-from x2l.selectors.fixed import RandomSelector, SelectAll, SelectNone
+from x2l.selectors.base import FrameSelector
+from x2l.selectors.fixed import MatchedRandomSelector, RandomSelector, SelectAll, SelectNone
 from x2l.selectors.oracle import OracleSelector
 from x2l.settings import ConfigError
 from x2l.tracking import NoTracker
@@ -58,12 +63,11 @@ def never(*_):
 def go(folder, data, load_model, selectors=SELECTORS, benchmark=None, ratios=(2, 8), **changes):
     values = settings(
         run_id=identity(CONFIG),
-        frames=16,
         chunk_frames=4,
         ratio_low=ratios[0],
         ratio_high=ratios[1],
         max_new_tokens=3,
-        **{"top_k": (0, 1, 2, "gt"), "pinned": (), **changes},
+        **{"frames": 16, "top_k": (0, 1, 2, "gt"), "pinned": (), **changes},
     )
     return runner.run(
         values,
@@ -450,3 +454,193 @@ def test_unfinished_lines_do_not_stop_a_writer(tmp_path):
     with RecordWriter(tmp_path / "records.jsonl"):
         pass
     assert (tmp_path / "records.jsonl").read_text() == "{\n"
+
+
+# --- selectors that look at frames, matched budgets, controls ---------------------------------------
+
+
+@dataclass(frozen=True)
+class Brightness(FrameSelector):
+    """The brightest chunk. Final; counts a thousand operations a frame, and its calls in `calls`."""
+
+    calls: list = field(default_factory=list, repr=False, compare=False)
+    name: str = "brightness"
+
+    def prepare(self, frames, chunks, meter):
+        self.calls.append(frames.path)
+        meter.add("retrieval", 1000 * len(frames.pixels))
+        return frames.pixels.float().mean(dim=(1, 2, 3))
+
+    def relevance(self, query, store, model, meter):
+        return torch.stack(
+            [query.prepared[c.frames[0] : c.frames[1]].max() for c in store.prompt.chunks]
+        )
+
+
+def test_frames_are_shown_once_a_video_and_counted_for_their_selector_alone(tmp_path, data, model):
+    bright = Brightness()
+    selectors = {"bright": bright, "random": RandomSelector()}
+    summary = go(tmp_path, data, lambda: model, selectors, top_k=(1, 2))
+    assert [Path(path).name for path in bright.calls] == ["clip0.mp4", "clip1.mp4"]
+    for record in summary.records:
+        mine = record.selector == "bright"
+        assert record.flops_retrieval == (16_000 if mine else 0)
+        assert (record.seconds_retrieval > 0) == mine
+    (point,) = [p for p in points(summary.records) if p.selector == "bright" and p.top_k == 1]
+    assert point.flops_retrieval == pytest.approx(16_000 / 3)  # shared by a video's questions
+    ranked = {r.video_id: r.relevance for r in summary.records if r.selector == "bright"}
+    assert ranked["clip0"] != ranked["clip1"]
+
+
+def test_a_matched_selector_spends_what_the_other_does(tmp_path, data, model):
+    """The oracle re-loads one chunk whatever k, and pinned ones; `random` would re-load k and the pinned ones."""
+    selectors = {"oracle": OracleSelector(), "matched": MatchedRandomSelector("oracle")}
+    pinned = ("last",)
+    summary = go(tmp_path, data, lambda: model, selectors, top_k=(0, 1, 3), pinned=pinned)
+    spent = {(r.sample_id, r.selector, r.top_k): r.kv_bytes_reloaded for r in summary.records}
+    for (sample, selector, k), size in spent.items():
+        if selector == "matched":
+            assert size == spent[sample, "oracle", k] > 0
+    taken = {r.selected for r in summary.records if r.selector == "matched"}
+    assert len(taken) > 2 and {r.pinned for r in summary.records if r.selector == "matched"} == {()}
+
+
+def test_a_match_still_knows_what_its_partner_saw(tmp_path, data, model):
+    """Only the matched selector's answers are missing; the partner's choice is made again, frames and all."""
+    selectors = {"bright": Brightness(), "matched": MatchedRandomSelector("bright")}
+    whole = go(tmp_path, data, lambda: model, selectors, top_k=(2,))
+    path = tmp_path / "records.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if '"selector": "bright"' in line))
+    resumed = go(tmp_path, data, lambda: model, selectors, top_k=(2,))
+    assert resumed.added == 6
+    assert [r.selected for r in resumed.records] == [r.selected for r in whole.records]
+
+
+def test_a_match_without_a_partner_is_an_early_error(tmp_path, data):
+    with pytest.raises(
+        ConfigError, match=r"selector\.matched\.to=oracle: must be another selector"
+    ):
+        go(tmp_path, data, never, {"matched": MatchedRandomSelector("oracle")})
+
+
+def test_hits_are_in_every_record_where_spans_are(done):
+    _, summary = done
+    for record in summary.records:
+        hit = bool(set(record.selected) & set(record.gt_chunks))
+        assert record.hit == float(hit) == float(record.recall > 0)
+
+
+def test_without_spans_there_is_nothing_to_hit(tmp_path, data, model):
+    one = {"random": RandomSelector()}
+    benchmark = Clips(str(data), known=False)
+    summary = go(tmp_path, data, lambda: model, one, benchmark, top_k=(1,))
+    assert {(r.hit, r.recall, r.precision) for r in summary.records} == {(None, None, None)}
+
+
+def test_a_k_of_its_own_for_every_task(tmp_path, data, model):
+    tuned = {"split": "test", "tuned_on": "dev"}
+    tuned |= {"top_k_by_task": {"retrieval": 1, "counting": 3}, "top_k": ("task",)}
+    summary = go(tmp_path, data, lambda: model, {"random": RandomSelector()}, **tuned)
+    assert {(r.task, len(r.selected)) for r in summary.records} == {
+        ("retrieval", 1),
+        ("counting", 3),
+    }
+    assert {(r.top_k, r.tuned_on) for r in summary.records} == {("task", "dev")}
+    assert [p.top_k for p in points(summary.records)] == ["task"]
+
+
+@pytest.fixture(scope="module")
+def fewer(tmp_path_factory, data, model):
+    folder = tmp_path_factory.mktemp("fewer")
+    return go(folder, data, lambda: model, fewer_frames=True, top_k=(0, 2, 4, "gt"))
+
+
+def test_fewer_frames_spend_the_methods_bytes_uncompressed(done, fewer):
+    """4 chunks of 32 tokens, half or an eighth kept; a time step is 16 tokens, so the budgets are met to half of it."""
+    _, summary = done
+    assert len(fewer.records) == 6 * 4
+    step = {r.kv_bytes_full - r.kv_bytes_resident for r in summary.records if r.selector == "all"}
+    step = step.pop() // 4  # all-low keeps half of 8 steps
+    for record in fewer.records:
+        assert record.selector == "fewer_frames"
+        assert abs(record.kv_bytes_resident - record.kv_bytes_budget) <= step // 2
+        assert (record.measured_ratio_low, record.measured_ratio_high) == (1.0, 1.0)
+        assert (record.ratio_low, record.ratio_high) == (2, 8)  # the method whose bytes they are
+        assert record.frames == 16 and record.frames_prefilled < 16
+        assert (record.selected, record.recall, record.hit) == ((), None, None)
+        assert (record.kv_bytes_reloaded, record.kv_bytes_host) == (0, 0)
+    method = {
+        (r.sample_id, r.top_k): r.kv_bytes_resident
+        for r in summary.records
+        if r.selector == "random"
+    }
+    for record in fewer.records:
+        if (record.sample_id, record.top_k) in method:
+            assert record.kv_bytes_budget == method[record.sample_id, record.top_k]
+
+
+def test_fewer_frames_are_a_run_of_fewer_frames(tmp_path, data, model):
+    """Their answers are those of an uncompressed run that samples as many frames (all are there to choose from)."""
+    every = dict(fps=None, frames=32, top_k=(2,))
+    fewer = go(tmp_path / "fewer", data, lambda: model, fewer_frames=True, **every)
+    (count,) = {r.frames_prefilled for r in fewer.records}
+    plain = dict(fps=None, frames=count, ratios=(1, 1))
+    full = go(tmp_path / "full", data, lambda: model, {"none": SelectNone()}, **plain)
+    assert count < 16 and len(full.records) == 6
+    for a, b in zip(fewer.records, full.records, strict=True):
+        assert (a.sample_id, a.prediction) == (b.sample_id, b.prediction)
+        assert (a.kv_bytes_resident, a.flops_decode) == (b.kv_bytes_resident, b.flops_decode)
+        assert (a.flops_vision, a.flops_prefill) == (b.flops_vision, b.flops_prefill)
+
+
+def test_a_finished_run_of_fewer_frames_does_nothing_when_run_again(tmp_path, data, model):
+    values = dict(fewer_frames=True, top_k=(2,), limit=1)
+    assert go(tmp_path, data, lambda: model, **values).added == 1
+    assert go(tmp_path, data, never, **values).added == 0
+
+
+class Many(Clips):
+    """Two hundred videos, two files."""
+
+    def samples(self):
+        two = super().samples()
+        return tuple(
+            replace(two[number % 2 * self.questions], id=f"v{number}/0", video_id=f"v{number}")
+            for number in range(200)
+        )
+
+
+@pytest.mark.slow
+def test_two_hundred_videos_leave_nothing_behind(tmp_path, data, model, monkeypatch):
+    """At most one video's KVs at any time; as many open files and threads after 200 videos as after 20."""
+    stores, pixels, open_things = [], [], []
+    real_prefill, real_read = answering.prefill, answering.read_frames
+
+    def read(*args):
+        assert all(store() is None for store in stores[:-1]), "KVs of an earlier video"
+        frames = real_read(*args)
+        pixels.append(weakref.ref(frames.pixels))
+        return frames
+
+    def prefill(*args, **kwargs):
+        store = real_prefill(*args, **kwargs)
+        assert all(one() is None for one in stores), "KVs of the video before"
+        stores.append(weakref.ref(store))
+        open_things.append((len(os.listdir("/proc/self/fd")), threading.active_count()))
+        return store
+
+    def decoded(*args, **kwargs):
+        assert pixels[-1]() is None, "the pixels are still there while questions are answered"
+        return real_answer(*args, **kwargs)
+
+    real_answer = asked.answer
+    monkeypatch.setattr(answering, "prefill", prefill)
+    monkeypatch.setattr(answering, "read_frames", read)
+    monkeypatch.setattr(asked, "answer", decoded)
+    benchmark = Many(str(data), questions=1)
+    one = {"none": SelectNone()}
+    values = dict(frames=2, ratios=(1, 1), top_k=(0,))
+    summary = go(tmp_path, data, lambda: model, one, benchmark, **values)
+    assert summary.added == len(stores) == 200
+    assert open_things[-1] == open_things[19]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.tiny import frames, ours
-from x2l.selection import gt_chunks, recall_precision, select
+from x2l.selection import gt_chunks, select, select_bytes, truth_scores
 
 INF = float("inf")
 
@@ -70,7 +70,34 @@ def test_ground_truth_chunks_hold_a_sampled_frame_of_a_span():
     assert gt_chunks(chunks, [(7.5, 7.5)]) == (1,)  # a point in time
 
 
-def test_recall_and_precision():
-    assert recall_precision((1, 2), (2, 3, 4)) == (pytest.approx(1 / 3), 0.5)
-    recall, precision = recall_precision((), (1,))
-    assert recall == 0 and precision != precision
+def test_recall_precision_and_hit():
+    found = truth_scores((1, 2), (2, 3, 4))
+    assert (found.recall, found.precision, found.hit) == (pytest.approx(1 / 3), 0.5, 1.0)
+    found = truth_scores((), (1,))
+    assert (found.recall, found.hit) == (0, 0) and found.precision != found.precision
+    found = truth_scores((1,), ())
+    assert found.precision == 0 and found.recall != found.recall and found.hit != found.hit
+
+
+def test_bytes_are_matched_by_whole_chunks():
+    """Equal chunks: exactly as many as the budget holds, in order of relevance."""
+    relevance = torch.tensor([0.1, 0.9, 0.5, 0.7, 0.2])
+    assert [select_bytes(relevance, [10] * 5, budget) for budget in (0, 10, 30, 50)] == [
+        (),
+        (1,),
+        (1, 2, 3),
+        (0, 1, 2, 3, 4),
+    ]
+    assert select_bytes(relevance, [10] * 5, 24) == (1, 3)
+    assert select_bytes(relevance, [10] * 5, 26) == (1, 2, 3)
+    assert select_bytes(torch.full((5,), -INF), [10] * 5, 30) == ()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_matched_bytes_are_half_a_chunk_off_at_most(seed):
+    """The last chunk is shorter, as in most videos."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = [64] * 9 + [24]
+    for budget in range(0, sum(sizes) + 1, 24):
+        taken = select_bytes(torch.rand(10, generator=generator), sizes, budget)
+        assert abs(sum(sizes[index] for index in taken) - budget) <= 32

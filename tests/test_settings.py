@@ -40,6 +40,7 @@ def test_what_is_right_passes():
     assert settings(frames=None, top_k=(1000,)).most_chunks is None
     assert settings(fps=None, ratio_low=1.0, ratio_high=1).frames == 128
     assert settings(device="cuda:1", model_positions="hf").device == "cuda:1"
+    assert settings(device=None).device is None  # a device map says where
 
 
 def test_the_length_of_the_videos_bounds_the_chunks():
@@ -49,6 +50,21 @@ def test_the_length_of_the_videos_bounds_the_chunks():
     assert settings(seconds=30, frames=None, fps=0.5, top_k=(2,)).most_chunks == 2
     with pytest.raises(ValueError, match="top_k=5: the video has only 4 chunks"):
         settings(seconds=32, top_k=(5,))
+
+
+TUNED = {
+    "benchmark": "needle",
+    "split": "test",
+    "top_k": (2, "task"),
+    "top_k_by_task": {"retrieval": 1, "ordering": 4},
+    "tuned_on": "dev",
+}
+
+
+def test_a_tuned_k_names_another_split():
+    assert settings(**TUNED).evaluated == "needle/test"
+    assert settings(**{**TUNED, "tuned_on": "mlvu/test"}).tuned_on == "mlvu/test"
+    assert settings(**{**TUNED, "benchmark": "videomme", "split": None}).evaluated == "videomme/all"
 
 
 @pytest.mark.parametrize(
@@ -78,6 +94,15 @@ def test_the_length_of_the_videos_bounds_the_chunks():
         ({"top_k": (17,)}, r"top_k=17: .*only 16 chunks; use top_k <= 16"),
         ({"top_k": (-1,)}, r"top_k=-1"),
         ({"top_k": ("most",)}, r"top_k='most'"),
+        ({"top_k": ("task",)}, r"selection\.top_k_by_task=\{\}: must be given where top_k holds"),
+        ({"top_k_by_task": {"a": 1}}, r"top_k_by_task=\{'a': 1\}: .*top_k=\[2,task\]"),
+        ({**TUNED, "tuned_on": None}, r"selection\.tuned_on=null: must name .*needle/test"),
+        ({**TUNED, "tuned_on": "test"}, r"selection\.tuned_on=test: must differ .*needle/test"),
+        ({**TUNED, "tuned_on": "needle/test"}, r"selection\.tuned_on=needle/test: must differ"),
+        ({**TUNED, "split": None, "tuned_on": "all"}, r"selection\.tuned_on=all: must differ"),
+        ({"split": "dev", "benchmark": "needle", "tuned_on": "dev"}, r"selection\.tuned_on=dev"),
+        ({**TUNED, "top_k_by_task": {"a": 17}}, r"top_k_by_task\.a=17: .*only 16 chunks"),
+        ({**TUNED, "top_k_by_task": {"a": "gt"}}, r"top_k_by_task\.a='gt': must be a whole number"),
         ({"pinned": ("middle",)}, r"selection\.pinned=\['middle'\]"),
     ],
 )

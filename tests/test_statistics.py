@@ -3,7 +3,16 @@ import random
 
 import pytest
 
-from x2l.statistics import Outcome, accuracy, circular, paired_difference
+from x2l.significance import bootstrap as cluster_bootstrap
+from x2l.statistics import (
+    Outcome,
+    accuracy,
+    changes,
+    circular,
+    macro_accuracy,
+    macro_difference,
+    paired_difference,
+)
 
 
 def clustered(videos=30, questions=8, spread=0.25, seed=0, lift=0.0):
@@ -139,6 +148,126 @@ def test_paired_difference_agrees_with_a_bootstrap(seed):
     assert found.low == pytest.approx(low, abs=0.02)
     assert found.high == pytest.approx(high, abs=0.02)
     assert (found.gained, found.lost) == (sum(o.value > 0 for o in changes), 0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("spread", [0.0, 0.25])
+def test_the_clustered_standard_error_agrees_with_the_bootstrap(seed, spread):
+    """Closed form against resampled videos: 60 videos, so the normal interval and the percentiles must meet."""
+    outcomes = clustered(videos=60, seed=seed, spread=spread)
+    error = accuracy(outcomes).error
+    low, high = cluster_bootstrap(outcomes)
+    assert (high - low) / (2 * 1.96) == pytest.approx(error, rel=0.06)
+    a, b = outcomes, clustered(videos=60, seed=seed, spread=spread, lift=0.3)
+    low, high = cluster_bootstrap(changes(a, b))
+    assert (high - low) / (2 * 1.96) == pytest.approx(paired_difference(a, b).error, rel=0.06)
+
+
+def test_the_design_effect_is_that_of_the_clusters():
+    """Videos whose questions are all answered alike carry one answer each: eight questions, effect eight."""
+    alike = [Outcome(f"{v}/{q}", f"v{v}", float(v % 2)) for v in range(40) for q in range(8)]
+    assert accuracy(alike).design_effect == pytest.approx(8, rel=0.03)
+    alone = [Outcome(o.unit, o.unit, o.value) for o in clustered(spread=0)]
+    assert accuracy(alone).design_effect == pytest.approx(1, rel=1e-9)
+
+
+def by_task(outcomes, tasks=3):
+    """Unequal tasks: of 8 questions, 5, 2 and 1."""
+    found = {f"t{task}": [] for task in range(tasks)}
+    for outcome in outcomes:
+        number = int(outcome.unit.split("/")[1])
+        found["t0" if number < 5 else "t1" if number < 7 else "t2"].append(outcome)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_macro_means_agree_with_a_bootstrap(seed):
+    """Videos are drawn again whole, with the questions of all tasks: so a video's tasks vary together."""
+    outcomes = clustered(videos=40, seed=seed)
+    found = macro_accuracy(by_task(outcomes))
+    tasks = by_task(outcomes)
+    assert found.value == pytest.approx(sum(mean(t) for t in tasks.values()) / 3)
+    assert found.value != pytest.approx(mean(outcomes), abs=1e-4)
+
+    def macro(drawn):
+        parts = by_task(drawn)
+        return sum(mean(part) for part in parts.values()) / 3
+
+    low, high = bootstrap(macro, by_video(outcomes), draws=2000)
+    assert found.low == pytest.approx(low, abs=0.03) and found.high == pytest.approx(high, abs=0.03)
+    b = clustered(videos=40, seed=seed, lift=0.3)
+    difference = macro_difference(tasks, by_task(b))
+    assert difference.value == pytest.approx(macro(b) - macro(outcomes))
+    moved = [Outcome(x.unit, x.video, y.value - x.value) for x, y in zip(outcomes, b, strict=True)]
+    low, high = bootstrap(macro, by_video(moved), draws=2000)
+    assert difference.low == pytest.approx(low, abs=0.03)
+    assert difference.high == pytest.approx(high, abs=0.03)
+
+
+def test_one_task_is_the_micro_mean():
+    outcomes = clustered()
+    assert macro_accuracy({"t": outcomes}) == accuracy(outcomes)
+
+
+def test_a_task_without_a_parsed_answer_is_passed_over():
+    outcomes = clustered(videos=5)
+    found = macro_accuracy({"t": outcomes, "empty": [], "odd": [Outcome("x", "v0", math.nan)]})
+    assert found.value == accuracy(outcomes).value and found.unparsed == 1
+
+
+def test_tasks_that_only_one_side_has_are_left_out():
+    a, b = by_task(clustered(videos=5)), by_task(clustered(videos=5, lift=0.5))
+    only = macro_difference({"t0": a["t0"], "t1": a["t1"]}, {"t0": b["t0"], "t2": b["t2"]})
+    assert only == paired_difference(a["t0"], b["t0"])
+
+
+def test_p_values_of_no_difference_are_even():
+    """Two cells that are equally good: of 400 samples, 5 % below 0.05, whatever the clusters."""
+    values = []
+    for seed in range(400):
+        rng = random.Random(seed)
+        a, b = [], []
+        for video in range(12):
+            lean = rng.gauss(0, 0.3)  # a video may suit one cell better: no difference on the whole
+            for question in range(4):
+                unit = (f"{video}/{question}", f"v{video}")
+                a.append(Outcome(*unit, float(rng.random() < 0.5 + lean / 2)))
+                b.append(Outcome(*unit, float(rng.random() < 0.5 - lean / 2)))
+        values.append(paired_difference(a, b).p_value)
+    assert 0.02 < sum(p < 0.05 for p in values) / 400 < 0.09
+    assert 0.42 < sum(p < 0.5 for p in values) / 400 < 0.58
+
+
+def test_p_values_and_intervals_say_the_same():
+    for seed in range(20):
+        a, b = clustered(videos=10, seed=seed), clustered(videos=10, seed=seed, lift=0.1)
+        found = paired_difference(a, b)
+        assert (found.p_value < 0.05) == (found.low > 0 or found.high < 0)
+
+
+def test_cells_that_never_differ_may_differ_on_other_videos():
+    """No flip in 30 videos: by the rule of three up to a tenth of all videos might differ."""
+    outcomes = clustered(videos=30)
+    found = paired_difference(outcomes, outcomes)
+    assert (found.value, found.p_value, found.gained, found.lost) == (0, 1, 0, 0)
+    assert found.high == -found.low == pytest.approx(3 / 30, rel=0.06)
+
+
+def test_videos_that_all_change_alike_are_no_point():
+    """Three videos, one of three answers gained in each: not a certain third."""
+    units = [(f"{v}/{q}", f"v{v}") for v in range(3) for q in range(3)]
+    a = [Outcome(*unit, 0.0) for unit in units]
+    b = [Outcome(*unit, float(unit[0].endswith("0"))) for unit in units]
+    found = paired_difference(a, b)
+    assert found.value == pytest.approx(1 / 3) and found.low < 0 and found.high > 0.7
+    assert found.p_value == pytest.approx(0.25)
+
+
+def test_one_video_tells_nothing_of_a_difference():
+    a = [Outcome(str(q), "v", 0.0) for q in range(9)]
+    found = paired_difference(a, [Outcome(str(q), "v", 1.0) for q in range(9)])
+    assert (found.low, found.high, found.p_value, found.videos) == (-1, 1, 1, 1)
+    assert math.isnan(found.error)
 
 
 def test_pairing_is_by_unit_and_parsed_on_both_sides():

@@ -252,6 +252,13 @@ BAD = {
 }
 
 
+def test_a_text_file_is_no_video(tmp_path):
+    """FFmpeg draws the letters of a .txt file."""
+    (tmp_path / "notes.txt").write_text("not a video\n" * 99)
+    with pytest.raises(VideoError, match="not a video but a text"):
+        read_frames(tmp_path / "notes.txt", 60, None)
+
+
 @pytest.mark.parametrize("case", BAD)
 def test_what_cannot_be_read_whole_is_refused(case, tmp_path):
     make, reason = BAD[case]

@@ -1,25 +1,26 @@
 """One video: read, pre-filled once, and all that is asked about it answered, one record each."""
 
 import hashlib
-import math
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
+from x2l.asked import AskedQuestion, AskedVideo, stage_fields, top_k_of
 from x2l.benchmarks.base import Benchmark, Sample
 from x2l.cells import Cell
-from x2l.chunks import Question
+from x2l.chunks import Prompt
 from x2l.compressors.base import Level
 from x2l.compute import Meter, kv_bytes
-from x2l.decode import Answer, answer
+from x2l.fewer_frames import budget_bytes, thinned
 from x2l.models.base import VideoModel
 from x2l.prefill import prefill
 from x2l.progress import Progress
-from x2l.records import Record, finite
-from x2l.selection import gt_chunks, recall_precision, select
-from x2l.selectors.base import Query
+from x2l.records import Record
+from x2l.selection import gt_chunks
+from x2l.selectors.base import FrameSelector
 from x2l.settings import Settings
 from x2l.stages import VIDEO_STAGES
 from x2l.store import KVStore
@@ -61,158 +62,120 @@ def answer_video(
         VideoError: the file cannot be read.
     """
     start = time.perf_counter()
-    first = asked[0][0]
-    frames = read_frames(first.video, settings.frames, settings.fps)
+    video_id = asked[0][0].video_id
+    frames = read_frames(asked[0][0].video, settings.frames, settings.fps)
     prompt = model.prompt(frames, settings.chunk_frames)
-    read = time.perf_counter() - start
+    video = {name: getattr(settings, name) for name in _REPEATED} | {
+        "seconds_read": time.perf_counter() - start,
+        "kv_bytes_full": kv_bytes(model.shape, prompt.tokens),
+        "frames": len(frames.pixels),
+        "duration": float(frames.duration),
+    }
+    if settings.fewer_frames:
+        for budget, some in _by_budget(model, prompt, levels, settings, asked):
+            tokens = budget / kv_bytes(model.shape, 1)
+            fewer, short = thinned(model, frames, settings.chunk_frames, tokens)
+            uncompressed = {"high": Level(levels["high"].compressor, 1)}
+            store, meter = _prefilled(model, short, uncompressed, settings, video_id)
+            fields = video | _video_fields(store, meter) | {"frames_prefilled": len(fewer.pixels)}
+            fields["kv_bytes_budget"] = budget
+            yield from _answers(
+                model, benchmark, settings, AskedVideo(store, fields, {}, prompt), some
+            )
+        return
+    prepared = _prepared(model, frames, prompt, asked)
+    store, meter = _prefilled(model, prompt, levels, settings, video_id)
+    del frames, prompt  # the pixels of the whole video
+    known = AskedVideo(store, video | _video_fields(store, meter), prepared, store.prompt)
+    yield from _answers(model, benchmark, settings, known, asked)
+
+
+def _answers(
+    model: VideoModel,
+    benchmark: Benchmark,
+    settings: Settings,
+    video: AskedVideo,
+    asked: Sequence[tuple[Sample, Sequence[Cell]]],
+) -> Iterator[Record]:
+    for sample, cells in asked:
+        question = AskedQuestion(model, benchmark, settings, video, sample)
+        for cell in cells:
+            yield question.record(cell)
+
+
+def _prepared(
+    model: VideoModel,
+    frames: Frames,
+    prompt: Prompt,
+    asked: Sequence[tuple[Sample, Sequence[Cell]]],
+) -> dict[str, tuple[Tensor, Meter]]:
+    """Shows the frames to the selectors that look at them, once each."""
+    used = [cell for _, cells in asked for cell in cells]
+    used += [cell.like for cell in used if cell.like is not None]
+    found: dict[str, tuple[Tensor, Meter]] = {}
+    for cell in used:
+        if isinstance(cell.selector, FrameSelector) and cell.name not in found:
+            meter = Meter(model.device)
+            with meter.stage("retrieval"):
+                seen = cell.selector.prepare(frames, prompt.chunks, meter)
+            found[cell.name] = seen, meter
+    return found
+
+
+def _prefilled(
+    model: VideoModel,
+    prompt: Prompt,
+    levels: Mapping[str, Level],
+    settings: Settings,
+    video_id: str,
+) -> tuple[KVStore, Meter]:
     meter = Meter(model.device)
-    label = f"pre-fill of {first.video_id}, chunks"
+    label = f"pre-fill of {video_id}, chunks"
     with Progress(len(prompt.chunks), label, unit="chunk", leave=False) as progress:
         store = prefill(
             model,
             prompt,
             levels,
-            settings.context,
+            "full" if settings.fewer_frames else settings.context,
             settings.positions,
             meter,
-            video_seed=_seed(settings.seed, first.video_id),
+            video_seed=_seed(settings.seed, video_id),
             progress=progress.at,
         )
-    video = _video_fields(settings, model, frames, store, meter) | {"seconds_read": read}
+    return store, meter
+
+
+def _by_budget(
+    model: VideoModel,
+    prompt: Prompt,
+    levels: Mapping[str, Level],
+    settings: Settings,
+    asked: Sequence[tuple[Sample, Sequence[Cell]]],
+) -> Iterator[tuple[int, list[tuple[Sample, list[Cell]]]]]:
+    """The questions and cells of the control `fewer_frames` by the bytes they may spend, fewest first."""
+    budgets: dict[int, list[tuple[Sample, list[Cell]]]] = defaultdict(list)
     for sample, cells in asked:
-        question = _Question(model, benchmark, store, sample, settings.max_new_tokens)
+        gt = None if sample.spans is None else gt_chunks(prompt.chunks, sample.spans)
         for cell in cells:
-            yield question.record(cell, video)
+            k = top_k_of(cell, sample, settings, len(prompt.chunks))
+            count = k if isinstance(k, int) else len(gt or ())
+            spent = budget_bytes(model, prompt, levels, count, settings.pinned)
+            budgets[spent].append((sample, [cell]))
+    yield from sorted(budgets.items(), key=lambda budget: budget[0])
 
 
-class _Question:
-    """One question about a pre-filled video: relevance once a selector, decoding once a choice."""
-
-    def __init__(
-        self,
-        model: VideoModel,
-        benchmark: Benchmark,
-        store: KVStore,
-        sample: Sample,
-        max_new_tokens: int,
-    ) -> None:
-        self.model, self.benchmark, self.store = model, benchmark, store
-        self.sample, self.max_new_tokens = sample, max_new_tokens
-        self.question: Question = model.question(benchmark.prompt(sample))
-        chunks = store.prompt.chunks
-        self.gt = None if sample.spans is None else gt_chunks(chunks, sample.spans)
-        self._relevance: dict[str, tuple[Tensor, Meter]] = {}
-        self._answers: dict[tuple[int, ...], tuple[Answer, Meter, int | None]] = {}
-
-    def record(self, cell: Cell, video: Mapping[str, Any]) -> Record:
-        """Answers for one cell; `video` are the fields that all records of the video share."""
-        relevance, relevance_meter = self._relevance_of(cell)
-        selected = select(relevance, self._top_k(cell), cell.pinned, self.gt)
-        given, meter, peak = self._answer(selected)
-        return Record(
-            **video,
-            **self._question_fields(),
-            **self._selection_fields(cell, relevance, selected),
-            **self._answer_fields(given),
-            **_stages(relevance_meter, "selection"),
-            **_stages(meter, "reload", "decode"),
-            peak_memory=peak,
-        )
-
-    def _top_k(self, cell: Cell) -> int | str:
-        """A short video has fewer chunks than a long one; more than all of them cannot be taken."""
-        if isinstance(cell.top_k, int):
-            return min(cell.top_k, len(self.store.prompt.chunks))
-        return cell.top_k or 0
-
-    def _relevance_of(self, cell: Cell) -> tuple[Tensor, Meter]:
-        if cell.name not in self._relevance:
-            meter = Meter(self.model.device)
-            query = Query(self.question, self.sample.id, self.sample.spans)
-            with meter.stage("selection"):
-                relevance = cell.selector.relevance(query, self.store, self.model, meter)
-            self._relevance[cell.name] = relevance, meter
-        return self._relevance[cell.name]
-
-    def _answer(self, selected: tuple[int, ...]) -> tuple[Answer, Meter, int | None]:
-        """Decodes; cells that select the same chunks share one decoding and its measurements.
-
-        The peak is read at once: the next meter starts it anew.
-        """
-        if selected not in self._answers:
-            meter = Meter(self.model.device)
-            given = answer(
-                self.model, self.store, self.question, selected, self.max_new_tokens, meter
-            )
-            self._answers[selected] = given, meter, meter.peak_bytes
-        return self._answers[selected]
-
-    def _question_fields(self) -> dict[str, Any]:
-        sample = self.sample
-        return {
-            "sample_id": sample.id,
-            "video_id": sample.video_id,
-            "benchmark": self.benchmark.name,
-            "task": sample.task,
-            "group": self.benchmark.group(sample),
-            "tags": dict(sample.tags),
-            "question": sample.question,
-            "answer": sample.answer,
-            "gt_chunks": self.gt,
-        }
-
-    def _selection_fields(
-        self, cell: Cell, relevance: Tensor, selected: tuple[int, ...]
-    ) -> dict[str, Any]:
-        recall = precision = None
-        if self.gt is not None:
-            recall, precision = map(finite, recall_precision(selected, self.gt))
-        return {
-            "selector": cell.name,
-            "selector_config": cell.config,
-            "top_k": cell.top_k,
-            "pinned": cell.pinned,
-            "relevance": tuple(
-                float(f"{value:.6g}") if math.isfinite(value) else None
-                for value in relevance.tolist()
-            ),
-            "selected": selected,
-            "recall": recall,
-            "precision": precision,
-        }
-
-    def _answer_fields(self, given: Answer) -> dict[str, Any]:
-        score = self.benchmark.score(self.sample, given.text)
-        return {
-            "prediction": given.text,
-            "parsed": score.parsed,
-            "correct": finite(score.value),
-            "kv_bytes_resident": given.kv_bytes_resident,
-            "kv_bytes_reloaded": given.kv_bytes_reloaded,
-        }
-
-
-def _video_fields(
-    settings: Settings, model: VideoModel, frames: Frames, store: KVStore, meter: Meter
-) -> dict[str, Any]:
-    """What all records of a video share."""
-    fields: dict[str, Any] = {name: getattr(settings, name) for name in _REPEATED}
+def _video_fields(store: KVStore, meter: Meter) -> dict[str, Any]:
+    """What the pre-fill adds to the fields that all records of a video share."""
+    fields: dict[str, Any] = {}
     for level in ("low", "high"):
-        fields[f"kept_{level}"] = store.kept(level)
-        fields[f"measured_ratio_{level}"] = store.measured_ratio(level)
+        there = level if level in store.levels else "high"  # the control of fewer frames has one
+        fields[f"kept_{level}"] = store.kept(there)
+        fields[f"measured_ratio_{level}"] = store.measured_ratio(there)
     return fields | {
-        **_stages(meter, *VIDEO_STAGES),
+        **stage_fields(meter, *VIDEO_STAGES),
         "peak_memory_prefill": meter.peak_bytes,
-        "kv_bytes_host": sum(store.nbytes("low")),
-        "kv_bytes_full": kv_bytes(model.shape, store.prompt.tokens),
-        "frames": len(frames.pixels),
-        "duration": float(frames.duration),
+        "kv_bytes_host": sum(store.nbytes("low")) if "low" in store.levels else 0,
     }
-
-
-def _stages(meter: Meter, *stages: str) -> dict[str, Any]:
-    flops = {f"flops_{stage}": meter.flops[stage] for stage in stages}
-    return flops | {f"seconds_{stage}": meter.seconds[stage] for stage in stages}
 
 
 def _seed(seed: int, video_id: str) -> int:

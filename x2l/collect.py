@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import NoReturn
 
 from x2l.curves import draw, save, table
+from x2l.lmms_eval import Line, export, parse_lines
 from x2l.points import FULL, POINTS, WORDS, Point, points, telling_apart, write_points
 from x2l.records import RECORDS, Record, load
 from x2l.runinfo import STATUS
 from x2l.tracking import track_curve
 
 TASK_POINTS = "points_by_task.csv"
+LMMS_EVAL = "lmms_eval"
 
 
 def collect(
@@ -26,6 +28,8 @@ def collect(
     tracker: str = "wandb",
     mode: str = "offline",
     project: str = "x2l",
+    lmms_eval: bool = False,
+    lines: Sequence[Line] = (),
 ) -> list[Point]:
     """Makes everything that follows from the records under `folders`.
 
@@ -35,6 +39,8 @@ def collect(
         tracker: `wandb` or `none`.
         mode: of W&B.
         project: of W&B.
+        lmms_eval: write every cell's answers as lmms-eval's samples files, under lmms_eval/.
+        lines: what others reached, for the figure.
 
     Returns:
         One point per cell.
@@ -42,20 +48,31 @@ def collect(
     Raises:
         ValueError: no records there.
     """
-    runs = find_runs(folders)
-    records: list[Record] = [record for run in runs for record in load(run)]
-    if not records:
-        named = ", ".join(map(str, folders))
-        raise ValueError(f"folders={named}: hold no {RECORDS} with an answer; run x2l first")
+    records = records_under(folders)
     out.mkdir(parents=True, exist_ok=True)
+    if lmms_eval:
+        export(out / LMMS_EVAL, records)
     rows = points(records)
     write_points(out / POINTS, rows)
     write_points(out / TASK_POINTS, points(records, by_task=True))
     title = _title(rows)
-    png, _ = save(draw(rows, title), out)
+    png, _ = save(draw(rows, title, lines), out)
     if tracker == "wandb":
         track_curve(out, title, *_chart(rows), picture=png, mode=mode, project=project)
     return rows
+
+
+def records_under(folders: Sequence[Path]) -> list[Record]:
+    """The records of every run at or under the given folders.
+
+    Raises:
+        ValueError: there are none.
+    """
+    records = [record for run in find_runs(folders) for record in load(run)]
+    if not records:
+        named = ", ".join(map(str, folders))
+        raise ValueError(f"folders={named}: hold no {RECORDS} with an answer; run x2l first")
+    return records
 
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:
@@ -147,17 +164,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tracker", choices=("wandb", "none"), default="wandb")
     parser.add_argument("--mode", choices=("offline", "online"), default="offline", help="of W&B")
     parser.add_argument("--project", default="x2l", help="of W&B")
+    parser.add_argument(
+        "--lmms-eval", action="store_true", help="write lmms-eval's samples files as well"
+    )
+    parser.add_argument(
+        "--add",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="a samples file of lmms-eval as one more line; may be repeated",
+    )
     options = parser.parse_args(arguments)
     out = options.out or options.folders[0]
     for folder in options.folders:
         if not folder.is_dir():
             _fail(f"folders={folder}: no such folder; give a folder that x2l wrote")
     try:
-        rows = collect(options.folders, out, options.tracker, options.mode, options.project)
+        lines = parse_lines(options.add, records_under(options.folders))
+        rows = collect(
+            options.folders,
+            out,
+            options.tracker,
+            options.mode,
+            options.project,
+            options.lmms_eval,
+            lines,
+        )
     except ValueError as error:
         _fail(str(error))
-    print(table(rows))
+    print(table(rows, lines))
     print(f"\n{out / POINTS}\n{out / TASK_POINTS}\n{out / 'curve.png'}\n{out / 'curve.pdf'}")
+    if options.lmms_eval:
+        print(f"{out / LMMS_EVAL}/*/*_samples_*.jsonl")
     if options.tracker == "wandb":
         print(f"{out / 'wandb'} (W&B, {options.mode})")
     problems = unfinished(find_runs(options.folders))

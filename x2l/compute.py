@@ -45,7 +45,8 @@ class Meter:
 
     Attributes:
         flops: stage -> operations, closed form.
-        seconds: stage -> wall time with the device synchronised at both ends.
+        seconds: stage -> wall time, waiting at both ends for what was asked of the device (and, where a model is
+            spread, of the other GPUs in use). Copies to the host that go on beside it are not waited for.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
@@ -53,14 +54,22 @@ class Meter:
         self.device = torch.device(device)
         self.flops = dict.fromkeys(STAGES, 0)
         self.seconds = dict.fromkeys(STAGES, 0.0)
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-        elif _PEAK_RESET.exists():
+        for index in self._gpus():
+            torch.cuda.reset_peak_memory_stats(index)
+        if self.device.type != "cuda" and _PEAK_RESET.exists():
             _PEAK_RESET.write_text("5")  # Linux: starts VmHWM anew
 
+    def _gpus(self) -> list[int]:
+        """All GPUs that this process keeps tensors on, where the model is on one."""
+        if self.device.type != "cuda":
+            return []
+        count = torch.cuda.device_count()
+        return [index for index in range(count) if torch.cuda.memory_allocated(index)]
+
     def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        for index in self._gpus():
+            # Not the whole device: see transfer.py for the stream that copies beside this one.
+            torch.cuda.current_stream(index).synchronize()
         return time.perf_counter()
 
     @contextmanager
@@ -80,11 +89,11 @@ class Meter:
     def peak_bytes(self) -> int | None:
         """Peak memory since this meter was made, or since a later one was.
 
-        CUDA: allocated on the device. CPU: of the whole process, weights and libraries included
-        (Linux; None elsewhere).
+        CUDA: allocated, summed over the GPUs in use (their peaks need not coincide). CPU: of the whole process,
+        weights and libraries included (Linux; None elsewhere).
         """
         if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
+            return sum(torch.cuda.max_memory_allocated(index) for index in self._gpus())
         if not _STATUS.exists():
             return None
         line = next(row for row in _STATUS.read_text().splitlines() if row.startswith("VmHWM"))

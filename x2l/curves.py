@@ -18,10 +18,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
-from x2l.points import ALL_HIGH, ALL_LOW, ALL_TASKS, FULL, WORDS, Point, pareto, telling_apart
+from x2l.lmms_eval import Line
+from x2l.points import ALL_HIGH, ALL_LOW, FULL, WORDS, Point, pareto, telling_apart
+from x2l.scoring import ALL_TASKS
+from x2l.style import COLOURS, RC
 
-# Okabe and Ito's palette: told apart by colour-blind readers, and in grey by their markers.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _CONTROLS = {FULL: "*", ALL_LOW: "p", ALL_HIGH: "h"}
 _AXES = {
@@ -29,25 +30,31 @@ _AXES = {
     "flops_next": "compute of one more question on a pre-filled video (GFLOPs)",
 }
 _SCALE = {"kv_share": 100.0, "flops_next": 1e-9}
-_RC: dict[Any, Any] = {
-    "pdf.fonttype": 42,
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
+_DASHES = (
+    (0, (1, 1.5)),
+    (0, (6, 1.5, 1, 1.5)),
+    (0, (3, 1, 1, 1, 1, 1)),
+    (0, (8, 2)),
+)  # of level lines
 
 
-def draw(points: Sequence[Point], title: str) -> Figure:
+def draw(points: Sequence[Point], title: str, lines: Sequence[Line] = ()) -> Figure:
     """The figure: accuracy with clustered 95 % intervals over KV bytes and over FLOPs.
 
     Args:
         points: cells over all tasks (points of single tasks are passed over).
         title: what the points are of.
+        lines: what others reached; a level line in the panels of the same benchmark.
 
     Raises:
-        ValueError: there is no point, or no answer could be parsed.
+        ValueError: there is no point, no answer could be parsed, or none is known to be right.
     """
     shown = [p for p in points if p.task == ALL_TASKS]
+    if shown and all(p.n == 0 for p in shown):
+        raise ValueError(
+            f"points: nothing to draw, {shown[0].benchmark} keeps its answers back; send the "
+            "predictions in (x2l-collect --lmms-eval), or use another split"
+        )
     if all(math.isnan(p.accuracy_parsed) for p in shown):
         failures = sum(p.parse_failures for p in shown)
         raise ValueError(
@@ -58,7 +65,7 @@ def draw(points: Sequence[Point], title: str) -> Figure:
     variants = _variants(shown)
     selectors = sorted({p.selector for p in shown if not p.control})
     rows = [(x, variant) for x in _AXES for variant in variants]
-    with matplotlib.rc_context(_RC):
+    with matplotlib.rc_context(RC):
         size = (max(6.8, 1.4 + 2.9 * len(columns)), 0.9 + 2.85 * len(rows))
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
@@ -68,6 +75,7 @@ def draw(points: Sequence[Point], title: str) -> Figure:
             for axes, compressor in zip(line, columns, strict=True):
                 members = [p for p in shown if _belongs(p, compressor, variant)]
                 _panel(axes, members, front, x, selectors)
+                _level_lines(axes, members, lines)
                 words = [WORDS[name].format(value) for name, value in variant]
                 axes.set_title("\n".join([compressor, ", ".join(words)] if words else [compressor]))
                 axes.set_xlim(*_limits(shown, x))
@@ -75,7 +83,7 @@ def draw(points: Sequence[Point], title: str) -> Figure:
             line[0].set_ylabel("accuracy (%)")
             line[len(columns) // 2].set_xlabel(_AXES[x])
         figure.suptitle(title, fontsize=10)
-        handles = _legend(selectors, shown)
+        handles = _legend(selectors, shown, lines)
         columns_of_legend = min(len(handles), 2 + len(columns))
         figure.legend(handles=handles, loc="outside lower center", ncols=columns_of_legend)
     return figure
@@ -84,7 +92,7 @@ def draw(points: Sequence[Point], title: str) -> Figure:
 def save(figure: Figure, folder: Path) -> tuple[Path, Path]:
     """Writes curve.png and curve.pdf into `folder`; equal points give equal bytes."""
     png, pdf = folder / "curve.png", folder / "curve.pdf"
-    with matplotlib.rc_context(_RC):
+    with matplotlib.rc_context(RC):
         for path, metadata in ((png, {}), (pdf, {"CreationDate": None})):
             temporary = path.with_name(f".{path.name}")
             figure.savefig(temporary, format=path.suffix[1:], dpi=160, metadata=metadata)
@@ -92,8 +100,13 @@ def save(figure: Figure, folder: Path) -> tuple[Path, Path]:
     return png, pdf
 
 
-def table(points: Sequence[Point]) -> str:
-    """The points as aligned text, one line per cell; only what differs between cells is named."""
+def table(points: Sequence[Point], others: Sequence[Line] = ()) -> str:
+    """The points as aligned text, one line per cell; only what differs between cells is named.
+
+    Args:
+        points: cells.
+        others: what other programs reached, below them.
+    """
     shown = [p for p in points if p.task == ALL_TASKS]
     varying = telling_apart(shown)
     header = ["compressor", "selector", "k", *varying, "accuracy", "95% interval", "n", "unparsed"]
@@ -120,6 +133,12 @@ def table(points: Sequence[Point]) -> str:
                 f"{p.seconds_next:.2g}",
             ]
         )
+    for other in others:
+        cells = [other.name, other.benchmark, "-", *["-"] * len(varying)]
+        cells += [_percent(other.accuracy.value)]
+        cells += [f"{_percent(other.accuracy.low)} to {_percent(other.accuracy.high)}"]
+        cells += [str(other.accuracy.count), str(other.parse_failures)]
+        lines.append([*cells, *["-"] * (len(header) - len(cells))])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     left = 2 + len(varying)  # names stand left, numbers right
     return "\n".join(
@@ -202,7 +221,7 @@ def _panel(
     for number, selector in enumerate(selectors):
         line = [p for p in members if not p.control and p.selector == selector]
         if line:
-            _line(axes, line, x, _COLOURS[number % 7], _MARKERS[number % 7])
+            _line(axes, line, x, COLOURS[number % 7], _MARKERS[number % 7])
     for point in members:
         if point.control:
             _error_bar(axes, point, x, "#222222", _CONTROLS[point.control], 10)
@@ -212,6 +231,14 @@ def _panel(
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.25, linewidth=0.5)
+
+
+def _level_lines(axes: Axes, members: Sequence[Point], lines: Sequence[Line]) -> None:
+    shown = {point.benchmark for point in members}
+    for number, line in enumerate(lines):
+        if line.benchmark in shown:
+            level = 100 * line.accuracy.value
+            axes.axhline(level, color="#222222", linestyle=_DASHES[number % 4], lw=1.1, zorder=2)
 
 
 def _line(axes: Axes, line: Sequence[Point], x: str, colour: str, marker: str) -> None:
@@ -258,12 +285,14 @@ def _label_k(axes: Axes, members: Sequence[Point], x: str) -> None:
         )
 
 
-def _legend(selectors: Sequence[str], shown: Sequence[Point]) -> list[Line2D]:
+def _legend(
+    selectors: Sequence[str], shown: Sequence[Point], lines: Sequence[Line]
+) -> list[Line2D]:
     handles = [
         Line2D(
             [],
             [],
-            color=_COLOURS[i % 7],
+            color=COLOURS[i % 7],
             marker=_MARKERS[i % 7],
             ls="--" if selector == "oracle" else "-",
             label=f"{selector} (bound)" if selector == "oracle" else selector,
@@ -279,4 +308,7 @@ def _legend(selectors: Sequence[str], shown: Sequence[Point]) -> list[Line2D]:
                     [], [], color="#222222", marker=marker, ls=style, ms=10, label=words[control]
                 )
             )
+    for number, line in enumerate(lines):
+        dashes = _DASHES[number % 4]
+        handles.append(Line2D([], [], color="#222222", ls=dashes, lw=1.1, label=line.name))
     return [*handles, Line2D([], [], color="#bbbbbb", lw=4, label="Pareto front of the row")]

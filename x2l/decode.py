@@ -14,6 +14,7 @@ from torch import Tensor
 
 from x2l.chunks import Question
 from x2l.compute import Meter, decoder_flops, head_flops
+from x2l.limits import check_question
 from x2l.models.attention import Watch
 from x2l.models.base import ModelShape, VideoModel
 from x2l.models.cache import BufferCache
@@ -28,7 +29,7 @@ class Answer:
     Attributes:
         text: generated text, special tokens left out.
         token_ids: generated tokens, the end token included.
-        kv_bytes_resident: keys and values of the mixed cache that the answer was decoded from.
+        kv_bytes_resident: keys and values of the mixed cache that the answer was decoded from, as stored.
         kv_bytes_reloaded: keys and values brought back from the host for it.
         first_logits: `(vocabulary,)` fp32 logits of the first answer token, on the host.
     """
@@ -64,6 +65,20 @@ def question_flops(shape: ModelShape, question: Question, mixed: Mixed) -> int:
     return decoder_flops(shape, tokens, cached + tokens) + head_flops(shape)
 
 
+def answer_flops(shape: ModelShape, cached: int, question: int, generated: int) -> int:
+    """Operations of running a question over cached KVs and writing an answer.
+
+    Args:
+        shape: of the model.
+        cached: KVs in each layer before the question.
+        question: tokens of the question.
+        generated: tokens of the answer, the end token included.
+    """
+    flops = decoder_flops(shape, question, cached + question) + generated * head_flops(shape)
+    before = cached + question
+    return flops + sum(decoder_flops(shape, 1, before + step) for step in range(1, generated))
+
+
 def answer(
     model: VideoModel,
     store: KVStore,
@@ -81,22 +96,25 @@ def answer(
         selected: chunks to re-load.
         max_new_tokens: at most that many tokens.
         meter: counts stages reload and decode.
+
+    Raises:
+        ContextError: question and answer do not fit the model's context.
     """
     meter = meter or Meter(model.device)
     assignment = ["low" if chunk.index in selected else "high" for chunk in store.prompt.chunks]
     with meter.stage("reload"):
         mixed = store.mix(assignment)
+        cached, own = round(sum(mixed.kv.tokens) / model.shape.layers), len(question.input_ids)
+        limit, start = model.shape.context_length, mixed.place.next_position
+        check_question(limit, cached, start, own, max_new_tokens)
         cache = model.fill(mixed.kv, room=len(question.input_ids) + max_new_tokens)
     reloaded = sum(store.nbytes("low")[index] for index in set(selected))
     with meter.stage("decode"):
         first = ask(model, cache, question, mixed.place)
         tokens = _greedy(model, cache, first, question, mixed.place, max_new_tokens)
-    cached = round(sum(mixed.kv.tokens) / model.shape.layers) + len(question.input_ids)
-    meter.add("decode", question_flops(model.shape, question, mixed))
-    for step in range(1, len(tokens)):
-        meter.add("decode", decoder_flops(model.shape, 1, cached + step) + head_flops(model.shape))
+    meter.add("decode", answer_flops(model.shape, cached, own, len(tokens)))
     return Answer(
-        model.decode_text(tokens), tuple(tokens), mixed.kv.nbytes, reloaded, first.float().cpu()
+        model.decode_text(tokens), tuple(tokens), mixed.nbytes, reloaded, first.float().cpu()
     )
 
 

@@ -8,15 +8,69 @@ Knows nothing of models, chunks or compressors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
 
+class StoredLayer(ABC):
+    """Abstract: KVs of one layer in the form in which they wait; `decode` gives what attention can use.
+
+    The plain form is `LayerKV` itself; codec.py has a smaller one, stored.py what is put together of several.
+    """
+
+    @property
+    @abstractmethod
+    def tokens(self) -> int:
+        """KVs a head, once decoded; where heads hold different numbers, of the longest."""
+
+    @property
+    @abstractmethod
+    def entries(self) -> int:
+        """KVs of all heads together."""
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Bytes of keys and values as stored (positions and weights are bookkeeping, a few bytes a token)."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where they lie."""
+
+    @abstractmethod
+    def at(self) -> Tensor:
+        """The positions `(A, h, T)` that they have once decoded."""
+
+    @abstractmethod
+    def moved(self, positions: Tensor) -> Self:
+        """The same KVs at other positions `(A, h, T)`, in the same order."""
+
+    @abstractmethod
+    def each(self, do: Callable[[Tensor], Tensor]) -> Self:
+        """The same with `do` applied to every tensor, which must keep its shape."""
+
+    @abstractmethod
+    def decode(self) -> LayerKV:
+        """The KVs, in the dtype that the model computes in."""
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same KVs on `device`, in the form they are in.
+
+        A copy to a GPU is queued there and not waited for: whatever uses it is queued behind it. A copy to the host
+        is waited for, since nothing else would make a reader on the host wait (see transfer.py).
+        """
+        queued = torch.device(device).type != "cpu"
+        return self.each(lambda tensor: tensor.to(device, non_blocking=queued))
+
+
 @dataclass(frozen=True)
-class LayerKV:
+class LayerKV(StoredLayer):
     """KVs of one layer, in time order.
 
     Attributes:
@@ -52,13 +106,23 @@ class LayerKV:
 
     @property
     def tokens(self) -> int:
-        """Number of KVs a head."""
+        """KVs a head."""
         return self.keys.shape[2]
 
     @property
+    def entries(self) -> int:
+        """KVs of all heads together."""
+        return self.keys.shape[1] * self.keys.shape[2]
+
+    @property
     def nbytes(self) -> int:
-        """Bytes of keys and values (positions and weights are bookkeeping, a few bytes a token)."""
+        """Bytes of keys and values."""
         return self.keys.nbytes + self.values.nbytes
+
+    @property
+    def device(self) -> torch.device:
+        """Where they lie."""
+        return self.keys.device
 
     def take(self, index: Tensor) -> LayerKV:
         """The KVs at `index`: `(T',)` for all heads alike, or `(H, T')` for each head its own."""
@@ -80,25 +144,26 @@ class LayerKV:
             self.weights.expand(heads, -1).gather(1, index),
         )
 
-    def to(self, device: torch.device | str) -> LayerKV:
-        """The same KVs on `device`.
+    def at(self) -> Tensor:
+        """The positions."""
+        return self.positions
 
-        A copy to a GPU is queued there and not waited for: whatever uses it is queued behind it. A copy to the host
-        is waited for, since nothing else would make a reader on the host wait (see transfer.py).
-        """
-        queued = torch.device(device).type != "cpu"
-        return LayerKV(
-            self.keys.to(device, non_blocking=queued),
-            self.values.to(device, non_blocking=queued),
-            self.positions.to(device, non_blocking=queued),
-            self.weights.to(device, non_blocking=queued),
-        )
+    def moved(self, positions: Tensor) -> LayerKV:
+        """The same KVs at other positions."""
+        return replace(self, positions=positions)
+
+    def each(self, do: Callable[[Tensor], Tensor]) -> LayerKV:
+        """The same with `do` applied to every tensor."""
+        return LayerKV(do(self.keys), do(self.values), do(self.positions), do(self.weights))
+
+    def decode(self) -> LayerKV:
+        """These KVs."""
+        return self
 
 
-def concat_layers(parts: Sequence[LayerKV]) -> LayerKV:
-    """Joins one layer's KVs along the tokens, in the order given, on the device of the first."""
-    device = parts[0].keys.device
-    parts = [part.to(device) for part in parts]
+def concat_layers(stored: Sequence[StoredLayer]) -> LayerKV:
+    """Joins one layer's KVs along the tokens, in the order given, decoded on the device of the first."""
+    parts = [part.to(stored[0].device).decode() for part in stored]
     heads = max(max(part.positions.shape[1], part.weights.shape[0]) for part in parts)
     axes = parts[0].positions.shape[0]
     return LayerKV(
@@ -111,7 +176,7 @@ def concat_layers(parts: Sequence[LayerKV]) -> LayerKV:
 
 @dataclass(frozen=True)
 class KV:
-    """KVs of some tokens for all layers.
+    """KVs of some tokens for all layers, ready for use.
 
     The layers may hold different numbers of them, and lie on different devices where a model is spread over several.
     """
@@ -120,7 +185,7 @@ class KV:
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """Number of KVs, layer by layer."""
+        """KVs a head, layer by layer."""
         return tuple(layer.tokens for layer in self.layers)
 
     @property
@@ -133,10 +198,37 @@ class KV:
         return KV(tuple(layer.to(device) for layer in self.layers))
 
 
-def concat(parts: Sequence[KV]) -> KV:
-    """Joins KVs along the tokens, layer by layer, in the order given.
+@dataclass(frozen=True)
+class StoredKV:
+    """KVs of some tokens for all layers, in the form in which they wait."""
 
-    Each layer lies where the first part has it; of copies from elsewhere only one layer's live at a time.
+    layers: tuple[StoredLayer, ...]
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """KVs a head, layer by layer; where heads hold different numbers, of the longest."""
+        return tuple(layer.tokens for layer in self.layers)
+
+    @property
+    def entries(self) -> int:
+        """KVs of all layers and heads together."""
+        return sum(layer.entries for layer in self.layers)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all keys and values as stored."""
+        return sum(layer.nbytes for layer in self.layers)
+
+    def decode(self) -> KV:
+        """The KVs, ready for use."""
+        return KV(tuple(layer.decode() for layer in self.layers))
+
+
+def concat(parts: Sequence[KV | StoredKV]) -> KV:
+    """Joins KVs along the tokens, layer by layer, in the order given, and decodes them.
+
+    Each layer lies where the first part has it. What is copied there is the stored form; of copies and decoded KVs
+    only one layer's live at a time.
 
     Raises:
         ValueError: nothing to join, or a different number of layers.
@@ -147,8 +239,5 @@ def concat(parts: Sequence[KV]) -> KV:
         raise ValueError(
             f"parts must have the same number of layers, got {[len(part.layers) for part in parts]}"
         )
-    return KV(
-        tuple(
-            concat_layers(layers) for layers in zip(*(part.layers for part in parts), strict=True)
-        )
-    )
+    layers = zip(*(part.layers for part in parts), strict=True)
+    return KV(tuple(concat_layers(stored) for stored in layers))

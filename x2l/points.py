@@ -13,18 +13,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from x2l.benchmarks.base import SEVERAL
 from x2l.records import Record
+from x2l.scoring import ALL_TASKS, headline, unparsed
 from x2l.stages import STAGES, VIDEO_STAGES
-from x2l.statistics import Outcome, accuracy, circular
 
 POINTS = "points.csv"
-ALL_TASKS = "all"
 FULL, ALL_LOW, ALL_HIGH = "full", "all-low", "all-high"
 
 # What may tell two cells of one compressor, selector and k apart, and how figures say it.
 WORDS = {
     "model": "{}",
     "benchmark": "{}",
+    "protocol": "protocol {}",
     "dtype": "{}",
     "frames": "{:g} frames",
     "fps": "{} fps",
@@ -41,7 +42,11 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Point:
-    """One cell of the experiment, for all tasks or for one.
+    """One cell of the experiment, for all tasks or for a part of them.
+
+    `task` is `all`, the name of a task, or `tag=value` for the questions that carry a tag.
+    `accuracy` follows the benchmark's protocol: circular groups count as one, the mean is over
+    questions or over tasks, unparsed answers are wrong, left out or guessed.
 
     Compute is per question. `vision`, `prefill` and `compression` are paid once per video and
     shared out among the questions that were asked about it; `first` is what a lone question costs,
@@ -51,6 +56,7 @@ class Point:
 
     model: str
     benchmark: str
+    protocol: str
     dtype: str
     fps: float | None
     frames: float  # mean over videos: short videos have fewer than asked for
@@ -74,6 +80,7 @@ class Point:
     accuracy_parsed: float  # among the answers that could be parsed
     recall: float
     precision: float
+    hit: float  # share of questions with a ground-truth chunk re-loaded
     measured_ratio_low: float
     measured_ratio_high: float
     kv_share: float  # resident bytes as a share of the uncompressed cache
@@ -87,6 +94,7 @@ class Point:
     flops_vision: float
     flops_prefill: float
     flops_compression: float
+    flops_retrieval: float
     flops_selection: float
     flops_reload: float
     flops_decode: float
@@ -107,19 +115,8 @@ class Point:
     @property
     def knows_truth(self) -> bool:
         """Whether the cell was told where the answer lies: a bound, not a method."""
-        return not self.control and (self.selector == "oracle" or self.top_k == "gt")
-
-
-def outcomes(records: Iterable[Record]) -> list[Outcome]:
-    """The scored units of some records: circular groups folded, unparsed answers wrong.
-
-    Left out, unparsed answers would flatter a compressor that breaks the answer's form: it would be
-    judged on the few answers it still gets into shape. Their number stands beside every accuracy.
-    """
-    return circular(
-        (Outcome(record.sample_id, record.video_id, record.correct or 0.0), record.group)
-        for record in records
-    )
+        told = self.selector.startswith(("oracle", "hit_rate"))
+        return not self.control and (told or self.top_k == "gt")
 
 
 def points(records: Iterable[Record], by_task: bool = False) -> list[Point]:
@@ -129,7 +126,8 @@ def points(records: Iterable[Record], by_task: bool = False) -> list[Point]:
 
     Args:
         records: of any set of runs.
-        by_task: add a point for every task of a cell, after the one for all.
+        by_task: add a point for every task of a cell, and for every value of a tag that has several,
+            after the one for all.
     """
     unique = {record.key: record for record in records}
     cells: dict[tuple[str, ...], list[Record]] = defaultdict(list)
@@ -141,9 +139,26 @@ def points(records: Iterable[Record], by_task: bool = False) -> list[Point]:
         asked = Counter(record.video_id for record in members)
         found.append(_point(members, ALL_TASKS, asked))
         if by_task:
-            for task in sorted({record.task for record in members}):
-                found.append(_point([r for r in members if r.task == task], task, asked))
+            for name, part in _parts(members).items():
+                found.append(_point(part, name, asked))
     return sorted(found, key=_order)
+
+
+def _parts(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """The records of each task, and of each value of a tag, where there is more than one."""
+    parts: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        for task in record.task.split(SEVERAL):
+            parts[task].append(record)
+    values: dict[str, set[str]] = defaultdict(set)
+    for record in records:
+        for tag, value in record.tags.items():
+            values[tag].add(value)
+    for record in records:
+        for tag, value in record.tags.items():
+            if len(values[tag]) > 1:
+                parts[f"{tag}={value}"].append(record)
+    return parts
 
 
 def write_points(path: str | Path, rows: Sequence[Point]) -> None:
@@ -190,11 +205,10 @@ def telling_apart(rows: Sequence[Point]) -> list[str]:
 def _point(records: Sequence[Record], task: str, asked: Mapping[str, int]) -> Point:
     """One point; `asked` is the number of questions of all tasks about each video."""
     first = records[0]
-    score = accuracy(outcomes(records))
+    score = headline(records)
 
     def mean(name: str) -> float:
-        values = [value for r in records if (value := getattr(r, name)) is not None]
-        return math.fsum(values) / len(values) if values else math.nan
+        return _share([getattr(record, name) for record in records])
 
     def stage_costs(unit: str) -> tuple[dict[str, float], float, float]:
         """Mean per question by stage (shared out), of a lone question, of a further one."""
@@ -211,6 +225,7 @@ def _point(records: Sequence[Record], task: str, asked: Mapping[str, int]) -> Po
     return Point(
         model=first.model,
         benchmark=first.benchmark,
+        protocol=first.protocol,
         dtype=first.dtype,
         fps=first.fps,
         frames=mean("frames"),
@@ -230,10 +245,11 @@ def _point(records: Sequence[Record], task: str, asked: Mapping[str, int]) -> Po
         high=score.high,
         n=score.count,
         videos=score.videos,
-        parse_failures=sum(record.correct is None for record in records),
-        accuracy_parsed=mean("correct"),
+        parse_failures=sum(map(unparsed, records)),
+        accuracy_parsed=_share([r.correct for r in records if not unparsed(r)]),
         recall=mean("recall"),
         precision=mean("precision"),
+        hit=mean("hit"),
         measured_ratio_low=mean("measured_ratio_low"),
         measured_ratio_high=mean("measured_ratio_high"),
         kv_share=sum(r.kv_bytes_resident for r in records) / sum(r.kv_bytes_full for r in records),
@@ -254,11 +270,17 @@ def _point(records: Sequence[Record], task: str, asked: Mapping[str, int]) -> Po
     )
 
 
+def _share(values: Iterable[float | None]) -> float:
+    """Mean of what is known; NaN where nothing is."""
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else math.nan
+
+
 def _order(point: Point) -> tuple[str | float, ...]:
     """Controls first, then by method, then by k; `gt` after the numbers."""
     controls = (FULL, ALL_LOW, ALL_HIGH)
     rank = controls.index(point.control) if point.control else len(controls)
-    k = {"gt": math.inf, None: -1.0}.get(point.top_k, point.top_k)  # type: ignore[arg-type]
+    k = {"gt": math.inf, "task": math.inf, None: -1.0}.get(point.top_k, point.top_k)  # type: ignore[arg-type]
     return (
         point.model,
         point.benchmark,
@@ -273,5 +295,6 @@ def _order(point: Point) -> tuple[str | float, ...]:
         point.pinned,
         point.seed,
         point.run_id,
+        point.task != ALL_TASKS,
         point.task,
     )

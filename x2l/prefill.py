@@ -5,6 +5,7 @@ The official code runs one full pass for each level; `context="own"` does the sa
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -14,12 +15,13 @@ from torch import Tensor
 from x2l.chunks import Chunk, Prompt
 from x2l.compressors.base import CAN_SEE, Level, Observation, Sizes, kept_tokens
 from x2l.compute import Meter, decoder_flops
-from x2l.kv import KV, LayerKV, concat_layers
+from x2l.kv import KV, LayerKV, StoredKV, StoredLayer
 from x2l.limits import check_video
 from x2l.models.attention import Watch
-from x2l.models.base import Embedded, VideoModel
+from x2l.models.base import Embedded, ModelShape, VideoModel
 from x2l.models.positions import compacted, first_cursor, shifted
 from x2l.store import POSITIONS, KVStore
+from x2l.stored import Interleaved, Ragged, by_head, interleaved
 from x2l.transfer import copies_done, to_host
 
 CONTEXTS = ("full", "low", "high", "own")
@@ -32,7 +34,7 @@ def check_prefill(levels: Mapping[str, Level], context: str, positions: str) -> 
     """Checks settings before anything is loaded or run.
 
     Raises:
-        ValueError: an unknown context or positions rule.
+        ValueError: an unknown context or positions rule, or a rule that does not fit a level.
     """
     if positions not in POSITIONS:
         raise ValueError(f"prefill.positions={positions!r}: must be one of {POSITIONS}")
@@ -42,19 +44,29 @@ def check_prefill(levels: Mapping[str, Level], context: str, positions: str) -> 
         raise ValueError(
             f"prefill.context={context!r}: there is no such level; levels are {sorted(levels)}"
         )
+    uneven = [name for name, level in levels.items() if not level.even]
+    if positions == "compact" and uneven:
+        raise ValueError(
+            f"prefill.positions='compact': levels {uneven} keep different numbers of KVs in layers or heads, which "
+            f"cannot be numbered alike without gaps; use prefill.positions=keep, or even budgets"
+        )
 
 
-def check_budgets(levels: Mapping[str, Level], prompt: Prompt) -> None:
+def check_budgets(levels: Mapping[str, Level], prompt: Prompt, shape: ModelShape) -> None:
     """Asks every method whether it fits every chunk at its ratio, before anything is run.
 
     Raises:
         ValueError: a window, a sink or a group does not fit; names method, field, value, rule and remedy.
     """
+    chunks = sorted({chunk.visual_tokens for chunk in prompt.chunks})
     for level in levels.values():
-        for tokens in sorted({chunk.visual_tokens for chunk in prompt.chunks}):
-            keep = kept_tokens(tokens, level.ratio)
-            if keep < tokens:
-                level.compressor.check(tokens, keep)
+        for tokens in chunks:
+            for keep in sorted(set(level.keeps(tokens, shape.layers))):
+                if keep < tokens:
+                    level.compressor.check(tokens, keep)
+        if level.codec is not None:
+            most = kept_tokens(chunks[-1], level.ratio)
+            level.codec.check(shape.kv_heads, most, shape.head_dim, shape.kv_itemsize)
 
 
 def prefill(
@@ -87,12 +99,13 @@ def prefill(
         RuntimeError: a compressor kept another number of KVs than it was told.
     """
     check_prefill(levels, context, positions)
-    check_budgets(levels, prompt)
+    check_budgets(levels, prompt, model.shape)
     meter = meter or Meter(model.device)
     seen = {context: levels}
     if context == "own":
         seen = {name: {name: level} for name, level in levels.items()}
-    attended = max(_room(prompt, seen[name].get(name)) for name in seen)
+    layers = model.shape.layers
+    attended = max(_room(prompt, seen[name].get(name), layers) for name in seen)
     moved = (
         positions == "compact" and context != "full"
     )  # then a KV takes about one position at most
@@ -144,9 +157,9 @@ class _Pass:
             raise ValueError(
                 f"compressor needs {sorted(self.needs - CAN_SEE)}: the engine can show {sorted(CAN_SEE)}"
             )
-        self.cache = model.new_cache(_room(prompt, levels.get(context)))
+        self.cache = model.new_cache(_room(prompt, levels.get(context), model.shape.layers))
         self.cursor = first_cursor(prompt)
-        self.stored: dict[str, list[KV]] = {name: [] for name in levels}
+        self.stored: dict[str, list[StoredKV]] = {name: [] for name in levels}
         at = prompt.positions[:, : prompt.prefix]
         with meter.stage("prefill"):
             model.advance(model.embed_text(prompt.input_ids[: prompt.prefix]), at, self.cache)
@@ -173,7 +186,7 @@ class _Pass:
             }
             if self.context != "full":
                 cache.cut(before)
-                self._leave(levels[self.context], chunk, compact)
+                self._leave(levels[self.context].decode(), chunk, compact)
             for name, kv in levels.items():
                 self.stored[name].append(kv if name in RESIDENT else to_host(kv))
 
@@ -226,11 +239,11 @@ class _Pass:
         used: Tensor,
         watch: Watch | None,
         probes: Mapping[str, Watch],
-    ) -> KV:
-        keep = kept_tokens(chunk.visual_tokens, level.ratio)
+    ) -> StoredKV:
+        keeps = level.keeps(chunk.visual_tokens, len(raw.layers))
+        if min(keeps) == chunk.visual_tokens and level.codec is None:
+            return StoredKV(raw.layers)
         needs, shown = level.compressor.needs, probes.get(level.compressor.probe)
-        if keep == chunk.visual_tokens:
-            return raw
         layers = []
         for index, layer in enumerate(raw.layers):
             visual = chunk.is_visual.to(layer.keys.device)
@@ -246,44 +259,67 @@ class _Pass:
                 queries=watch.queries[index][:, :, at] if watch and "queries" in needs else None,
                 probe=shown.queries[index] if shown and "probe" in needs else None,
             )
-            kept = level.compressor.compress(layer.take(at), seen, keep)
-            if kept.tokens != keep:
-                raise RuntimeError(
-                    f"compressor {level.compressor.name!r} returned {kept.tokens} KVs of "
-                    f"{chunk.visual_tokens} in chunk {chunk.index}, "
-                    f"layer {index}; it was told to keep {keep} (ratio {level.ratio})"
-                )
-            layers.append(
-                kept
-                if bool(visual.all())
-                else _with_text(layer.take((~visual).nonzero()[:, 0]), kept)
-            )
-        shape = self.model.shape
+            kept = own = layer.take(at)
+            if keeps[index] < own.tokens:
+                kept = level.compressor.compress(own, seen, keeps[index])
+                _check_kept(level, kept, keeps[index], seen, own.tokens)
+            text = None if bool(visual.all()) else layer.take((~visual).nonzero()[:, 0])
+            layers.append(_stored(level, kept, text))
         asked = shown.queries[0].shape[2] if shown else 0
-        sizes = Sizes(shape.kv_heads, shape.heads, chunk.visual_tokens, keep, shape.head_dim, asked)
-        self.meter.add("compression", shape.layers * level.compressor.flops(sizes))
-        return KV(tuple(layers))
+        self._count(level, chunk.visual_tokens, keeps, asked)
+        return StoredKV(tuple(layers))
+
+    def _count(self, level: Level, tokens: int, keeps: tuple[int, ...], asked: int) -> None:
+        """Adds what compressing and encoding one chunk took."""
+        shape = self.model.shape
+        for keep, layers in Counter(keeps).items():
+            sizes = Sizes(shape.kv_heads, shape.heads, tokens, keep, shape.head_dim, asked)
+            flops = level.compressor.flops(sizes) if keep < tokens else 0
+            if level.codec is not None:
+                flops += level.codec.flops(shape.kv_heads, keep, shape.head_dim)
+            self.meter.add("compression", layers * flops)
 
 
-def _room(prompt: Prompt, level: Level | None) -> int:
-    """The most KVs that a pass has in its context at any time, so that no buffer ever has to be doubled.
+def _check_kept(level: Level, kept: LayerKV, keep: int, seen: Observation, tokens: int) -> None:
+    """Checks that a compressor did as it was told.
+
+    Raises:
+        RuntimeError: it kept another number of KVs.
+    """
+    heads, entries = kept.keys.shape[1], kept.entries
+    if level.compressor.ragged:
+        entries = int((kept.weights > 0).expand(heads, -1).sum())
+    if entries != keep * heads:
+        raise RuntimeError(
+            f"compressor {level.compressor.name!r} returned {entries / heads:g} KVs of {tokens} in chunk {seen.chunk}, "
+            f"layer {seen.layer}; it was told to keep {keep} (ratio {level.ratio})"
+        )
+
+
+def _stored(level: Level, kept: LayerKV, text: LayerKV | None) -> StoredLayer:
+    """One layer of a chunk in the level's form; text inside the chunk is never compressed, nor quantised."""
+    encode = level.codec.encode if level.codec else LayerKV.decode
+    uneven = level.compressor.ragged and bool((kept.weights == 0).any())
+    if level.codec is None and not uneven:
+        return kept if text is None else interleaved(text, kept)
+    visual = Ragged(tuple(encode(one) for one in by_head(kept))) if uneven else encode(kept)
+    return visual if text is None else Interleaved(text, visual)
+
+
+def _room(prompt: Prompt, level: Level | None, layers: int) -> int:
+    """The most KVs that a layer of a pass has in its context at any time, so that no buffer ever has to be doubled.
+
+    Where heads keep different numbers it is that of equal heads, since what the longest keeps is not known before.
 
     Args:
         prompt: the prompt.
         level: what earlier chunks are compressed to; None = they stay whole.
+        layers: of the model.
     """
     if level is None:
         return prompt.tokens
     kept = sum(
-        chunk.tokens - chunk.visual_tokens + kept_tokens(chunk.visual_tokens, level.ratio)
+        chunk.tokens - chunk.visual_tokens + max(level.keeps(chunk.visual_tokens, layers))
         for chunk in prompt.chunks
     )
     return prompt.prefix + kept + max(chunk.tokens for chunk in prompt.chunks)
-
-
-def _with_text(text: LayerKV, visual: LayerKV) -> LayerKV:
-    """Text KVs of a chunk and its compressed visual KVs, by temporal position; every head keeps its own order."""
-    both = concat_layers([text, visual])
-    heads = both.keys.shape[1]
-    order = both.positions[0].expand(heads, -1).argsort(dim=-1, stable=True)
-    return both.take(order)

@@ -21,10 +21,11 @@ RecordKey = tuple[str, str, str, str, str, str]
 class Record:
     """One answer of one cell.
 
-    Stages `vision`, `prefill` and `compression` are the video's, the same in each of its records;
-    `selection`, `reload` and `decode` belong to the question; cells that re-load the same chunks for
-    a question share one decoding, and so its measurements. Bytes are bytes, seconds are wall
-    time with the device synchronised, FLOPs are the closed form (a multiply-add counts two).
+    Stages `vision`, `prefill` and `compression` are the video's, the same in each of its records,
+    and `retrieval` the video's and its selector's; `selection`, `reload` and `decode` belong to the
+    question; cells that re-load the same chunks for a question share one decoding, and so its
+    measurements. Bytes are bytes, seconds are wall time with the device synchronised, FLOPs are the
+    closed form (a multiply-add counts two).
     """
 
     run_id: str
@@ -35,13 +36,14 @@ class Record:
     group: str | None  # questions of one group are right only together (circular rule)
     tags: Mapping[str, str]  # further labels of the sample
     question: str
-    answer: str
+    answer: str | None  # None = the set keeps it back
     prediction: str
-    parsed: str | None
-    correct: float | None  # 1 or 0; None = the prediction could not be parsed
+    parsed: str | None  # None = the prediction could not be parsed
+    correct: float | None  # 1 or 0; None = not parsed (unless guessed), or no answer is known
     selector: str
     selector_config: str  # short hash of the selector's settings
-    top_k: int | str | None  # None for the controls `all` and `none`; "gt" = as many as gt_chunks
+    # None for the controls `all` and `none`; "gt": as many as gt_chunks; "task": as its task was given
+    top_k: int | str | None
     pinned: tuple[str, ...]
     relevance: tuple[float | None, ...]  # one value per chunk; None where it is not finite
     selected: tuple[int, ...]
@@ -83,6 +85,19 @@ class Record:
     model: str
     dtype: str
     seed: int
+    # Fields added later have a default, so that older records can still be read.
+    row: int | None = None  # number of the question in the set's own file
+    protocol: str = "x2l"  # the benchmark's rules of prompt, extraction and mean
+    mean: str = "questions"  # what the headline number is a mean of: "questions" or "tasks"
+    unparsed: str = "wrong"  # what an unparsed answer is: "wrong", "left out" or "guessed"
+    guess: str | None = None  # the letter drawn where none could be parsed
+    hit: float | None = None  # 1 if a ground-truth chunk was re-loaded, else 0; None = not known
+    tuned_on: str | None = None  # the split that top_k was tuned on; None = not tuned
+    flops_retrieval: int = 0
+    seconds_retrieval: float = 0.0
+    kv_bytes_budget: int | None = None  # what the control fewer_frames had to match
+    frames_prefilled: int | None = None  # by the control fewer_frames; `frames` and `kv_bytes_full`
+    # are then still the video's as sampled
 
     @property
     def key(self) -> RecordKey:
@@ -211,8 +226,8 @@ def _line(values: Mapping[str, Any]) -> bytes:
 
 
 def _from_json(values: Mapping[str, Any]) -> Record:
-    names = {field.name for field in dataclasses.fields(Record)}
-    if missing := names - values.keys():
+    required = {f.name for f in dataclasses.fields(Record) if f.default is dataclasses.MISSING}
+    if missing := required - values.keys():
         raise KeyError(f"fields missing: {', '.join(sorted(missing))}")
     plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     return Record(**plain)

@@ -4,17 +4,23 @@ The only module that imports hydra or omegaconf.
 """
 
 import os
+import re
 import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
+from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
+from x2l.benchmarks.base import Benchmark
 from x2l.runinfo import (
     STATUS,
     StatusFile,
@@ -49,6 +55,10 @@ def run_folder(*, _root_: DictConfig) -> str:
     levels = config["levels"]
     names = [_level_name(choices, level) for level in ("low", "high")]
     name = "+".join(dict.fromkeys(names))
+    if config["control"]["fewer_frames"]:
+        name = f"fewer_frames-{name}"
+    if shard := config["benchmark"].get("shard"):  # the shards of one run lie side by side
+        name = f"shard{str(shard).replace('/', 'of')}-{name}"
     return f"{name}-{levels['low']['ratio']}x-{levels['high']['ratio']}x-{identity(config)[:8]}"
 
 
@@ -60,6 +70,50 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 
 OmegaConf.register_new_resolver("x2l.folder", run_folder, replace=True)
+
+
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """The configuration that `x2l` would run with these overrides; runs nothing.
+
+    Args:
+        overrides: as on the command line, e.g. `model=qwen2_5_vl_3b`, `video.frames=64`.
+
+    Raises:
+        ConfigError: an override that names nothing there is, or cannot be read.
+    """
+    return _composed(overrides)[0]
+
+
+def _composed(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
+    """The configuration, and the yaml file that each of its groups came from."""
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose("config", list(overrides), return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(_in_short(error)) from error
+    choices = dict(config.hydra.runtime.choices)
+    with open_dict(config):
+        del config["hydra"]
+    return config, choices
+
+
+def _in_short(error: Exception) -> str:
+    """What Hydra says of an override, in one line."""
+    text = re.sub(r"^In '.*?': ", "", str(error))
+    text = re.split(r"\nConfig search path|\nSee https|\n    full_key", text)[0]
+    told = " ".join(text.split())
+    return "overrides: " + re.sub(r"\.? (Available options|To append)", r"; \1", told)
+
+
+def build_benchmark(config: DictConfig) -> Benchmark:
+    """The benchmark that a configuration names.
+
+    Raises:
+        ConfigError: a value that cannot work, or the files of a set are not there.
+    """
+    built = _build(config.benchmark)
+    assert isinstance(built, Benchmark)
+    return built
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -107,7 +161,8 @@ def execute(config: DictConfig, folder: Path) -> int:
     # A plain call: `instantiate` would build what the configuration names inside `config`, too.
     make_tracker = _build(config.tracker)
     with config_errors():
-        settings = _settings(config, values)
+        seconds = config.benchmark.get("seconds")
+        settings = _settings(config, values, hydra_config.runtime.choices, seconds)
         checkpoint = checkpoint_digest(settings.model)
         check_folder(folder, settings.run_id, values, checkpoint)
         tracker = make_tracker(
@@ -117,17 +172,17 @@ def execute(config: DictConfig, folder: Path) -> int:
             group=sweep.name if multirun else "runs",
             config=values,
         )
-    benchmark = _build(config.benchmark)
+    benchmark = build_benchmark(config)
     # transformers, which takes seconds to import, waits until all this is known to be right.
-    from x2l.compressors.base import Level
     from x2l.runner import run
 
-    levels = {
-        name: Level(_build(level.compressor), level.ratio) for name, level in config.levels.items()
-    }
-    selectors = {str(name): _build(node) for name, node in config.selector.items()}
+    levels, selectors = _methods(config, settings)
     info = describe(
-        settings.run_id, values, settings.device, *_machine(settings.device), checkpoint
+        settings.run_id,
+        values,
+        settings.device or f"device_map={config.model.get('device_map')}",
+        *_machine(settings.device),
+        checkpoint,
     )
     summary = run(
         settings,
@@ -145,8 +200,66 @@ def execute(config: DictConfig, folder: Path) -> int:
     return len(summary.errors)
 
 
-def _settings(config: DictConfig, values: dict[str, Any]) -> Settings:
-    choices = HydraConfig.get().runtime.choices
+@dataclass(frozen=True)
+class Engine:
+    """What a configuration names besides a benchmark and a place for results, checked and built.
+
+    Attributes:
+        settings: checked values.
+        levels: `low` and `high`, each a `compressors.base.Level`.
+        selectors: by name.
+        load_model: takes the time; call it once.
+    """
+
+    settings: Settings
+    levels: Mapping[str, Any]
+    selectors: Mapping[str, Any]
+    load_model: Callable[[], Any]
+
+
+def engine(overrides: Sequence[str]) -> Engine:
+    """The engine that `x2l` would use with these overrides, for a command that is no Hydra application.
+
+    Args:
+        overrides: as on the command line of `x2l`, e.g. `model=qwen2_5_vl_3b`, `top_k=4`.
+
+    Raises:
+        ConfigError: an override that is not known, or a value that cannot work.
+    """
+    config, choices = _composed(overrides)
+    try:
+        OmegaConf.resolve(config)
+        values = plain(config)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_in_short(error)) from error
+    OmegaConf.set_readonly(config, True)
+    with config_errors():
+        settings = _settings(config, values, choices, None)
+    levels, selectors = _methods(config, settings)
+    return Engine(settings, levels, selectors, lambda: _load_model(config.model))
+
+
+def _methods(config: DictConfig, settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Levels and selectors by name."""
+    levels = {str(name): _level(level) for name, level in config.levels.items()}
+    # The control of fewer frames selects nothing, so none is loaded for it.
+    chosen = {} if settings.fewer_frames else config.selector
+    return levels, {str(name): _build(node) for name, node in chosen.items()}
+
+
+def _level(level: DictConfig) -> Any:
+    from x2l.compressors.base import Level
+
+    codec = _build(level.codec) if level.get("codec") else None
+    layers = tuple(level.layers) if isinstance(level.layers, ListConfig) else level.layers
+    with config_errors():
+        return Level(_build(level.compressor), level.ratio, codec, layers)
+
+
+def _settings(
+    config: DictConfig, values: dict[str, Any], choices: Any, seconds: float | None
+) -> Settings:
+    """Checked values; `choices` are the yaml files that groups came from, `seconds` every video's length if known."""
     names = [_level_name(choices, level) for level in ("low", "high")]
     settings = Settings(
         run_id=identity(values),
@@ -168,7 +281,12 @@ def _settings(config: DictConfig, values: dict[str, Any]) -> Settings:
         seed=config.seed,
         model_positions=config.model.positions,
         device=config.model.device,
-        seconds=config.benchmark.get("seconds"),
+        seconds=seconds,
+        benchmark=str(choices.get("benchmark", "benchmark")),
+        split=config.benchmark.get("split"),
+        top_k_by_task=values["selection"]["top_k_by_task"] or {},
+        tuned_on=config.selection.tuned_on,
+        fewer_frames=config.control.fewer_frames,
     )
     name = settings.model
     check_checkpoint(name)
@@ -179,8 +297,12 @@ def _settings(config: DictConfig, values: dict[str, Any]) -> Settings:
 
 
 def _level_name(choices: Any, level: str) -> str:
-    """The yaml file that a level's compressor came from."""
-    return str(choices.get(f"compressor@levels.{level}.compressor", "compressor"))
+    """The yaml files that a level's compressor, the methods inside it and its codec came from."""
+    group = f"compressor@levels.{level}.compressor"
+    inner = [str(choices[key]) for key in sorted(choices) if str(key).startswith(f"{group}.")]
+    compressor = ".".join([str(choices.get(group, "compressor")), *inner])
+    codec = choices.get(f"codec@levels.{level}.codec")
+    return compressor if codec in (None, "none") else f"{compressor}-{codec}"
 
 
 def _tuple(value: Any) -> tuple[Any, ...]:
@@ -205,12 +327,16 @@ def _load_model(node: DictConfig) -> Any:
     return _build(node)
 
 
-def _machine(device: str) -> tuple[str, int]:
-    """Name of the GPU or processor that computes, and threads on the CPU."""
+def _machine(device: str | None) -> tuple[str, int]:
+    """Name of the GPU (or GPUs) or processor that computes, and threads on the CPU."""
     import torch
 
-    cuda = device.startswith("cuda") and torch.cuda.is_available()
-    return torch.cuda.get_device_name(device) if cuda else processor_name(), torch.get_num_threads()
+    name = processor_name()
+    if torch.cuda.is_available() and device is None:
+        name = " + ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    elif torch.cuda.is_available() and str(device).startswith("cuda"):
+        name = torch.cuda.get_device_name(device)
+    return name, torch.get_num_threads()
 
 
 def _report(summary: Any, folder: Path) -> None:

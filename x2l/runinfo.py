@@ -26,8 +26,17 @@ PACKAGE = Path(__file__).parent
 State = Literal["running", "done", "done-with-errors", "incomplete", "failed", "interrupted"]
 # What may differ between two runs that compute the same: where things lie, how much of it is asked
 # for (records carry selector and top_k themselves), and `compressor`, the default of both levels.
-NOT_IDENTITY = ("compressor", "selector", "top_k", "limit", "tracker", "paths", "benchmark.root")
-_VERSIONS = ("x2l", "torch", "transformers", "hydra-core", "omegaconf", "numpy", "decord", "av")
+NOT_IDENTITY = (
+    "compressor",
+    "selector",
+    "top_k",
+    "limit",
+    "tracker",
+    "paths",
+    "benchmark.root",
+    "benchmark.shard",
+)
+_VERSIONS = ("x2l", "torch", "transformers", "hydra-core", "omegaconf", "numpy", "av")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import logging
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -16,14 +17,17 @@ from typing import Any
 import torch
 
 from x2l.answering import answer_video
-from x2l.benchmarks.base import Benchmark, Sample
-from x2l.cells import Cell, cells, check_truth
+from x2l.benchmarks.base import Benchmark, DatasetError, Sample
+from x2l.cells import Cell, cells, check_samples
 from x2l.compressors.base import Level
+from x2l.limits import ContextError
+from x2l.memory import MemoryShortage, memory_explained
 from x2l.models.base import VideoModel
-from x2l.points import POINTS, outcomes, points, write_points
+from x2l.points import POINTS, points, write_points
 from x2l.progress import Progress
 from x2l.records import RECORDS, Record, RecordKey, RecordWriter, append_json, load
 from x2l.runinfo import RunInfo, State, StatusFile, check_folder
+from x2l.scoring import outcomes
 from x2l.selectors.base import ChunkSelector
 from x2l.settings import ConfigError, Settings, check_temporal_patch, config_errors
 from x2l.tracking import Tracker
@@ -82,7 +86,8 @@ def run(
     with config_errors():
         sessions = check_folder(folder, info.run_id, info.config, info.checkpoint)
     status = StatusFile(folder, settings.run_id)
-    loop = _Loop(settings, benchmark, levels, selectors, folder, status)
+    with config_errors():
+        loop = _Loop(settings, benchmark, levels, selectors, folder, status)
     try:
         return loop.run(load_model, info, sessions, tracker)
     except KeyboardInterrupt:
@@ -140,10 +145,10 @@ class _Loop:
         samples = self._samples()
         asked = limited(samples, self.benchmark, limit)
         with config_errors():
-            check_truth(asked, self.cells)
+            check_samples(asked, self.cells, self.settings)
         self.stored = {r.key: r for r in load(self.folder) if r.run_id == run_id}
         wanted = [cell.key(run_id, s.id) for s in asked for cell in self.cells]
-        ever = set(wanted)
+        ever = {*wanted, *self.stored}  # a folder may hold answers of another shard
         for session in sessions:
             earlier = limited(samples, self.benchmark, session["limit"])
             ever |= {Cell.key_of(run_id, s.id, *cell) for s in earlier for cell in session["cells"]}
@@ -151,6 +156,7 @@ class _Loop:
         missing = sum(key not in self.stored for key in wanted)
         if missing:
             log.info("%d of %d answers are missing", missing, len(wanted))
+            self._warn_of_short_answers()
             shown = [list(cell.shown) for cell in self.cells]
             if (warning := info.save(self.folder, shown, limit)) is not None:
                 log.warning(warning)
@@ -190,14 +196,15 @@ class _Loop:
             for _, group in groupby(todo, key=lambda asked: asked[0].video_id):
                 asked = list(group)
                 try:
-                    for record in answer_video(
-                        model, self.benchmark, self.settings, self.levels, asked
-                    ):
-                        writer.append(record)
-                        self.stored[record.key] = record
-                        self.added += 1
-                        progress.advance()
-                except (VideoError, torch.OutOfMemoryError) as error:
+                    with self._memory_explained(asked[0][0]):
+                        for record in answer_video(
+                            model, self.benchmark, self.settings, self.levels, asked
+                        ):
+                            writer.append(record)
+                            self.stored[record.key] = record
+                            self.added += 1
+                            progress.advance()
+                except (VideoError, DatasetError, ContextError, MemoryShortage) as error:
                     self._note([sample for sample, _ in asked], error)
                 except Exception as error:
                     error.add_note(f"while answering about {asked[0][0].video}")
@@ -205,6 +212,24 @@ class _Loop:
                 self.status.write("running", **self.counts())
                 tracked.log(self._running())
             tracked.summarize(self._final())
+
+    def _memory_explained(self, sample: Sample) -> AbstractContextManager[None]:
+        own = self.settings
+        doing = f"answering about {sample.video}"
+        return memory_explained(doing, own.frames or 2, own.chunk_frames, own.dtype)
+
+    def _warn_of_short_answers(self) -> None:
+        own, given = self.benchmark.max_new_tokens, self.settings.max_new_tokens
+        if own is not None and given < own:
+            log.warning(
+                "max_new_tokens=%d, but the protocol %s of %s lets a model write %d: an answer may be "
+                "cut off before its letter; set max_new_tokens=%d to compare numbers",
+                given,
+                self.benchmark.protocol,
+                self.benchmark.name,
+                own,
+                own,
+            )
 
     def _missing(self, sample: Sample) -> list[Cell]:
         run_id = self.settings.run_id

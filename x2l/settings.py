@@ -6,9 +6,9 @@ transformers, which takes seconds to import.
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 CONTEXTS = ("full", "low", "high", "own")
@@ -37,7 +37,13 @@ class Settings:
     """Plain values of one run.
 
     Attributes:
+        device: None where `model.device_map` spreads the model over several.
         seconds: length of every video, where the benchmark fixes it; bounds the number of chunks.
+        benchmark: name of its configuration.
+        split: the part of the benchmark that is evaluated, where it has parts.
+        top_k_by_task: what `top_k=task` means for each task.
+        tuned_on: the split that top_k was tuned on, `split` or `benchmark/split`.
+        fewer_frames: whether this is the control that spends each top_k's bytes on fewer, uncompressed frames.
 
     Raises:
         ValueError: a value that cannot work, as `field=value: rule; remedy`.
@@ -61,8 +67,13 @@ class Settings:
     limit: int | None
     seed: int
     model_positions: str = "reference"
-    device: str = "cpu"
+    device: str | None = "cpu"
     seconds: float | None = None
+    benchmark: str = ""
+    split: str | None = None
+    top_k_by_task: Mapping[str, int] = field(default_factory=dict)
+    tuned_on: str | None = None
+    fewer_frames: bool = False
 
     def __post_init__(self) -> None:
         """Checks every field on its own, then those that depend on each other."""
@@ -89,9 +100,11 @@ class Settings:
                 f"levels.low.ratio={self.ratio_low}: must be at most levels.high.ratio="
                 f"{self.ratio_high}; low is the detailed level, so swap them"
             )
-        kind, _, number = self.device.partition(":")
+        kind, _, number = (self.device or "cpu").partition(":")
         if kind not in ("cpu", "cuda", "mps", "xpu") or (number and not number.isdigit()):
-            raise ValueError(f"model.device={self.device!r}: must be cpu, cuda, cuda:1, ...")
+            raise ValueError(
+                f"model.device={self.device!r}: must be cpu, cuda, cuda:1, ..., or null with a model.device_map"
+            )
         _one_of("model.positions", self.model_positions, POSITION_RULES)
         _one_of("model.dtype", self.dtype, DTYPES)
         _one_of("prefill.context", self.context, CONTEXTS)
@@ -100,10 +113,41 @@ class Settings:
             raise ValueError("selector=[]: must name at least one; e.g. selector=attention")
         if not self.top_k:
             raise ValueError("top_k=[]: must name at least one number of chunks; e.g. top_k=1")
+        self._check_tuning()
         from x2l.selection import check_selection  # imports torch: after what needs none
 
         for top_k in self.top_k:
             check_selection(top_k, self.pinned, self.most_chunks)
+        for task, top_k in self.top_k_by_task.items():
+            name = f"selection.top_k_by_task.{task}"
+            _whole(name, top_k, least=0)
+            check_selection(top_k, self.pinned, self.most_chunks, name)
+
+    def _check_tuning(self) -> None:
+        """A k that was chosen on the questions it is reported on says nothing about others."""
+        if bool(self.top_k_by_task) != ("task" in self.top_k):
+            raise ValueError(
+                f"selection.top_k_by_task={dict(self.top_k_by_task)}: must be given where top_k holds the word task, "
+                f"and only there (top_k={list(self.top_k)}); e.g. top_k=[2,task]"
+            )
+        if self.top_k_by_task and self.tuned_on is None:
+            raise ValueError(
+                "selection.tuned_on=null: must name the split that selection.top_k_by_task was tuned on; it must "
+                f"differ from the one evaluated, {self.evaluated}"
+            )
+        if self.tuned_on is not None and self._named(self.tuned_on) == self.evaluated:
+            raise ValueError(
+                f"selection.tuned_on={self.tuned_on}: must differ from the split that is evaluated, {self.evaluated}; "
+                "tune on another split, or evaluate another"
+            )
+
+    def _named(self, split: str) -> str:
+        return split if "/" in split else f"{self.benchmark}/{split}"
+
+    @property
+    def evaluated(self) -> str:
+        """The split that is evaluated, `benchmark/split`; `benchmark/all` where it has no parts."""
+        return self._named(self.split or "all")
 
     @property
     def most_chunks(self) -> int | None:
@@ -155,12 +199,12 @@ def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _whole(name: str, value: object, optional: bool = False) -> None:
+def _whole(name: str, value: object, optional: bool = False, least: int = 1) -> None:
     if optional and value is None:
         return
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
         remedy = "; null for no limit" if optional else ""
-        raise ValueError(f"{name}={value!r}: must be a whole number of at least 1{remedy}")
+        raise ValueError(f"{name}={value!r}: must be a whole number of at least {least}{remedy}")
 
 
 def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 from torch import Tensor
 
 from x2l.chunks import Prompt
-from x2l.kv import KV, LayerKV, concat
+from x2l.kv import KV, StoredKV, concat
 from x2l.models.positions import Placement, compacted, first_cursor, placement
 
 POSITIONS = ("keep", "compact")
@@ -25,12 +26,14 @@ class Mixed:
     Attributes:
         kv: prefix and chunks in time order, positions as they are to be used.
         place: first position of the question, and of generated tokens.
-        spans: KVs of each chunk as (start, stop) in layer 0 of `kv`.
+        spans: for each layer, the KVs of each chunk as (start, stop) in that layer of `kv`.
+        nbytes: bytes of keys and values as they are stored; `kv`, which attention works on, is decoded.
     """
 
     kv: KV
     place: Placement
-    spans: tuple[tuple[int, int], ...]
+    spans: tuple[tuple[tuple[int, int], ...], ...]
+    nbytes: int
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class KVStore:
     Attributes:
         prompt: the prompt that was pre-filled, without its pixels.
         prefix: KVs of the text before the video, each layer on the device that the model runs it on.
-        levels: level name -> KVs of every chunk, with original positions.
+        levels: level name -> KVs of every chunk in the form that they are stored in, with original positions.
         positions: `keep` or `compact`.
         step_embeds: `(time steps, hidden)` mean input embedding of each time step's visual tokens (for selectors).
         step_chunk: chunk of each time step.
@@ -48,15 +51,19 @@ class KVStore:
 
     prompt: Prompt
     prefix: KV
-    levels: Mapping[str, tuple[KV, ...]]
+    levels: Mapping[str, tuple[StoredKV, ...]]
     positions: str
     step_embeds: Tensor
     step_chunk: tuple[int, ...]
 
     def kept(self, level: str) -> tuple[int, ...]:
-        """Visual tokens kept of each chunk (text inside a chunk is always kept and not counted)."""
+        """Visual tokens kept of each chunk, mean over layers and heads, which is a whole number.
+
+        Text inside a chunk is always kept and not counted.
+        """
+        apart = sum(layer.keys.shape[1] for layer in self.prefix.layers)  # heads of all layers
         return tuple(
-            kv.tokens[0] - (chunk.tokens - chunk.visual_tokens)
+            kv.entries // apart - (chunk.tokens - chunk.visual_tokens)
             for kv, chunk in zip(self.levels[level], self.prompt.chunks, strict=True)
         )
 
@@ -65,7 +72,7 @@ class KVStore:
         return sum(chunk.visual_tokens for chunk in self.prompt.chunks) / sum(self.kept(level))
 
     def nbytes(self, level: str) -> tuple[int, ...]:
-        """Bytes of keys and values of each chunk."""
+        """Bytes of keys and values of each chunk, as stored."""
         return tuple(kv.nbytes for kv in self.levels[level])
 
     def mix(self, assignment: Sequence[str]) -> Mixed:
@@ -87,19 +94,18 @@ class KVStore:
         place = Placement(self.prompt.next_position, self.prompt.video_end)
         if self.positions == "compact":
             parts, place = self._compact(parts)
-        spans, start = [], self.prefix.tokens[0]
-        for part in parts:
-            spans.append((start, start + part.tokens[0]))
-            start += part.tokens[0]
-        return Mixed(concat([self.prefix, *parts]), place, tuple(spans))
+        counts = zip(self.prefix.tokens, *(part.tokens for part in parts), strict=True)
+        spans = tuple(tuple(pairwise(accumulate(count))) for count in counts)
+        nbytes = self.prefix.nbytes + sum(part.nbytes for part in parts)
+        return Mixed(concat([self.prefix, *parts]), place, spans, nbytes)
 
-    def _compact(self, parts: Sequence[KV]) -> tuple[list[KV], Placement]:
+    def _compact(self, parts: Sequence[StoredKV]) -> tuple[list[StoredKV], Placement]:
         cursor, closed = first_cursor(self.prompt), []
         for part, chunk in zip(parts, self.prompt.chunks, strict=True):
             layers = []
             for layer in part.layers:
-                moved, after = compacted(self.prompt, chunk, layer.positions, cursor)
-                layers.append(LayerKV(layer.keys, layer.values, moved, layer.weights))
+                moved, after = compacted(self.prompt, chunk, layer.at(), cursor)
+                layers.append(layer.moved(moved))
             cursor = after
-            closed.append(KV(tuple(layers)))
+            closed.append(StoredKV(tuple(layers)))
         return closed, placement(self.prompt, cursor)

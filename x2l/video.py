@@ -1,26 +1,33 @@
-"""Video file to frames, and frames to video file. The only module that imports decord or av.
+"""Video file to frames, and frames to video file. The only module that imports av.
 
-decord reads first: it seeks, so a few frames of a long video are cheap. Where it cannot (AV1, a
-damaged file) PyAV decides: it either reads the file or says what is wrong. Whatever is wrong with
-a file ends in one `VideoError` that names the file. Nothing is known here of models or prompts.
+PyAV reads everything: any container and codec of FFmpeg. Packet headers tell every frame's time and
+where decoding can begin; frames are then decoded forwards, jumping to the key frame before a wanted
+one, so a few frames of a long video are cheap. A frame is taken by its exact time, never by counting:
+a decoder that starts at a key frame may leave out the pictures that lead it (open GOPs, the default
+of x265), and counting then gives other frames than those asked for (decord 0.6 does). Whatever is
+wrong with a file ends in one `VideoError` that names the file. Nothing is known here of models.
 """
 
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
-import decord
 import numpy as np
 import torch
+from av.stream import Disposition
+from av.video.reformatter import VideoReformatter
 
-# A container may announce a few frames more than it holds (edit lists, a cut last packet). Fewer
-# than this share of the announced frames means that the file was cut short.
-MIN_FRAME_SHARE = 0.98
+# A container may announce a little more than it holds (edit lists, a cut last packet). Less than
+# this share of the announced frames, or of the announced seconds, means that the file was cut short.
+MIN_SHARE = 0.98
+# Formats in which FFmpeg draws the letters of a text file.
+TEXT = ("tty", "bin", "xbin", "adf", "idf")
 
 
 class VideoError(Exception):
@@ -48,11 +55,12 @@ class Frames:
 
     Attributes:
         pixels: (frames, height, width, 3), uint8, RGB.
-        seconds: (frames,), float64, the file's own timestamp of each sampled frame.
+        seconds: (frames,), float64, the file's own timestamp of each sampled frame, counted from the
+            file's first frame.
         fps: frames per second of the file (mean, where the rate varies).
         duration: seconds from the first frame's start to the last frame's end.
         path: the file.
-        reader: `decord` or `pyav`.
+        reader: what decoded the file, `pyav`.
     """
 
     pixels: torch.Tensor
@@ -88,9 +96,23 @@ def read_frames(path: str | os.PathLike[str], frames: int | None, fps: float | N
     if os.path.getsize(path) == 0:
         raise VideoError(path, "the file is empty; download or make it again")
     try:
-        return _read_decord(path, frames, fps)
-    except (RuntimeError, decord.DECORDError) as error:
-        return _read_pyav(path, frames, fps, decord_said=str(error).strip().splitlines()[0])
+        index = _scan(path)
+        starts = index.seconds
+        sampled = _sample(starts, frames, fps)
+        pixels = _decode(path, index, sampled)
+    except MemoryError:
+        raise
+    except (av.FFmpegError, IndexError) as error:  # IndexError: PyAV, where streams come and go
+        said = getattr(error, "strerror", None) or error
+        raise VideoError(path, f"not a readable video ({said}); replace the file") from error
+    return Frames(
+        pixels=torch.from_numpy(pixels),
+        seconds=torch.from_numpy(starts[sampled]),
+        fps=index.rate,
+        duration=index.duration,
+        path=path,
+        reader="pyav",
+    )
 
 
 def write_video(path: str | os.PathLike[str], pixels: Iterable[np.ndarray], fps: float) -> None:
@@ -180,96 +202,186 @@ def _sample(seconds: np.ndarray, frames: int | None, fps: float | None) -> np.nd
     return np.linspace(0, total - 1, min(frames, total), dtype=int)
 
 
-def _read_decord(path: str, frames: int | None, fps: float | None) -> Frames:
-    reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
-    stamps = reader.get_frame_timestamp(range(len(reader)))  # (file frames, 2): start, end
-    starts = stamps[:, 0].astype(np.float64)
-    indices = _sample(starts, frames, fps)
-    pixels = reader.get_batch(indices.tolist()).asnumpy()
-    return Frames(
-        pixels=torch.from_numpy(pixels),
-        seconds=torch.from_numpy(starts[indices]),
-        fps=float(reader.get_avg_fps()),
-        duration=float(stamps[-1, 1] - starts[0]),
-        path=path,
-        reader="decord",
-    )
+@dataclass(frozen=True)
+class _Index:
+    """What the packets of a file say.
+
+    Attributes:
+        pts: (file frames,), int64, rising: time of each frame, in units of `base` seconds.
+        keys: (key frames,), int64, rising: those that decoding can begin at.
+        base: seconds of a unit.
+        rate: mean frames per second.
+        duration: seconds from the first frame's start to the last one's end.
+    """
+
+    pts: np.ndarray
+    keys: np.ndarray
+    base: Fraction
+    rate: float
+    duration: float
+
+    @property
+    def seconds(self) -> np.ndarray:
+        """(file frames,), float64, from 0."""
+        return (self.pts - self.pts[0]) * float(self.base)
 
 
-def _read_pyav(path: str, frames: int | None, fps: float | None, decord_said: str) -> Frames:
-    try:
-        starts, last, announced, rate = _scan(path)
-        if len(starts) < MIN_FRAME_SHARE * announced:
-            raise VideoError(
-                path,
-                f"cut short: {len(starts)} of {announced} frames are there; download or make it "
-                "again",
-            )
-        indices = _sample(starts, frames, fps)
-        pixels = _decode(path, starts, indices)
-    except (av.FFmpegError, IndexError) as error:
-        raise VideoError(
-            path, f"not a readable video (decord: {decord_said}; PyAV: {error}); replace the file"
-        ) from error
-    return Frames(
-        pixels=torch.from_numpy(pixels),
-        seconds=torch.from_numpy(starts[indices]),
-        fps=rate,
-        duration=float(starts[-1] + last - starts[0]),
-        path=path,
-        reader="pyav",
-    )
-
-
-def _scan(path: str) -> tuple[np.ndarray, float, int, float]:
-    """Packet headers only: starts in seconds (rising), last duration, announced frames, fps."""
+def _scan(path: str) -> _Index:
+    """Reads packet headers; decodes nothing."""
     with av.open(path) as container:
-        if not container.streams.video:
+        if container.format.name in TEXT:
+            raise VideoError(path, "not a video but a text; give a file with pictures")
+        stream = _pictures(container)
+        if stream is None:
             raise VideoError(path, "no video stream (audio only?); give a file with pictures")
-        stream = container.streams.video[0]
-        base = stream.time_base
+        base, rate = stream.time_base, stream.average_rate
         assert base is not None
-        packets = [
-            (packet.pts, packet.duration or 0)
-            for packet in container.demux(stream)
-            if packet.pts is not None and not packet.is_corrupt
-        ]
-        announced, rate = stream.frames, stream.average_rate
-    if not packets:
-        raise VideoError(path, "cut short: no whole frame is there; download or make it again")
-    packets.sort()
-    starts = np.array([float(pts * base) for pts, _ in packets])
-    last = float(packets[-1][1] * base)
-    if rate is None:
-        span = starts[-1] - starts[0] + last
-        return starts, last, announced, len(starts) / span if span > 0 else 0.0
-    return starts, last, announced, float(rate)
-
-
-def _decode(path: str, starts: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """Decodes in order and keeps the wanted frames: (len(indices), height, width, 3)."""
-    wanted = sorted({round(float(starts[index]), 6) for index in indices})
-    images: dict[float, np.ndarray] = {}
-    with av.open(path) as container:
-        stream = container.streams.video[0]
-        for frame in container.decode(stream):
-            if frame.pts is None:
+        # An edit list (a clip trimmed on the phone) leaves fewer frames than the header counts.
+        announced = len(stream.index_entries)
+        announced = announced if announced > 1 else stream.frames
+        packets, keys, held, end = [], [], 0, 0.0  # end: of the last packet of any stream
+        for packet in container.demux():
+            held += packet.stream is stream and packet.size > 0
+            if packet.pts is None or packet.is_corrupt:
                 continue
-            time = round(float(frame.time), 6)
-            if time in wanted[len(images) :][:1]:
-                images[time] = _upright(frame)
-                if len(images) == len(wanted):
+            end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            if packet.stream is stream and packet.is_keyframe:
+                keys.append(packet.pts)
+            if packet.stream is stream and not packet.is_discard:
+                packets.append((packet.pts, packet.duration or 0))
+        told = (container.duration or 0) / av.time_base
+    if held and not packets:
+        raise VideoError(path, "has no time stamps (a raw stream?); re-encode it into an mp4 file")
+    # A recording cut at its start: nothing before a key frame can be decoded.
+    begin = min(keys, default=None)
+    packets = sorted(packet for packet in packets if begin is None or packet[0] >= begin)
+    missing = None
+    if not packets:
+        missing = "no whole frame is"
+    elif held < MIN_SHARE * announced:
+        missing = f"{held} of {announced} frames are"
+    elif not announced and end < MIN_SHARE * told - 0.5:  # a container that counts no frames
+        missing = f"{end:.1f} of {told:.1f} seconds are"
+    if missing is not None:
+        raise VideoError(path, f"cut short: {missing} there; download or make it again")
+    pts = np.array([time for time, _ in packets])
+    duration = float((packets[-1][0] + packets[-1][1] - packets[0][0]) * base)
+    mean = len(pts) / duration if duration > 0 else 0.0
+    return _Index(
+        pts, np.array(sorted(keys), np.int64), base, mean if rate is None else float(rate), duration
+    )
+
+
+def _pictures(container: Any) -> Any:
+    """The first video stream that is not a cover picture; None without one."""
+    cover = Disposition.attached_pic
+    return next((s for s in container.streams.video if not s.disposition & cover), None)
+
+
+def _decode(path: str, index: _Index, sampled: np.ndarray) -> np.ndarray:
+    """(len(sampled), height, width, 3), uint8: the frames of these numbers, which never fall."""
+    pixels, size = np.empty((0,), np.uint8), dict[str, int]()
+    turn = VideoReformatter()
+    with closing(_Walk(path, index.keys)) as walk:
+        for row, number in enumerate(sampled):
+            frame = walk.frame(int(index.pts[number]))
+            if frame is None:
+                raise VideoError(
+                    path,
+                    f"damaged: the frame at {index.seconds[number]:.2f} s cannot be decoded; "
+                    "download or make it again",
+                )
+            size = size or {"width": frame.width, "height": frame.height}  # a file may change it
+            image = _upright(turn.reformat(frame, format="rgb24", **size))
+            if row == 0:
+                pixels = np.empty((len(sampled), *image.shape), np.uint8)
+            pixels[row] = image
+    return pixels
+
+
+class _Walk:
+    """Decodes a file forwards, jumping to a key frame where that saves work."""
+
+    def __init__(self, path: str, keys: np.ndarray) -> None:
+        self.path, self.keys = path, keys
+        self.jumps = True
+        self.frames: Iterator[Any]
+        self.at: Any  # the frame decoded last
+        self._start()
+
+    def close(self) -> None:
+        self.container.close()
+
+    def frame(self, pts: int) -> Any:
+        """The frame of that time, which is not before the one asked for last; None if damaged."""
+        for _ in self._places(pts):
+            while self.at is None or self.at.pts < pts:
+                self.at = next(self.frames, None)
+                if self.at is None:
                     break
-    missing = [time for time in wanted if time not in images]
-    if missing:
-        raise VideoError(
-            path, f"the frame at {missing[0]} s cannot be decoded; download or make it again"
-        )
-    return np.stack([images[round(float(starts[index]), 6)] for index in indices])
+            else:
+                if self.at.pts == pts:
+                    return self.at
+        return None
+
+    def _places(self, pts: int) -> Iterator[None]:
+        """Goes to one place after another from where the frame may be found, the cheapest first."""
+        if not self.jumps:
+            yield
+            return
+        before = int(np.searchsorted(self.keys, pts, side="right")) - 1
+        if before <= 0 or (self.at is not None and self.keys[before] <= self.at.pts):
+            yield
+        else:
+            # A container may land behind the key frame that it was told.
+            for key in self.keys[[before, before - 1]].tolist():
+                self.container.seek(key, stream=self.stream)
+                self.frames, self.at = self._frames(), None
+                yield
+        # Key frames that are none (intra refresh), wrong flags: all of it, from the start.
+        self.jumps = False
+        self.close()
+        self._start()
+        yield
+
+    def _start(self) -> None:
+        self.container = av.open(self.path)
+        self.stream = _pictures(self.container)
+        self.stream.thread_type = "AUTO"
+        self.frames, self.at = self._frames(), None
+
+    def _frames(self) -> Iterator[Any]:
+        """Whole frames from here on, by rising time."""
+        first: int | None = None
+        for packet in self.container.demux(self.stream):
+            if first is None and packet.size and len(self.keys):
+                if not packet.is_keyframe:
+                    continue
+                first = packet.pts
+            try:
+                frames = packet.decode()
+            except av.error.InvalidDataError:
+                continue  # its frame is missing then, and `frame` says so if it is wanted
+            for frame in frames:
+                # Before the first key frame: pictures that lead it and refer to what was not read.
+                whole = frame.pts is not None and not frame.is_corrupt
+                if whole and (first is None or frame.pts >= first):
+                    yield frame
 
 
 def _upright(frame: Any) -> np.ndarray:
-    """(height, width, 3) with the rotation in the file's metadata applied, as decord does."""
-    image = frame.to_ndarray(format="rgb24")
-    turns: Sequence[int] = range((frame.rotation // 90) % 4)
-    return np.ascontiguousarray(np.rot90(image, k=len(turns)))
+    """(height, width, 3) of an RGB frame, turned and mirrored as the file's display matrix says.
+
+    The matrix [a b u; c d v; x y w] takes a pixel at (column, row) to (a column + c row, b column +
+    d row); quarter turns and mirrors are told by the signs of a, b, c, d. Other angles are left.
+    """
+    image: np.ndarray = frame.to_ndarray()
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return image
+    a, b, _, c, d = np.sign(np.frombuffer(matrix, np.int32)[:5]).tolist()
+    if a == d == 0:
+        image, across, down = image.swapaxes(0, 1), c, b
+    else:
+        across, down = a, d
+    return image[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]
