@@ -15,7 +15,7 @@ from tests.tiny import processor
 from x2l.models import hf, loading
 from x2l.models.checkpoint import overridden
 from x2l.run import CONF, plain, run_folder
-from x2l.settings import CONTEXTS, DTYPES, POSITION_RULES, POSITIONS
+from x2l.settings import CONTEXTS, DTYPES, POSITION_RULES, POSITIONS, READERS
 
 GIVEN = {"tracker": {"folder", "run_id", "name", "group", "config"}}  # by run.py, at run time
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -138,12 +138,13 @@ def test_outputs_stay_under_outputs():
 
 def test_values_that_are_checked_early_are_those_of_the_engine():
     """settings.py repeats a few words of the engine, so as not to import it; they must agree."""
-    from x2l import prefill, store
+    from x2l import prefill, store, video
 
     assert CONTEXTS == prefill.CONTEXTS
     assert POSITIONS == store.POSITIONS
     assert DTYPES == loading.DTYPES
     assert POSITION_RULES == hf.POSITION_RULES
+    assert READERS == video.READERS
 
 
 MODELS = sorted((CONF / "model").glob("*.yaml"))

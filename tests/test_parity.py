@@ -42,7 +42,7 @@ def video(tmp_path_factory):
 
 
 def test_the_clip_is_a_real_file_with_its_own_times(video):
-    assert video.reader == "decord" and video.pixels.shape == (14, 48, 80, 3)
+    assert video.reader == "pyav" and video.pixels.shape == (14, 48, 80, 3)
     assert video.seconds.tolist() == [i / 2 for i in range(14)]
 
 

@@ -101,6 +101,30 @@ def test_frames_are_those_that_were_asked_for(name, tmp_path):
         assert found.pixels.shape[1:] == (size[1], size[0], 3)
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_decord_gives_the_same_frames_or_is_refused(name, tmp_path):
+    """It counts frames, which is right where no picture stands before the key frame that it follows."""
+    codec, options, pix_fmt, size = FILES[name]
+    path = write(tmp_path / name, codec, options, pix_fmt, size)
+    for frames in (FRAMES, 7, 2):
+        try:
+            found = read_frames(path, frames, None, "decord")
+        except VideoError as error:
+            assert "use video.reader=pyav" in str(error)
+            assert name not in ("h264 with B-frames.mp4", "mpeg4, odd.avi", "vp9, odd.webm")
+            return
+        wanted = np.linspace(0, FRAMES - 1, frames, dtype=int).tolist()
+        assert [number(image) for image in found.pixels] == wanted
+        assert found.reader == "decord"
+    assert name != "hevc, open GOP by default.mp4"
+
+
+def test_an_unknown_reader_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="video.reader='cv2': must be one of .*use 'pyav'"):
+        read_frames(tmp_path / "film.mp4", 2, None, "cv2")
+
+
+
 def test_a_sound_track_changes_nothing(tmp_path):
     plain, sounding = tmp_path / "plain.mp4", tmp_path / "sounding.mp4"
     for path in (plain, sounding):

@@ -98,7 +98,7 @@ def frames(count: int = 14, seed: int = 0, size: tuple[int, int] = (64, 64)) -> 
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (count, *size, 3), generator=generator, dtype=torch.uint8)
     return Frames(
-        pixels, torch.arange(count, dtype=torch.float64), 4.0, float(count), "random.mp4", "decord"
+        pixels, torch.arange(count, dtype=torch.float64), 4.0, float(count), "random.mp4", "pyav"
     )
 
 

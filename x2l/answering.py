@@ -63,7 +63,7 @@ def answer_video(
     """
     start = time.perf_counter()
     video_id = asked[0][0].video_id
-    frames = read_frames(asked[0][0].video, settings.frames, settings.fps)
+    frames = read_frames(asked[0][0].video, settings.frames, settings.fps, settings.reader)
     prompt = model.prompt(frames, settings.chunk_frames)
     video = {name: getattr(settings, name) for name in _REPEATED} | {
         "seconds_read": time.perf_counter() - start,

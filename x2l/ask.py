@@ -230,7 +230,7 @@ def _open(
     most, chunk, dtype = settings.frames or 2, settings.chunk_frames, settings.dtype
     log.info("reading %s", path)
     with memory_explained(f"reading {path}", most, chunk, dtype):
-        frames = read_frames(path, settings.frames, settings.fps)
+        frames = read_frames(path, settings.frames, settings.fps, settings.reader)
     log.info("loading %s", settings.model)
     with config_errors():
         model = made.load_model()

@@ -267,6 +267,7 @@ def _settings(
         dtype=config.model.dtype,
         frames=config.video.frames,
         fps=config.video.fps,
+        reader=config.video.reader,
         chunk_frames=config.prefill.chunk_frames,
         context=config.prefill.context,
         positions=config.prefill.positions,

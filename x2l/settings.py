@@ -15,6 +15,7 @@ CONTEXTS = ("full", "low", "high", "own")
 POSITIONS = ("keep", "compact")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 POSITION_RULES = ("reference", "hf")
+READERS = ("pyav", "decord")
 
 
 class ConfigError(ValueError):
@@ -68,6 +69,7 @@ class Settings:
     seed: int
     model_positions: str = "reference"
     device: str | None = "cpu"
+    reader: str = "pyav"
     seconds: float | None = None
     benchmark: str = ""
     split: str | None = None
@@ -105,6 +107,7 @@ class Settings:
             raise ValueError(
                 f"model.device={self.device!r}: must be cpu, cuda, cuda:1, ..., or null with a model.device_map"
             )
+        _one_of("video.reader", self.reader, READERS)
         _one_of("model.positions", self.model_positions, POSITION_RULES)
         _one_of("model.dtype", self.dtype, DTYPES)
         _one_of("prefill.context", self.context, CONTEXTS)

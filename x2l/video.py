@@ -1,11 +1,13 @@
-"""Video file to frames, and frames to video file. The only module that imports av.
+"""Video file to frames, and frames to video file. The only module that imports av or decord.
 
-PyAV reads everything: any container and codec of FFmpeg. Packet headers tell every frame's time and
+By default PyAV reads, everything: any container and codec of FFmpeg. Packet headers tell every frame's time and
 where decoding can begin; frames are then decoded forwards, jumping to the key frame before a wanted
 one, so a few frames of a long video are cheap. A frame is taken by its exact time, never by counting:
 a decoder that starts at a key frame may leave out the pictures that lead it (open GOPs, the default
-of x265), and counting then gives other frames than those asked for (decord 0.6 does). Whatever is
-wrong with a file ends in one `VideoError` that names the file. Nothing is known here of models.
+of x265), and counting then gives other frames than those asked for. decord 0.6 counts; it decodes if
+asked to (as the official code and lmms-eval do), of files in which counting is right, else it is
+refused. Whatever is wrong with a file ends in one `VideoError` that names the file. Nothing is known
+here of models.
 """
 
 import os
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import decord
 import numpy as np
 import torch
 from av.stream import Disposition
@@ -26,6 +29,9 @@ from av.video.reformatter import VideoReformatter
 # A container may announce a little more than it holds (edit lists, a cut last packet). Less than
 # this share of the announced frames, or of the announced seconds, means that the file was cut short.
 MIN_SHARE = 0.98
+READERS = ("pyav", "decord")
+# Containers with an index of their frames; in others (transport streams) decord counts from elsewhere.
+COUNTED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi")
 # Formats in which FFmpeg draws the letters of a text file.
 TEXT = ("tty", "bin", "xbin", "adf", "idf")
 
@@ -60,7 +66,7 @@ class Frames:
         fps: frames per second of the file (mean, where the rate varies).
         duration: seconds from the first frame's start to the last frame's end.
         path: the file.
-        reader: what decoded the file, `pyav`.
+        reader: what decoded the file, one of `READERS`.
     """
 
     pixels: torch.Tensor
@@ -71,7 +77,9 @@ class Frames:
     reader: str
 
 
-def read_frames(path: str | os.PathLike[str], frames: int | None, fps: float | None) -> Frames:
+def read_frames(
+    path: str | os.PathLike[str], frames: int | None, fps: float | None, reader: str = "pyav"
+) -> Frames:
     """Reads sampled frames of a video file.
 
     Args:
@@ -79,11 +87,15 @@ def read_frames(path: str | os.PathLike[str], frames: int | None, fps: float | N
         frames: at most that many frames. Where `fps` is None, or would give more, the frames are
             spread evenly over the file: `linspace(0, N - 1, frames)` as the official code does.
         fps: one frame every 1 / fps seconds, by the file's timestamps: the frame on screen then.
+        reader: what decodes, one of `READERS`; both give the same frames.
 
     Raises:
-        ValueError: neither is given, or one is not positive.
-        VideoError: the file is missing, empty, cut short, not a video, or has no video stream.
+        ValueError: neither is given, one is not positive, or the reader is unknown.
+        VideoError: the file is missing, empty, cut short, not a video, or has no video stream; or decord
+            cannot read it or would give other frames.
     """
+    if reader not in READERS:
+        raise ValueError(f"video.reader={reader!r}: must be one of {READERS}; use 'pyav'")
     if frames is None and fps is None:
         raise ValueError("frames=None and fps=None: give at least one of them, e.g. fps=1")
     if frames is not None and frames < 1:
@@ -99,7 +111,8 @@ def read_frames(path: str | os.PathLike[str], frames: int | None, fps: float | N
         index = _scan(path)
         starts = index.seconds
         sampled = _sample(starts, frames, fps)
-        pixels = _decode(path, index, sampled)
+        decode = _decode if reader == "pyav" else _decode_by_counting
+        pixels = decode(path, index, sampled)
     except MemoryError:
         raise
     except (av.FFmpegError, IndexError) as error:  # IndexError: PyAV, where streams come and go
@@ -111,7 +124,7 @@ def read_frames(path: str | os.PathLike[str], frames: int | None, fps: float | N
         fps=index.rate,
         duration=index.duration,
         path=path,
-        reader="pyav",
+        reader=reader,
     )
 
 
@@ -212,6 +225,8 @@ class _Index:
         base: seconds of a unit.
         rate: mean frames per second.
         duration: seconds from the first frame's start to the last one's end.
+        countable: whether the container has an index, and no frame stands before the key frame that it follows
+            in the file (closed GOPs), so that a decoder which starts at a key frame may count.
     """
 
     pts: np.ndarray
@@ -219,6 +234,7 @@ class _Index:
     base: Fraction
     rate: float
     duration: float
+    countable: bool
 
     @property
     def seconds(self) -> np.ndarray:
@@ -240,6 +256,7 @@ def _scan(path: str) -> _Index:
         announced = len(stream.index_entries)
         announced = announced if announced > 1 else stream.frames
         packets, keys, held, end = [], [], 0, 0.0  # end: of the last packet of any stream
+        countable = container.format.name in COUNTED
         for packet in container.demux():
             held += packet.stream is stream and packet.size > 0
             if packet.pts is None or packet.is_corrupt:
@@ -247,6 +264,8 @@ def _scan(path: str) -> _Index:
             end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
             if packet.stream is stream and packet.is_keyframe:
                 keys.append(packet.pts)
+            if packet.stream is stream:
+                countable &= bool(keys) and packet.pts >= keys[-1] and not packet.is_discard
             if packet.stream is stream and not packet.is_discard:
                 packets.append((packet.pts, packet.duration or 0))
         told = (container.duration or 0) / av.time_base
@@ -268,7 +287,12 @@ def _scan(path: str) -> _Index:
     duration = float((packets[-1][0] + packets[-1][1] - packets[0][0]) * base)
     mean = len(pts) / duration if duration > 0 else 0.0
     return _Index(
-        pts, np.array(sorted(keys), np.int64), base, mean if rate is None else float(rate), duration
+        pts,
+        np.array(sorted(keys), np.int64),
+        base,
+        mean if rate is None else float(rate),
+        duration,
+        countable,
     )
 
 
@@ -297,6 +321,24 @@ def _decode(path: str, index: _Index, sampled: np.ndarray) -> np.ndarray:
                 pixels = np.empty((len(sampled), *image.shape), np.uint8)
             pixels[row] = image
     return pixels
+
+
+def _decode_by_counting(path: str, index: _Index, sampled: np.ndarray) -> np.ndarray:
+    """The same by decord, which turns frames upright itself."""
+    try:
+        video = decord.VideoReader(path, num_threads=1)
+        count = len(video)
+        if index.countable and count == len(index.pts):
+            pixels: np.ndarray = video.get_batch(sampled.tolist()).asnumpy()
+            return pixels
+    except (RuntimeError, decord.DECORDError) as error:
+        said = str(error).strip().splitlines()[-1]
+        raise VideoError(path, f"decord cannot read it ({said}); use video.reader=pyav") from error
+    raise VideoError(
+        path,
+        f"decord counts {count} frames of {len(index.pts)}, or may give others than those asked for (open GOPs, "
+        "an edit list); use video.reader=pyav",
+    )
 
 
 class _Walk:

@@ -23,7 +23,7 @@ from tests.compressors.folders import (
 )
 from tests.tiny import frames, ours
 from x2l.compressors.base import Level, Sizes
-from x2l.compressors.clustering import DensityPeaks, KMeans
+from x2l.compressors.clustering import DensityPeaks, KMeans, filled
 from x2l.compressors.composed import PruneThenMerge
 from x2l.compressors.groups import KeyGrouping, averaged
 from x2l.compressors.merging import StaticMerging, ToMe
@@ -214,6 +214,54 @@ def test_a_group_never_reaches_over_a_change_before_one_without():
     group = group.view(4, 12)
     assert torch.equal(group[0], group[1]) and torch.equal(group[2], group[3])
     assert len(set(group.flatten().tolist())) == 24
+
+
+def partition(group):
+    """Which tokens are together, whatever the groups are called."""
+    return {frozenset((group == index).nonzero()[:, 0].tolist()) for index in set(group.tolist())}
+
+
+@pytest.mark.parametrize("keep", [3, 7, 20])
+def test_every_round_of_tome_compares_means_of_the_rounds_before(keep):
+    """Against lists and loops (Bolya et al., section 3)."""
+    keys = chunk(GRID).keys[0]
+    groups = [[token] for token in range(48)]
+    while len(groups) > keep:
+        remove = min(len(groups) // 2, len(groups) - keep)
+        means = torch.stack([keys[:, group].mean(1).flatten() for group in groups])
+        best = []
+        for odd in range(1, len(groups), 2):
+            cosine = torch.nn.functional.cosine_similarity(means[odd], means[::2], dim=-1)
+            best.append((float(cosine.max()), odd, 2 * int(cosine.argmax())))
+        merged = sorted(best, reverse=True)[:remove]
+        for _, odd, even in merged:
+            groups[even] = groups[even] + groups[odd]
+        groups = [g for n, g in enumerate(groups) if n not in {odd for _, odd, _ in merged}]
+    assert partition(ToMe().by_keys(keys, keep)[0]) == {frozenset(group) for group in groups}
+
+
+@pytest.mark.parametrize("keep", [3, 7, 20])
+def test_density_peaks_against_loops(keep):
+    """Chat-UniVi, eq. 1 to 3, with distances in units of the head's mean."""
+    points = chunk(GRID).keys[0, 0]
+    squares = (points[:, None] - points[None]).square().sum(-1)
+    density = [float((-row.sort().values[:5].mean() / squares.mean()).exp()) for row in squares]
+    score = []
+    for one in range(48):
+        above = [float(squares[one, j]) for j in range(48) if density[j] > density[one]]
+        score.append((min(above, default=float(squares.max())) ** 0.5 * density[one], -one))
+    centres = [-n for _, n in sorted(score, reverse=True)[:keep]]
+    nearest = [min(centres, key=lambda c: float(squares[n, c])) for n in range(48)]
+    want = partition(torch.tensor(nearest))
+    assert partition(DensityPeaks().by_keys(points[None], keep)[0]) == want
+
+
+def test_an_empty_group_takes_none_that_would_leave_another_empty():
+    """Both tokens of group 0 are the farthest of all, but one of them stays."""
+    group = torch.tensor([[0, 0, 1, 1, 1, 1]])
+    distance = torch.tensor([[9.0, 8.0, 1.0, 2.0, 4.0, 3.0]])
+    assert filled(group, distance, 4).tolist() == [[2, 0, 1, 1, 3, 1]]
+    assert torch.equal(filled(group, distance, 2), group)
 
 
 def squared(points, group, keep):

@@ -82,7 +82,7 @@ def test_hybrid_and_sliding_window_families_are_refused_by_what_their_layers_are
 
 def test_times_that_do_not_increase_are_refused():
     video = frames(4)
-    broken = type(video)(video.pixels, video.seconds * 0, 4.0, 4.0, "broken.mp4", "decord")
+    broken = type(video)(video.pixels, video.seconds * 0, 4.0, 4.0, "broken.mp4", "pyav")
     with pytest.raises(VideoError, match="broken.mp4: its timestamps do not increase"):
         ours("qwen2_5_vl").prompt(broken, 2)
 
@@ -109,7 +109,7 @@ def test_a_single_frame_and_odd_numbers_of_frames_are_padded_like_the_processor_
 
 def test_chunk_times_come_from_the_file():
     video = frames(6)
-    slow = type(video)(video.pixels, video.seconds * 3 + 1, 4.0, 18.0, "slow.mp4", "decord")
+    slow = type(video)(video.pixels, video.seconds * 3 + 1, 4.0, 18.0, "slow.mp4", "pyav")
     chunks = ours("qwen2_5_vl").prompt(slow, 4).chunks
     assert [chunk.seconds for chunk in chunks] == [(1.0, 13.0), (13.0, 19.0)]
     assert chunks[1].frame_seconds == (13.0, 16.0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -100,12 +100,12 @@ class KVPress(RankedPruning):
 
     Attributes:
         press: name of its class, one of `SUPPORTED`.
-        options: its own arguments, e.g. `{n_sink: 0}`; never `compression_ratio`, which follows from the level's ratio.
-            RandomPress draws by video, chunk and layer unless it is given a `seed`.
+        options: its own arguments, e.g. `{n_sink: 0}`; None = its defaults. Never `compression_ratio`, which follows
+            from the level's ratio. RandomPress draws by video, chunk and layer unless it is given a `seed`.
     """
 
     press: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] | None = None
     name: str = "kvpress"
 
     def __post_init__(self) -> None:
@@ -119,14 +119,14 @@ class KVPress(RankedPruning):
             raise ValueError(
                 f"{self.name}: press={self.press!r}: {why}; the presses that need keys and values only are {SUPPORTED}"
             )
-        if "compression_ratio" in self.options:
+        if "compression_ratio" in (self.options or {}):
             raise ValueError(
                 f"{self.name}: options.compression_ratio: follows from the level; set levels.<level>.ratio"
             )
         try:
             self._built(0.5, {})
         except TypeError as error:
-            raise ValueError(f"{self.name}: options={dict(self.options)}: {error}") from error
+            raise ValueError(f"{self.name}: options={self.options}: {error}") from error
 
     def check(self, tokens: int, keep: int) -> None:
         """Whether the press keeps anything by its score.
@@ -156,7 +156,9 @@ class KVPress(RankedPruning):
         return exact(scores[0]).to(kv.keys.device)
 
     def _built(self, removed: float, defaults: Mapping[str, Any]) -> Any:
-        return _press(self.press)(**{**defaults, **self.options, "compression_ratio": removed})
+        return _press(self.press)(
+            **{**defaults, **(self.options or {}), "compression_ratio": removed}
+        )
 
     def flops(self, sizes: Sizes) -> int:
         """Nothing but norms and the like: one multiply-add for each entry of keys and values."""
