@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import x2l.models  # noqa: F401 - before transformers: it lets the processors import
 
@@ -44,8 +45,8 @@ Qwen2.5-VL-7B's width, {tokens} visual tokens a chunk, fp32, {machine}, median o
 (`python -m experiments.bench_compressors`). Families: those of the {families} tiny random models in tests/ whose KVs it
 compressed to the exact count ("all", or which it refused).
 
-| name | kind | what it does | papers | needs | {columns} | families |
-| --- | --- | --- | --- | --- | {rules} | --- |
+| name | kind | what it does | settings | papers | needs | {columns} | families |
+| --- | --- | --- | --- | --- | --- | {rules} | --- |
 """
 
 
@@ -119,22 +120,33 @@ def families(method: Compressor) -> str:
     return ALL if not refused else "; ".join(refused)
 
 
-def row(name: str, measured: Mapping[str, object], ran: str) -> str:
-    """One line of the table."""
+def about(name: str) -> str:
+    """The columns of a method that follow from its yaml and its class."""
     method = compressor(name)
-    seconds = measured["methods"].get(name, {})
-    shares = [
-        f"{seconds[f'{ratio:g}'] / measured['decoder']:.1%}" if seconds else "-"
-        for ratio in measured["ratios"]
-    ]
-    links = ", ".join(f"[{number}](https://arxiv.org/abs/{number})" for number in papers(method))
+    options = composed([f"compressor={name}"]).levels.low.compressor
+    settings = ", ".join(
+        f"{key}: {json.dumps(value)}"
+        for key, value in options.items()
+        if isinstance(value, str | int | float | None) and key != "_target_"
+    )
     inner = ", ".join(f"`{part.name}`" for part in parts(method))
     what = summary(method) + (f"; here with {inner}" if inner else "")
+    links = ", ".join(f"[{number}](https://arxiv.org/abs/{number})" for number in papers(method))
     needs = ", ".join(sorted(method.needs))
-    return f"| {' | '.join([f'`{name}`', kind(method), what, links, needs, *shares, ran])} |"
+    return " | ".join([f"`{name}`", kind(method), what, settings, links, needs])
 
 
-def page(measured: Mapping[str, object], ran: Mapping[str, str]) -> str:
+def row(name: str, measured: Mapping[str, Any], ran: str) -> str:
+    """One line of the table."""
+    seconds = measured["methods"].get(name, {})
+    shares = [
+        f"{seconds[f'{ratio:g}'] / measured['decoder']:.2%}" if seconds else "-"
+        for ratio in measured["ratios"]
+    ]
+    return f"| {' | '.join([about(name), *shares, ran])} |"
+
+
+def page(measured: Mapping[str, Any], ran: Mapping[str, str]) -> str:
     """The whole page.
 
     Args:
@@ -152,7 +164,13 @@ def page(measured: Mapping[str, object], ran: Mapping[str, str]) -> str:
         **{key: measured[key] for key in ("tokens", "machine", "chunks")},
     )
     order = sorted(ran, key=lambda name: (kind(compressor(name)), name))
-    return head + "".join(row(name, measured, ran[name]) + "\n" for name in order)
+    rows = "".join(row(name, measured, ran[name]) + "\n" for name in order)
+    missing = ", ".join(f"`{name}`" for name in names() if name not in ran)
+    return (
+        head
+        + rows
+        + (f"\nNot listed, since its package was not installed: {missing}.\n" if missing else "")
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

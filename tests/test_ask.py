@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import shutil
 import struct
 import subprocess
@@ -21,13 +22,14 @@ import torch
 from matplotlib.image import imread
 
 from tests.test_video_formats import H265, cover_picture, damaged, write
+from tests.tiny import FAMILIES, save
 from x2l import ask, own_video
 from x2l.benchmarks.needle import Needle
 from x2l.cells import Cell
 from x2l.compressors.base import Level
 from x2l.compressors.merging import ToMe
 from x2l.models.loading import PACKAGED, load
-from x2l.run import engine
+from x2l.run import composed, engine
 from x2l.selectors.base import FrameSelector
 from x2l.video import read_frames, write_video
 
@@ -447,6 +449,14 @@ def test_a_fault_of_ours_keeps_its_traceback(video, monkeypatch):
         ask.main([video, "What?", *FEW])
 
 
+def test_what_the_readme_types_composes():
+    text = (Path(__file__).parents[1] / "README.md").read_text().replace("\\\n", " ")
+    commands = [shlex.split(line, comments=True) for line in re.findall(r"^x2l-ask .*", text, re.M)]
+    assert len(commands) >= 3
+    for words in commands:
+        composed(words[words.index("--") + 1 :] if "--" in words else [])
+
+
 def test_no_video_is_told_how_to_use_it(capsys):
     code, _, err = told(capsys)
     assert code == 2 and "VIDEO is missing" in err
@@ -490,6 +500,23 @@ def test_videos_of_other_tools(capsys, tmp_path, name, codec, options, pix_fmt, 
     (spans,) = lines(out, "re-loaded")
     edges = {"00:00.0", "00:01.2", "00:02.4", "00:03.6", "00:04.8"}
     assert set(re.findall(r"\d\d:\d\d\.\d", spans)) <= edges and "(2 of 4 chunks)" in spans
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_from_a_folder(capsys, tmp_path, family):
+    """Random weights: what is said is noise, but said of the right chunks, at the right compute."""
+    save(family, tmp_path / "model")
+    path = write(tmp_path / "video.mkv", "libx264", {"bf": "2"}, "yuv420p", (66, 98))
+    own = ["video.fps=5", "prefill.chunk_frames=6", "selector=uniform", "top_k=1"]
+    words = ["What?", "--max-new-tokens", "3", "--save", tmp_path]
+    capsys.readouterr()
+    code, out, err = told(capsys, path, *words, "--", f"model.name_or_path={tmp_path}/model", *own)
+    assert code == 0, err
+    assert "24 frames of 66 x 98, 4 chunks of 6" in lines(out, "video")[0]
+    assert lines(out, "re-loaded") == ["00:02.4-00:03.6 (1 of 4 chunks)"]
+    (reply,) = saved(tmp_path).values()
+    assert 0 < reply["kv_bytes_resident"] < reply["kv_bytes_full"]
+    assert 0 < reply["flops"] < reply["flops_full"]
 
 
 @dataclass(frozen=True)

@@ -179,3 +179,22 @@ def test_every_experiment_runs_on_the_tiny_model(tmp_path, name):
     assert done.returncode == 0, done.stderr
     found = states(tmp_path / "outputs" / "s")
     assert len(found) >= 2 and set(found.values()) == {"done"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["compressor=snapkv", "compressor.window=8"],
+            "error: compressor.window=8: changes neither level; use levels.low.compressor.window=8 and",
+        ),
+        (
+            ["compressor=snapkv", "levels.high.compressor.window=64", "selector=none"],
+            "error: snapkv: window=64",
+        ),
+    ],
+)
+def test_what_a_method_cannot_do_is_one_line(tmp_path, overrides, message):
+    done = x2l(tmp_path, *SMALL, *overrides)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert message in done.stderr

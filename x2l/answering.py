@@ -16,12 +16,12 @@ from x2l.compressors.base import Level
 from x2l.compute import Meter, kv_bytes
 from x2l.fewer_frames import budget_bytes, thinned
 from x2l.models.base import VideoModel
-from x2l.prefill import prefill
+from x2l.prefill import check_budgets, prefill
 from x2l.progress import Progress
 from x2l.records import Record
 from x2l.selection import gt_chunks
 from x2l.selectors.base import FrameSelector
-from x2l.settings import Settings
+from x2l.settings import Settings, config_errors
 from x2l.stages import VIDEO_STAGES
 from x2l.store import KVStore
 from x2l.video import Frames, read_frames
@@ -60,6 +60,7 @@ def answer_video(
 
     Raises:
         VideoError: the file cannot be read.
+        ConfigError: a method's window, sink or group does not fit a chunk of it.
     """
     start = time.perf_counter()
     video_id = asked[0][0].video_id
@@ -129,6 +130,10 @@ def _prefilled(
     settings: Settings,
     video_id: str,
 ) -> tuple[KVStore, Meter]:
+    with (
+        config_errors()
+    ):  # a window that does not fit is the user's to correct, and found before anything runs
+        check_budgets(levels, prompt, model.shape)
     meter = Meter(model.device)
     label = f"pre-fill of {video_id}, chunks"
     with Progress(len(prompt.chunks), label, unit="chunk", leave=False) as progress:

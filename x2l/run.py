@@ -156,6 +156,7 @@ def execute(config: DictConfig, folder: Path) -> int:
     OmegaConf.set_readonly(config, True)
     values = plain(config)
     hydra_config = HydraConfig.get()
+    _refuse_idle(hydra_config.overrides.task)
     sweep = Path(hydra_config.sweep.dir)
     multirun = hydra_config.mode == RunMode.MULTIRUN
     # A plain call: `instantiate` would build what the configuration names inside `config`, too.
@@ -226,6 +227,7 @@ def engine(overrides: Sequence[str]) -> Engine:
     Raises:
         ConfigError: an override that is not known, or a value that cannot work.
     """
+    _refuse_idle(overrides)
     config, choices = _composed(overrides)
     try:
         OmegaConf.resolve(config)
@@ -237,6 +239,22 @@ def engine(overrides: Sequence[str]) -> Engine:
         settings = _settings(config, values, choices, None)
     levels, selectors = _methods(config, settings)
     return Engine(settings, levels, selectors, lambda: _load_model(config.model))
+
+
+def _refuse_idle(overrides: Sequence[str]) -> None:
+    """`compressor=` names the file that both levels take; its values are read there, not here.
+
+    Raises:
+        ConfigError: an override of a value that nothing would read.
+    """
+    for override in overrides:
+        name = override.lstrip("+~")
+        if name.startswith("compressor."):
+            value = name.removeprefix("compressor.")
+            raise ConfigError(
+                f"{override}: changes neither level; use levels.low.compressor.{value} and "
+                f"levels.high.compressor.{value}"
+            )
 
 
 def _methods(config: DictConfig, settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
