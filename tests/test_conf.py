@@ -12,10 +12,14 @@ from omegaconf import OmegaConf
 
 from experiments.published import SHAPES, kv_bytes_per_token
 from tests.tiny import processor
+from x2l.codec import Quantised
+from x2l.compressors.attention_pruning import SnapKV
+from x2l.compressors.head_budgets import AdaKV
+from x2l.compressors.pruning import KeyNorm
 from x2l.models import hf, loading
 from x2l.models.checkpoint import overridden
-from x2l.run import CONF, plain, run_folder
-from x2l.settings import CONTEXTS, DTYPES, POSITION_RULES, POSITIONS, READERS
+from x2l.run import CONF, _level, plain, run_folder
+from x2l.settings import CONTEXTS, DTYPES, POSITION_RULES, POSITIONS, READERS, ConfigError
 
 GIVEN = {"tracker": {"folder", "run_id", "name", "group", "config"}}  # by run.py, at run time
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -102,6 +106,23 @@ def test_compressor_sets_both_levels_and_each_can_have_its_own():
     assert targets("compressor@levels.low.compressor=key_norm")[0] == "KeyNorm"
 
 
+def test_a_level_has_its_codec_its_layers_and_the_methods_inside_its_compressor():
+    both = composed("codec=int8", "codec@levels.high.codec=int4", "levels.high.layers=pyramid")
+    low, high = (_level(both.levels[name]) for name in ("low", "high"))
+    assert (low.codec, low.layers) == (Quantised(8), None)
+    assert (high.codec, high.layers) == (Quantised(4), "pyramid")
+    inner = composed(
+        "compressor=ada_kv",
+        "compressor@levels.high.compressor.pruner=key_norm",
+        "levels.low.layers=[1,2,3.5]",
+    )
+    low, high = (_level(inner.levels[name]) for name in ("low", "high"))
+    assert (low.compressor, high.compressor) == (AdaKV(SnapKV()), AdaKV(KeyNorm()))
+    assert (low.codec, low.layers) == (None, (1, 2, 3.5))
+    with pytest.raises(ConfigError, match=r"layers='steep': must be 'uniform' \(or null\)"):
+        _level(composed("levels.low.layers=steep").levels.low)
+
+
 def test_selector_takes_one_name_or_a_list():
     assert list(composed("selector=oracle").selector) == ["oracle"]
     three = composed("selector=[oracle,attention,random]", "seed=7").selector
@@ -124,6 +145,10 @@ def test_a_run_folder_is_named_by_what_is_computed():
     assert name("compressor=tome", "compressor@levels.high.compressor=mean_pool").startswith(
         "tome+mean_pool-2x-32x-"
     )
+    assert name("codec=int4", "levels.high.layers=pyramid").startswith(
+        "tome-int4+tome-int4-pyramid-2x-32x-"
+    )
+    assert name("compressor=d2o").startswith("d2o.attention_received-2x-32x-")
     same = {name(), name("limit=3"), name("selector=oracle", "top_k=[0,1]"), name("tracker=none")}
     other = {name("video.frames=64"), name("levels.low.ratio=4"), name("seed=1")}
     assert len(same) == 1 and len(same | other) == 4

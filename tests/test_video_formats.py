@@ -124,7 +124,6 @@ def test_an_unknown_reader_is_refused(tmp_path):
         read_frames(tmp_path / "film.mp4", 2, None, "cv2")
 
 
-
 def test_a_sound_track_changes_nothing(tmp_path):
     plain, sounding = tmp_path / "plain.mp4", tmp_path / "sounding.mp4"
     for path in (plain, sounding):

@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, NoReturn
 from x2l.run import Engine, engine
 from x2l.settings import ConfigError, config_errors
 
-if (
-    TYPE_CHECKING
-):  # torch, transformers and matplotlib wait until the command line is known to be right
+# torch, transformers and matplotlib wait until the command line is known to be right.
+if TYPE_CHECKING:
     from torch import Tensor
 
     from x2l.cells import Cell

@@ -53,7 +53,7 @@ def run_folder(*, _root_: DictConfig) -> str:
     choices = raw.pop("hydra", {}).get("runtime", {}).get("choices", {})
     config = plain(OmegaConf.create(raw))
     levels = config["levels"]
-    names = [_level_name(choices, level) for level in ("low", "high")]
+    names = [_level_name(choices, level, levels[level]) for level in ("low", "high")]
     name = "+".join(dict.fromkeys(names))
     if config["control"]["fewer_frames"]:
         name = f"fewer_frames-{name}"
@@ -278,7 +278,7 @@ def _settings(
     config: DictConfig, values: dict[str, Any], choices: Any, seconds: float | None
 ) -> Settings:
     """Checked values; `choices` are the yaml files that groups came from, `seconds` every video's length if known."""
-    names = [_level_name(choices, level) for level in ("low", "high")]
+    names = [_level_name(choices, level, values["levels"][level]) for level in ("low", "high")]
     settings = Settings(
         run_id=identity(values),
         model=str(config.model.name_or_path),
@@ -315,13 +315,14 @@ def _settings(
     return settings
 
 
-def _level_name(choices: Any, level: str) -> str:
-    """The yaml files that a level's compressor, the methods inside it and its codec came from."""
+def _level_name(choices: Any, level: str, values: Mapping[str, Any]) -> str:
+    """The yaml files of a level's compressor, the methods inside it and its codec; and how layers share its budget."""
     group = f"compressor@levels.{level}.compressor"
     inner = [str(choices[key]) for key in sorted(choices) if str(key).startswith(f"{group}.")]
     compressor = ".".join([str(choices.get(group, "compressor")), *inner])
-    codec = choices.get(f"codec@levels.{level}.codec")
-    return compressor if codec in (None, "none") else f"{compressor}-{codec}"
+    codec, layers = choices.get(f"codec@levels.{level}.codec"), values.get("layers")
+    more = [part for part in (codec, layers) if part not in (None, "none", "uniform")]
+    return "-".join([compressor, *(part if isinstance(part, str) else "layers" for part in more)])
 
 
 def _tuple(value: Any) -> tuple[Any, ...]:
