@@ -22,8 +22,8 @@ demo: $(VENV)/.installed ## needle videos -> sweep of the small model -> table a
 	$(BIN)/x2l -m experiment=demo compressor=key_norm levels.low.ratio=1 levels.high.ratio=1 selector=none
 	$(BIN)/x2l-collect $(DEMO)
 
-test: $(VENV)/.installed ## every test
-	$(BIN)/python -m pytest
+test: $(VENV)/.installed ## every test, on two cores
+	$(BIN)/python -m pytest -n 2
 
 check: $(VENV)/.installed ## lint, format, types, layers
 	$(BIN)/ruff check .

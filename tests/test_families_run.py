@@ -1,4 +1,4 @@
-"""Every family through `x2l` itself: saved to a folder, loaded by path, every compressor and selector of the main job."""
+"""Every family through `x2l` itself: saved to a folder, loaded by path, every compressor, every selector."""
 
 import json
 
