@@ -65,7 +65,9 @@ def _behind_everything(family: str, inputs: dict[str, Any]) -> torch.Tensor:
 
 def stock_logits(family: str, video: Frames, dtype: torch.dtype, rule: str = "hf") -> torch.Tensor:
     """Logits of the first answer token by the stock model's own forward, `(vocabulary,)`."""
-    hf = stock(family, dtype)  # cached: made outside, or its weights would be inference tensors for good
+    hf = stock(
+        family, dtype
+    )  # cached: made outside, or its weights would be inference tensors for good
     with torch.inference_mode():
         return hf(**inputs_for(family, video, dtype, rule)).logits[0, -1]
 
