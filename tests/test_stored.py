@@ -191,6 +191,13 @@ def test_later_chunks_see_the_error_of_a_quantised_context(family, positions):
     got, want, exact = (ask(model, model.fill(one.kv), question, one.place) for one in mixed)
     assert torch.equal(got, want) and not torch.allclose(got, exact, atol=1e-4)
     assert mixed[0].place == mixed[1].place
+    if positions == "keep":  # and not what they would have seen of the whole chunks
+        full = prefill(model, prompt, {"high": Level(ToMe(), 4, codec)})
+        first, later = (
+            [store.levels["high"][index].layers[-1].decode().values for store in (small, full)]
+            for index in (0, 3)
+        )
+        assert torch.equal(*first) and not torch.allclose(*later, atol=1e-3)
     assert mixed[0].nbytes < mixed[1].nbytes == mixed[1].kv.nbytes == mixed[0].kv.nbytes
 
 

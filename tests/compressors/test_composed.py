@@ -276,9 +276,15 @@ def test_layers_get_their_share_and_the_total_stays(family, layers):
 
 
 def test_a_layer_that_may_keep_everything_is_not_compressed():
-    """At ratio 1.1 the pyramid's first layers keep all tokens, bit for bit."""
+    """At ratio 1.1 the pyramid's first layers keep all tokens, bit for bit; their compressor is not even asked."""
+
+    class Strict(ToMe):
+        def compress(self, kv, seen, keep):
+            assert keep < kv.tokens
+            return super().compress(kv, seen, keep)
+
     model = ours("qwen2_5_vl")
-    levels = {"low": Level(KeyNorm(), 1), "high": Level(ToMe(), 1.1, layers="pyramid")}
+    levels = {"low": Level(KeyNorm(), 1), "high": Level(Strict(), 1.1, layers="pyramid")}
     store = prefill(model, model.prompt(frames(8), 4), levels)
     raw, kept = store.levels["low"][0].layers, store.levels["high"][0].layers
     assert kept[0].tokens == 32 > kept[-1].tokens
