@@ -46,8 +46,8 @@ def draw(rows: list[Point], path: Path) -> None:
     for (ratio, line), colour, marker in zip(by_ratio.items(), COLOURS, "os^D", strict=False):
         accuracy = [100 * p.accuracy for p in line]
         reach = [
-            [a - 100 * p.low for p, a in zip(line, accuracy, strict=True)],
-            [100 * p.high - a for p, a in zip(line, accuracy, strict=True)],
+            [max(0.0, a - 100 * p.low) for p, a in zip(line, accuracy, strict=True)],
+            [max(0.0, 100 * p.high - a) for p, a in zip(line, accuracy, strict=True)],
         ]
         axes.errorbar(
             [100 * p.hit for p in line],

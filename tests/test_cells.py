@@ -80,3 +80,15 @@ def test_a_file_must_know_every_question(tmp_path):
     asked = cells({"file": FileSelector.load(str(path))}, settings(top_k=(1,)))
     with pytest.raises(ValueError, match=r"no entry 'v.mp4_Who\?' \(nor for 1 more"):
         check_samples([sample(), sample(number=1)], asked, settings())
+
+
+@pytest.mark.parametrize("entry", ["[2, 16]", '{"relevance": [' + "0," * 16 + "1]}"])
+def test_a_file_for_more_chunks_than_videos_have_is_an_early_error(tmp_path, entry):
+    """128 frames in chunks of 8: 16 chunks at most."""
+    path = tmp_path / "chosen.json"
+    path.write_text(f'{{"v.mp4_Who?": {entry}}}')
+    asked = cells({"file": FileSelector.load(str(path))}, settings(top_k=(1,)))
+    with pytest.raises(ValueError, match=r"is for 17 chunks or more, but videos have 16 at most"):
+        check_samples([sample()], asked, settings())
+    check_samples([sample()], asked, settings(frames=256))
+    check_samples([sample()], asked, settings(frames=None))

@@ -2,8 +2,9 @@ import json
 
 import pytest
 
-from tests.synthetic import sweep
-from x2l.collect import collect, find_runs, main
+from tests.synthetic import record, sweep
+from x2l.collect import _chart, collect, find_runs, main
+from x2l.points import points
 from x2l.records import RecordWriter
 from x2l.runinfo import StatusFile
 
@@ -12,14 +13,14 @@ RESULTS = ("points.csv", "points_by_task.csv", "curve.png", "curve.pdf")
 
 def make_sweep(folder, done=True):
     """One folder for each run of a small sweep."""
-    for record in sweep(compressors=("tome",), videos=4, questions=3):
-        run = folder / record.run_id
+    for one in sweep(compressors=("tome",), videos=4, questions=3):
+        run = folder / one.run_id
         if not run.exists():
             run.mkdir(parents=True)
             if done:
-                StatusFile(run, record.run_id).write("done", records=1, expected=1)
+                StatusFile(run, one.run_id).write("done", records=1, expected=1)
         with RecordWriter(run / "records.jsonl") as writer:
-            writer.append(record)
+            writer.append(one)
     return folder
 
 
@@ -78,3 +79,38 @@ def test_status_is_json_that_tools_can_read(tmp_path):
     StatusFile(tmp_path, "x").write("done", records=1)
     values = json.loads((tmp_path / "status.json").read_text())
     assert values["state"] == "done" and values["run_id"] == "x" and "updated" in values
+
+
+@pytest.mark.parametrize(
+    ("changes", "figure"),
+    [
+        (dict(parsed=None, correct=None), True),  # none could be read: all wrong
+        (dict(parsed=None, correct=1.0, guess="A", unparsed="guessed"), True),
+        (dict(parsed=None, correct=None, unparsed="left out"), False),
+        (dict(answer=None, correct=None), False),
+    ],
+)
+def test_answers_that_do_not_count_cost_the_figure_at_most(tmp_path, capsys, changes, figure):
+    (tmp_path / "curve.png").write_text("an older figure")
+    StatusFile(tmp_path, "x").write("done", records=2, expected=2)
+    with RecordWriter(tmp_path / "records.jsonl") as writer:
+        for number in range(2):
+            writer.append(record(sample_id=str(number), video_id=str(number), **changes))
+    main([str(tmp_path), "--tracker", "none"])
+    told = capsys.readouterr()
+    assert "95% interval" in told.out and str(tmp_path / "points_by_task.csv") in told.out
+    assert (str(tmp_path / "curve.png") in told.out) == figure == (tmp_path / "curve.png").exists()
+    assert ("warning: no figure: points: nothing to draw" in told.err) != figure
+
+
+def test_settings_of_one_selector_are_lines_of_the_chart():
+    records = [
+        record(selector="hit_rate", selector_config=c, top_k=k) for c in "ab" for k in (1, 2)
+    ]
+    records += [record(selector="attention", selector_config="c", top_k=k) for k in (1, 2)]
+    _, rows = _chart(points(records))
+    assert {row[0] for row in rows} == {
+        "tome hit_rate settings a",
+        "tome hit_rate settings b",
+        "tome attention",
+    }

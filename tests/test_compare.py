@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -69,6 +72,84 @@ def test_questions_that_only_one_side_has_are_counted_and_left_out(tmp_path):
     assert (found.only_a, found.only_b, found.micro.count) == (3, 0, 3)
     assert found.accuracies[0].count == found.accuracies[1].count == 3
     assert "only in A" in table([found]) and "only in B" not in table([found])
+
+
+def test_accuracies_are_of_what_both_sides_count(tmp_path, capsys):
+    """A leaves two answers out that B has right, B one: A % and B % on the other six, whose difference is shown."""
+    rule = dict(unparsed="left out")
+    a = write(tmp_path / "a", answers(["110", "100", "1--"], run_id="a", **rule))
+    b = write(tmp_path / "b", answers(["1-1", "001", "011"], run_id="b", selector="x", **rule))
+    (found,) = compare(pair(read_cells(a, {}), read_cells(b, {})))
+    assert (found.micro.count, found.left_out) == (6, 3)
+    first, second, *tasks = found.accuracies
+    assert (first.value, second.value) == (pytest.approx(3 / 6), pytest.approx(3 / 6))
+    assert second.value - first.value == pytest.approx(found.micro.value)
+    assert tasks[1].value - tasks[0].value == pytest.approx(found.macro.value)
+    told = run(capsys, a, b).splitlines()[-1]
+    assert "does not count" in told and told.endswith("up to 3 in a comparison.")
+
+
+def test_the_mean_that_the_protocol_names_is_tested(tmp_path, capsys):
+    """Task t1 (one question of six) gains in most videos, t2 loses in half: micro and macro point apart."""
+    marks = ["000000", "011111"] * 8, ["100000", "100111"] * 7 + ["000000", "100111"]
+    sides = {}
+    for mean in ("questions", "tasks"):
+        pairs = []
+        for name, row in zip("ab", marks, strict=True):
+            folder = tmp_path / mean / name
+            write(folder, answers(row, run_id=name, selector=name, mean=mean))
+            pairs.append(read_cells(folder, {}))
+        (sides[mean],) = compare(pair(*pairs))
+    micro, macro = sides["questions"], sides["tasks"]
+    assert (micro.headline, macro.headline) == (micro.micro, macro.macro)
+    assert micro.p_holm == micro.micro.p_value != macro.p_holm == macro.macro.p_value
+    assert micro.videos_needed != macro.videos_needed
+    out = run(capsys, tmp_path / "tasks" / "a", tmp_path / "tasks" / "b")
+    assert "mean over" in out and "micro B - A (95 %)" in out and "macro" not in out
+    assert macro.macro.value > 0 > micro.micro.value
+    row = out.split("\n\n")[1].splitlines()[1].split()
+    assert row[:3] == ["tasks", *(f"{100 * one.value:.1f}" for one in macro.accuracies[2:])]
+
+
+def test_settings_are_named_where_only_they_tell_cells_apart(tmp_path, capsys):
+    """hit_rate at two rates, at two k each, against attention at the same k."""
+    records = [
+        one
+        for config in ("aaaa", "bbbb")
+        for k in (1, 2)
+        for one in answers(["10", "01"], selector="hit_rate", selector_config=config, top_k=k)
+    ]
+    for k in (1, 2):
+        records += answers(["11", "01"], selector="attention", selector_config="cccc", top_k=k)
+    folder = write(tmp_path / "sweep", records)
+    out = run(capsys, folder, "--a", "selector=hit_rate", "--b", "selector=attention")
+    assert "A selector_config" in out and out.count("aaaa") == out.count("bbbb") == 2
+    assert "B selector_config" not in out and "cccc" not in out
+
+
+def test_unequal_bytes_are_warned_of(tmp_path, capsys):
+    a = write(tmp_path / "a", answers(["10", "11"], run_id="a", kv_bytes_resident=4000))
+    near = dict(selector="random", kv_bytes_resident=4300)
+    b = write(tmp_path / "b", answers(["11", "10"], run_id="b", **near))
+    far = dict(selector="random", kv_bytes_resident=4500)
+    c = write(tmp_path / "c", answers(["11", "10"], run_id="c", **far))
+    main([str(a), str(b)])
+    assert capsys.readouterr().err == ""
+    main([str(c), str(a)])
+    told = capsys.readouterr().err
+    assert "KV bytes of A and B differ by more than 10 % in 1 of 1 comparisons" in told
+    assert "22.5 % and 20.0 %" in told
+
+
+def test_a_closed_pipe_ends_quietly(tmp_path):
+    a = write(tmp_path / "a", answers(["110"], run_id="a"))
+    b = write(tmp_path / "b", answers(["111"], run_id="b", selector="random"))
+    reader, writer = os.pipe()
+    os.close(reader)  # as `| head` that has seen enough
+    command = [sys.executable, "-m", "x2l.compare", str(a), str(b), "--json"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_no_shared_question_is_an_error(tmp_path):

@@ -2,7 +2,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from tests.synthetic import record, sweep
-from x2l.curves import _ticks, draw, save, table
+from x2l.curves import NothingToDraw, _ticks, draw, save, table
 from x2l.points import points
 
 ROWS = points(sweep())
@@ -121,9 +121,61 @@ def test_equal_points_give_equal_bytes(tmp_path):
         assert b"CreationDate" not in first  # equal within a second only, if it were there
 
 
-def test_nothing_parsed_is_an_error():
-    with pytest.raises(ValueError, match="1 answers and none could be parsed"):
-        draw(points([record(correct=None)]), "title")
+def test_settings_of_one_selector_are_lines_of_their_own():
+    records = [
+        record(selector="hit_rate", selector_config=c, top_k=k, kv_bytes_resident=1000 + k)
+        for c in "abc"
+        for k in range(4)
+    ]
+    figure = draw(points(records), "title")
+    assert len(figure.axes) == 2 and [len(lines(axes)) for axes in figure.axes] == [3, 3]
+    told = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert told[:3] == [f"hit_rate settings {c} (bound)" for c in "abc"]
+
+
+def test_protocols_have_fronts_and_full_lines_of_their_own():
+    """The same cells by two protocols, one of which finds all answers right: no panel may show both."""
+    records = [
+        record(
+            protocol=protocol, run_id=protocol, correct=correct, ratio_low=ratio, ratio_high=ratio
+        )
+        for protocol, correct in (("official", 1.0), ("lmms_eval", 0.0))
+        for ratio in (1.0, 8.0)
+    ]
+    figure = draw(points(records), "title")
+    levels = {
+        axes.get_title().splitlines()[1]: {
+            float(y)
+            for line in axes.lines
+            if line.get_drawstyle() == "steps-post" or list(line.get_xdata()) == [0, 1]
+            for y in line.get_ydata()
+        }
+        for axes in figure.axes
+    }
+    assert levels == {"protocol lmms_eval": {0.0}, "protocol official": {100.0}}
+
+
+@pytest.mark.parametrize("correct", [0.0, 1.0])
+def test_cells_with_all_or_nothing_right_are_drawn(correct):
+    """At n = 21 the plain formula's lower end is above 0 by rounding, and matplotlib refuses that."""
+    for videos in range(2, 40):
+        cell = [record(sample_id=str(v), video_id=str(v), correct=correct) for v in range(videos)]
+        for point in points(cell):
+            assert point.low <= point.accuracy <= point.high
+    draw(points(cell), "title")
+
+
+def test_unparsed_answers_that_count_as_wrong_are_drawn():
+    assert draw(points([record(parsed=None, correct=None)]), "title").axes
+
+
+def test_nothing_that_counts_is_an_error():
+    with pytest.raises(
+        NothingToDraw, match="1 answers could not be parsed and the protocol leaves"
+    ):
+        draw(points([record(correct=None, parsed=None, unparsed="left out")]), "title")
+    with pytest.raises(NothingToDraw, match="needle keeps its answers back"):
+        draw(points([record(correct=None, answer=None)]), "title")
 
 
 def test_table_has_a_line_for_each_point_and_names_what_differs():

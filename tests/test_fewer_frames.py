@@ -52,7 +52,7 @@ class Sized:
     def prompt(self, video, chunk_frames):
         count = len(video.pixels)
         self.asked.append(count)
-        ids = torch.zeros(5 + count // 2 * self.weight(count), dtype=torch.long)
+        ids = torch.zeros(5 + (count + 1) // 2 * self.weight(count), dtype=torch.long)
         return Prompt(ids, ids[None], 5, (), 0, 0, {})
 
 
@@ -86,5 +86,10 @@ def test_the_frames_are_spread_over_the_video():
 
 def test_a_budget_beyond_the_video_takes_all_of_it():
     assert len(thinned(Sized(), frames(64), 4, 10**6)[0].pixels) == 64
+    for odd in (3, 23, 63):
+        assert len(thinned(Sized(), frames(odd), 4, 10**6)[0].pixels) == odd
+    model = ours("qwen2_5_vl")  # a processor fills the last step up
+    found, prompt = thinned(model, frames(23), 4, 10**6)
+    assert len(found.pixels) == 23 and prompt.tokens == model.prompt(frames(23), 4).tokens
     short = replace(frames(1))
     assert len(thinned(Sized(), short, 4, 10)[0].pixels) == 1

@@ -1,9 +1,13 @@
 """Ratio 1 must be the stock model, whatever the family and the chunks: what everything else stands on."""
 
-from dataclasses import replace
+import copy
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from math import ceil
 
 import pytest
 import torch
+from transformers import AttentionInterface
 
 from tests.parity import (
     FULL,
@@ -19,12 +23,15 @@ from tests.parity import (
     stock_logits,
     stock_tokens,
 )
-from tests.tiny import FAMILIES, build, frames, ours, processor, stock
+from tests.tiny import FAMILIES, build, frames, metadata, ours, processor, stock
+from x2l.compressors.attention_pruning import TaskAware
 from x2l.compressors.base import Level
 from x2l.compressors.pruning import KeyNorm
 from x2l.decode import answer
+from x2l.limits import ContextError
 from x2l.models.attention import Watch
 from x2l.models.hf import HFVideoModel
+from x2l.models.positions import compact_end
 from x2l.prefill import prefill
 
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-9}
@@ -276,7 +283,7 @@ def test_compact_keeps_rows_and_columns_where_they_count_from(family):
         assert torch.equal(after[1:], before[1:])
     else:  # from the time step
         assert torch.allclose(after[1:] - after[:1], before[1:] - before[:1], atol=1e-4)
-    assert (after[0].diff(dim=-1) >= 0).all() or family != "qwen2_5_vl"
+    assert (after[0].diff(dim=-1) >= -1e-4).all()
     assert after[0].max() < before[0].max()
     assert moved.place.next_position <= prompt.next_position
 
@@ -333,3 +340,136 @@ def test_dynamic_rope_is_refused_beyond_the_length_that_fixes_its_tables():
     model.advance(words, torch.arange(145, 150)[None], model.new_cache())
     with pytest.raises(ValueError, match="position 150: beyond the 150 that this model's dynamic"):
         model.advance(words, torch.arange(146, 151)[None], model.new_cache())
+
+
+def wide(family, dtype=torch.float32, count=16):
+    """A model and a video whose steps have many more columns than their share of time."""
+    model = HFVideoModel(build(family, dtype), wide_processor(family), "hf")
+    return model, frames(count, size=(48, 160))
+
+
+def wide_processor(family):
+    words = copy.deepcopy(processor(family))
+    words.video_processor.size = {"shortest_edge": 64, "longest_edge": 1 << 30}
+    return words
+
+
+@pytest.mark.parametrize("context", ["full", "high"])
+@pytest.mark.parametrize("family", ["qwen3_vl", "glm4v"])
+def test_compact_never_goes_back_where_steps_are_blocks(family, context):
+    """What follows a chunk stands beyond all that was kept of it, on every axis, as in the model's own input."""
+    model, video = wide(family)
+    prompt = model.prompt(video, 4)
+    assert prompt.chunks[0].grid[2] > 4 * prompt.chunks[0].grid[1] / 2 > 2
+    levels = {"low": Level(KeyNorm(), 2), "high": Level(KeyNorm(), 32)}
+    store = prefill(model, prompt, levels, context=context, positions="compact")
+    for assignment in (["high"] * 4, ["low", "high", "high", "low"]):
+        mixed = store.mix(assignment)
+        for layer, spans in zip(mixed.kv.layers, mixed.spans, strict=True):
+            ends = [float(layer.positions[..., a:b].max()) for a, b in spans]
+            starts = [float(layer.positions[..., a:b].min()) for a, b in spans]
+            assert all(end < start for end, start in zip(ends[:-1], starts[1:], strict=True))
+            assert ends[-1] < mixed.place.next_position <= prompt.next_position
+
+
+@dataclass(frozen=True)
+class Looks(KeyNorm):
+    """Remembers the positions that a chunk was run at."""
+
+    at: list = field(default_factory=list)
+
+    def score(self, kv, seen):
+        self.at.append(seen.positions)
+        return super().score(kv, seen)
+
+
+@pytest.mark.parametrize("ratio", [1.5, 4, 32])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "glm4v", "internvl", "smolvlm"])
+def test_a_compact_prefill_stays_below_the_end_that_the_context_check_uses(family, ratio):
+    model = ours(family)
+    minutes = frames(14)
+    video = replace(minutes, seconds=minutes.seconds * 60, duration=14 * 60.0)
+    prompt, looks = model.prompt(video, 4), Looks()
+    levels = {"low": Level(KeyNorm(), 1), "high": Level(looks, ratio)}
+    prefill(model, prompt, levels, context="high", positions="compact")
+    used = max(int(at.max()) for at in looks.at) + 1
+    kept = [
+        chunk.tokens - chunk.visual_tokens + ceil(chunk.visual_tokens / Fraction(str(ratio)))
+        for chunk in prompt.chunks
+    ]
+    end = compact_end(prompt, kept)
+    longest = max(int(c.positions.max()) + 2 - int(c.positions[0, 0]) for c in prompt.chunks)
+    assert used <= end <= used + 3 * longest  # a bound, but not any bound
+
+
+def test_a_probe_that_does_not_fit_the_context_is_refused_before_anything_runs():
+    hf = build("internvl")
+    hf.config.get_text_config().max_position_embeddings = 150
+    model = HFVideoModel(hf, processor("internvl"))
+    prompt = next(p for n in range(9, 4, -1) if (p := model.prompt(frames(n), 2)).tokens <= 150)
+    levels = {"low": Level(KeyNorm(), 1), "high": Level(TaskAware(probe="What is it? " * 9), 4)}
+    prefill(model, prompt, {"low": levels["low"], "high": Level(KeyNorm(), 4)})
+    with pytest.raises(ContextError, match="the model's context has 150"):
+        prefill(model, prompt, levels)
+
+
+def test_pixels_of_a_frame_are_capped_as_the_rule_says():
+    """A checkpoint that does not say: transformers 5 does not cap them, the published reference code does."""
+    words = copy.deepcopy(processor("qwen2_5_vl"))
+    words.video_processor.size = {"shortest_edge": 64, "longest_edge": 1 << 20}
+    words.video_processor.cap_pixels_per_frame = None
+    words.video_processor.max_video_tokens = 60
+    video, grids = frames(12, size=(128, 128)), {}
+    for rule in ("hf", "reference"):
+        model = HFVideoModel(build("qwen2_5_vl"), words, rule)
+        grids[rule] = model.prompt(video, 4).chunks[0].grid
+    stocked = words(
+        text=[words.video_token],
+        videos=[video.pixels.permute(0, 3, 1, 2)],
+        videos_kwargs={"do_sample_frames": False, "video_metadata": [metadata(video)]},
+        return_tensors="pt",
+    )["video_grid_thw"][0]
+    assert grids["hf"][1:] == (int(stocked[1]) // 2, int(stocked[2]) // 2)
+    assert grids["reference"][1] < grids["hf"][1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_single_frame_is_the_same_frame_shown_for_a_whole_step(family):
+    """Stock Qwen3-VL and GLM-4V refuse one frame; the others repeat it."""
+    one = frames(1)
+    twice = replace(one, pixels=one.pixels.repeat(2, 1, 1, 1), seconds=torch.zeros(2).double())
+    stepped = ours(family).temporal_patch == 2
+    want = stock_logits(family, twice if family in ("qwen3_vl", "glm4v") else one, torch.float64)
+    assert (
+        chunked_logits(family, one, torch.float64, "hf", 2 if stepped else 1) - want
+    ).abs().max() <= 1e-9
+    prompt = ours(family).prompt(replace(one, duration=3600.0), 2)
+    assert prompt.chunks[0].seconds == (0.0, 3600.0)
+
+
+def test_every_time_step_has_its_own_mean_embedding_where_tokens_were_dropped():
+    video, model = still(9, (4, 5)), ours("video_llama_3")
+    prompt = model.prompt(video, 4)
+    assert any(chunk.grid[0] == 1 < len(chunk.steps) for chunk in prompt.chunks)
+    store = prefill(model, prompt, FULL)
+    assert store.step_chunk == (0, 0, 0, 0, 1, 1, 1, 1, 2)
+    embedded = model.embed_chunk(prompt, prompt.chunks[1])
+    visual = embedded.embeds[0, prompt.chunks[1].is_visual]
+    first = prompt.chunks[1].steps[0]
+    assert torch.allclose(store.step_embeds[4], visual[:first].mean(0), atol=1e-6)
+
+
+def test_vision_operations_are_those_of_sdpa_whatever_kernel_the_tower_has():
+    """flash-attn's own operators are unknown to torch's counter, which would take them for free."""
+
+    def uncounted(module, query, key, value, mask, **options):
+        return torch.zeros_like(query).transpose(1, 2), None
+
+    AttentionInterface.register("flash_uncounted", uncounted)
+    hf, video = build("llava_onevision"), frames(4)
+    hf.config.vision_config._attn_implementation = "flash_uncounted"
+    model = HFVideoModel(hf, processor("llava_onevision"))
+    prompt, plain = model.prompt(video, 4), ours("llava_onevision")
+    got = model.embed_chunk(prompt, prompt.chunks[0]).flops
+    assert got == plain.embed_chunk(prompt, prompt.chunks[0]).flops
+    assert hf.config.vision_config._attn_implementation == "flash_uncounted"

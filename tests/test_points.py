@@ -4,7 +4,7 @@ import math
 import pytest
 
 from tests.synthetic import record, sweep
-from x2l.points import pareto, points, telling_apart, write_points
+from x2l.points import of_several_settings, pareto, points, telling_apart, write_points
 from x2l.scoring import outcomes
 
 
@@ -248,3 +248,24 @@ def test_protocols_tell_cells_apart():
         [record(run_id="a", protocol="official"), record(run_id="b", protocol="lmms_eval")]
     )
     assert telling_apart(rows) == ["protocol"]
+
+
+def test_settings_tell_apart_what_nothing_else_does():
+    """hit_rate at three rates in one run; that other selectors have settings of their own is no news."""
+    rates = [record(selector="hit_rate", selector_config=c, top_k=k) for c in "abc" for k in (1, 2)]
+    other = [record(selector="attention", selector_config="d", top_k=k) for k in (1, 2)]
+    assert telling_apart(points([*rates, *other])) == ["selector_config"]
+    assert of_several_settings(points([*rates, *other])) == {"hit_rate"}
+    assert telling_apart(points([*rates[:2], *other])) == []
+    seeds = [record(selector="random", run_id=c, selector_config=c, seed=ord(c)) for c in "ab"]
+    assert telling_apart(points(seeds)) == ["seed"] and not of_several_settings(points(seeds))
+    runs = [record(run_id=run) for run in "ab"]
+    assert telling_apart(points(runs)) == ["run_id"]
+
+
+def test_an_incomplete_group_does_not_count():
+    """Three right tries of four, alone in the cell: no unit yet."""
+    point = only([record(sample_id=f"a{t}", group="a") for t in range(3)])
+    assert point.n == 0 and math.isnan(point.accuracy)
+    pairs = [record(sample_id=f"a{t}", group="a", tries=2) for t in range(2)]
+    assert (only(pairs).n, only(pairs).accuracy) == (1, 1.0)

@@ -60,7 +60,16 @@ def never(*_):
     raise AssertionError("nothing is missing, so no model is needed")
 
 
-def go(folder, data, load_model, selectors=SELECTORS, benchmark=None, ratios=(2, 8), **changes):
+def go(
+    folder,
+    data,
+    load_model,
+    selectors=SELECTORS,
+    benchmark=None,
+    ratios=(2, 8),
+    tracker=None,
+    **changes,
+):
     values = settings(
         run_id=identity(CONFIG),
         chunk_frames=4,
@@ -77,7 +86,7 @@ def go(folder, data, load_model, selectors=SELECTORS, benchmark=None, ratios=(2,
         selectors,
         folder,
         describe(values.run_id, CONFIG, "cpu", "a processor", 1),
-        NoTracker(),
+        tracker or NoTracker(),
     )
 
 
@@ -644,3 +653,30 @@ def test_two_hundred_videos_leave_nothing_behind(tmp_path, data, model, monkeypa
     summary = go(tmp_path, data, lambda: model, one, benchmark, **values)
     assert summary.added == len(stores) == 200
     assert open_things[-1] == open_things[19]
+
+
+def test_trackers_are_told_of_every_setting_of_a_selector(done, tmp_path, data, model):
+    """One folder, random at two seeds: their answers are not one mean, and none overwrites the other."""
+    folder = tmp_path / "copy"
+    shutil.copytree(done[0], folder)
+
+    class Kept(NoTracker):
+        logged, final = {}, {}
+
+        def __enter__(self):
+            return self
+
+        def log(self, metrics):
+            self.logged.update(metrics)
+
+        def summarize(self, values):
+            self.final.update(values)
+
+    kept = Kept()
+    go(folder, data, lambda: model, {"random": RandomSelector(seed=1)}, tracker=kept, top_k=(1,))
+    configs = sorted({r.selector_config for r in load(folder) if r.selector == "random"})
+    assert len(configs) == 2
+    names = {name for name in kept.logged if "random" in name and name.endswith("k=1")}
+    assert names == {f"accuracy/random {config} k=1" for config in configs}
+    assert {f"final/random {config} k=1/accuracy" for config in configs} <= kept.final.keys()
+    assert "accuracy/attention k=1" in kept.logged

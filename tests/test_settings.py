@@ -64,7 +64,34 @@ TUNED = {
 def test_a_tuned_k_names_another_split():
     assert settings(**TUNED).evaluated == "needle/test"
     assert settings(**{**TUNED, "tuned_on": "mlvu/test"}).tuned_on == "mlvu/test"
-    assert settings(**{**TUNED, "benchmark": "videomme", "split": None}).evaluated == "videomme/all"
+    whole = {**TUNED, "benchmark": "videomme", "split": None, "tuned_on": "mlvu/dev"}
+    assert settings(**whole).evaluated == "videomme/all"
+    own = {**TUNED, "benchmark": "mine", "split": "b", "tuned_on": "a"}  # splits nobody knows of
+    assert settings(**own).tuned_on == "a"
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "split", "known"),
+    [
+        ("needle", "test", ("train", "dev")),
+        ("mlvu", "test", ("dev",)),
+        ("longvideobench", "test", ("val",)),
+    ],
+)
+def test_a_tuning_split_is_one_that_the_loader_knows(benchmark, split, known):
+    asked = {**TUNED, "benchmark": benchmark, "split": split}
+    for name in known:
+        assert settings(**{**asked, "tuned_on": name}).tuned_on == name
+    for name in ("tuning", f"{benchmark}/tuning", f"{benchmark}/"):
+        with pytest.raises(ValueError, match=f"tuned_on={name}: must be one of {benchmark}'s spl"):
+            settings(**{**asked, "tuned_on": name})
+
+
+@pytest.mark.parametrize("tuned_on", ["test", "dev", "videomme/test", "videomme/x"])
+def test_a_set_without_splits_cannot_be_tuned_on(tuned_on):
+    asked = {**TUNED, "benchmark": "videomme", "split": None, "tuned_on": tuned_on}
+    with pytest.raises(ValueError, match=f"tuned_on={tuned_on}: must be of another benchmark"):
+        settings(**asked)
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,14 @@ def test_all_right_is_not_certain():
     assert 0.8 < found.low < 0.95
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_the_interval_holds_its_value_at_both_ends(value):
+    """Rounding must not put an end of the interval on the wrong side of 0 or 1."""
+    for videos in range(2, 401):
+        found = accuracy([Outcome(str(v), f"v{v}", value) for v in range(videos)])
+        assert 0 <= found.low <= found.value <= found.high <= 1
+
+
 def test_one_video_says_nothing_about_others():
     found = accuracy([Outcome(str(q), "v", float(q % 2)) for q in range(20)])
     assert (found.low, found.high, found.videos) == (0.0, 1.0, 1)
@@ -131,6 +139,11 @@ def test_a_group_is_right_only_if_all_its_tries_are(values, expected):
 def test_groups_that_were_cut_off_say_nothing():
     folded = circular([*tries("g", 1.0, 1.0, 1.0, 1.0), *tries("h", 1.0, 1.0)])
     assert [outcome.unit for outcome in folded] == ["g"]
+
+
+def test_an_incomplete_group_is_never_right_even_where_none_is_whole():
+    assert circular([*tries("g", 1.0, 1.0, 1.0), *tries("h", 1.0, 0.0)]) == []
+    assert [o.value for o in circular(tries("g", 1.0, 1.0), tries=2)] == [1.0]
 
 
 def test_without_groups_outcomes_stand_alone():
@@ -245,6 +258,18 @@ def test_p_values_and_intervals_say_the_same():
         assert (found.p_value < 0.05) == (found.low > 0 or found.high < 0)
 
 
+@pytest.mark.parametrize("questions", range(1, 9))
+@pytest.mark.parametrize("sign", [1, -1])
+def test_they_say_the_same_where_all_videos_change_alike(questions, sign):
+    """One of 1, 2, ... questions gained in every video: the test is the interval turned round."""
+    for videos in range(2, 40):
+        units = [(f"{v}/{q}", f"v{v}") for v in range(videos) for q in range(questions)]
+        a = [Outcome(*unit, 0.0) for unit in units]
+        b = [Outcome(*unit, float(unit[0].endswith("/0"))) for unit in units]
+        found = paired_difference(*((a, b) if sign > 0 else (b, a)))
+        assert (found.p_value < 0.05) == (found.low > 0 or found.high < 0), videos
+
+
 def test_cells_that_never_differ_may_differ_on_other_videos():
     """No flip in 30 videos: by the rule of three up to a tenth of all videos might differ."""
     outcomes = clustered(videos=30)
@@ -260,7 +285,7 @@ def test_videos_that_all_change_alike_are_no_point():
     b = [Outcome(*unit, float(unit[0].endswith("0"))) for unit in units]
     found = paired_difference(a, b)
     assert found.value == pytest.approx(1 / 3) and found.low < 0 and found.high > 0.7
-    assert found.p_value == pytest.approx(0.25)
+    assert found.p_value == pytest.approx((3 / 4) ** 3)
 
 
 def test_one_video_tells_nothing_of_a_difference():

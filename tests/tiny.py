@@ -5,6 +5,10 @@ tokens, chat template) lies in tests/families/.
 """
 
 import warnings
+
+import x2l.models  # noqa: F401 - before transformers: it lets the processors import
+
+# isort: split
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache

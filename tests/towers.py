@@ -4,6 +4,9 @@ import io
 from pathlib import Path
 from typing import Any
 
+import x2l.models  # noqa: F401 - declares torchvision's operators before transformers is imported
+
+# isort: split
 import sentencepiece
 import torch
 import transformers

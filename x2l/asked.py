@@ -1,7 +1,9 @@
 """One question about a pre-filled video: selection, decoding and the record, for any number of cells."""
 
+import logging
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,8 +18,11 @@ from x2l.models.base import VideoModel
 from x2l.records import Record, finite
 from x2l.selection import TASK, gt_chunks, select, select_bytes, truth_scores
 from x2l.selectors.base import Query
-from x2l.settings import Settings
+from x2l.selectors.file import FileSelector
+from x2l.settings import Settings, config_errors
 from x2l.store import KVStore
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,13 @@ class AskedQuestion:
         self.question: Question = model.question(benchmark.prompt(sample, seconds))
         spans = sample.spans
         self.gt = None if spans is None else gt_chunks(video.sampled.chunks, spans)
+        if self.gt == () and not settings.fewer_frames:  # which has no chunks to choose from
+            log.warning(
+                "question %s has no ground-truth chunk and no recall: its spans %s lie outside the %.1f s of the video",
+                sample.id,
+                spans,
+                video.sampled.chunks[-1].seconds[1],
+            )
         self._relevance: dict[str, tuple[Tensor, Meter]] = {}
         self._answers: dict[tuple[int, ...], tuple[Answer, Meter, int | None]] = {}
 
@@ -106,14 +118,17 @@ class AskedQuestion:
             prepared = self.video.prepared.get(cell.name)
             query = Query(
                 self.question,
-                self.sample.id,
+                # The tries of one question share their draws: a hit is a hit in all of them.
+                self.benchmark.group(self.sample) or self.sample.id,
                 self.sample.spans,
                 text=self.sample.question,
                 choices=self.sample.choices,
                 video=self.sample.video,
                 prepared=None if prepared is None else prepared[0],
             )
-            with meter.stage("selection"):
+            # A file that does not fit the sampling is the user's to correct; any other ValueError is a fault.
+            file = isinstance(cell.selector, FileSelector)
+            with config_errors() if file else nullcontext(), meter.stage("selection"):
                 relevance = cell.selector.relevance(query, self.store, self.model, meter)
             self._relevance[cell.name] = relevance, meter
         return self._relevance[cell.name]
@@ -139,6 +154,7 @@ class AskedQuestion:
             "benchmark": self.benchmark.name,
             "task": sample.task,
             "group": self.benchmark.group(sample),
+            "tries": self.benchmark.tries,
             "tags": dict(sample.tags),
             "question": sample.question,
             "answer": sample.answer,

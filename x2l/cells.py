@@ -93,7 +93,7 @@ def check_samples(samples: Sequence[Sample], asked: Sequence[Cell], settings: Se
 
     Raises:
         ValueError: a cell needs to know where the answer lies and the benchmark does not say; a task has no top_k; or
-            a file of chosen chunks lacks a question.
+            a file of chosen chunks lacks a question or is for more chunks than videos have.
     """
     unknown = [sample.id for sample in samples if sample.spans is None]
     for cell in asked:
@@ -105,7 +105,7 @@ def check_samples(samples: Sequence[Sample], asked: Sequence[Cell], settings: Se
                 f"(nor for {len(unknown) - 1} more questions); leave it out here"
             )
         if isinstance(cell.selector, FileSelector):
-            _check_file(cell.selector, samples)
+            _check_file(cell.selector, samples, settings.most_chunks)
     tasks = {sample.task for sample in samples} - set(settings.top_k_by_task)
     if TASK in settings.top_k and tasks:
         raise ValueError(
@@ -114,7 +114,7 @@ def check_samples(samples: Sequence[Sample], asked: Sequence[Cell], settings: Se
         )
 
 
-def _check_file(selector: FileSelector, samples: Sequence[Sample]) -> None:
+def _check_file(selector: FileSelector, samples: Sequence[Sample], most: int | None) -> None:
     missing = [s for s in samples if not selector.knows(s.video, s.question)]
     if missing:
         raise ValueError(
@@ -122,6 +122,14 @@ def _check_file(selector: FileSelector, samples: Sequence[Sample]) -> None:
             f"(nor for {len(missing) - 1} more questions); make them, or set selector.file.missing=none to re-load "
             "nothing there"
         )
+    for s in samples:
+        least = selector.least_chunks(s.video, s.question)
+        if most is not None and least > most:
+            raise ValueError(
+                f"selector.file.path={selector.path}: entry {video_key(s.video, s.question)!r} is for {least} chunks "
+                f"or more, but videos have {most} at most; video.frames, video.fps, prefill.chunk_frames must be those "
+                "of the file"
+            )
 
 
 def _matched(name: str, selector: MatchedRandomSelector, other: Cell) -> Cell:

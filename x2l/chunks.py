@@ -26,6 +26,7 @@ class Chunk:
         is_visual: `(T,)` bool; text inside the span (timestamps) is never compressed.
         grid: visual tokens as (time steps, rows, columns); their product is the number of visual tokens. A chunk of
             which the model's processor dropped tokens forms no grid: (1, 1, visual tokens).
+        steps: visual tokens of each time step.
         positions: `(A, T)` integer rotary positions of all its tokens, as the model was trained with.
     """
 
@@ -37,6 +38,7 @@ class Chunk:
     frame_seconds: tuple[float, ...]
     is_visual: Tensor
     grid: tuple[int, int, int]
+    steps: tuple[int, ...]
     positions: Tensor
 
     @property

@@ -11,15 +11,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from x2l.curves import draw, save, table
+from x2l.curves import NothingToDraw, draw, save, table
 from x2l.lmms_eval import Line, export, parse_lines
-from x2l.points import FULL, POINTS, WORDS, Point, points, telling_apart, write_points
+from x2l.points import (
+    FULL,
+    POINTS,
+    WORDS,
+    Point,
+    of_several_settings,
+    points,
+    telling_apart,
+    write_points,
+)
 from x2l.records import RECORDS, Record, load
 from x2l.runinfo import STATUS
 from x2l.tracking import track_curve
 
 TASK_POINTS = "points_by_task.csv"
 LMMS_EVAL = "lmms_eval"
+CURVES = ("curve.png", "curve.pdf")
 
 
 def collect(
@@ -35,7 +45,8 @@ def collect(
 
     Args:
         folders: runs, or folders of runs at any depth.
-        out: where points.csv, points_by_task.csv, curve.png and curve.pdf go.
+        out: where points.csv, points_by_task.csv, curve.png and curve.pdf go; no figure, and no run of the
+            tracker, but a warning where no cell has an accuracy.
         tracker: `wandb` or `none`.
         mode: of W&B.
         project: of W&B.
@@ -56,7 +67,13 @@ def collect(
     write_points(out / POINTS, rows)
     write_points(out / TASK_POINTS, points(records, by_task=True))
     title = _title(rows)
-    png, _ = save(draw(rows, title, lines), out)
+    try:
+        png, _ = save(draw(rows, title, lines), out)
+    except NothingToDraw as error:
+        for name in CURVES:  # an older figure would be of other records
+            (out / name).unlink(missing_ok=True)
+        print(f"warning: no figure: {error}", file=sys.stderr)
+        return rows
     if tracker == "wandb":
         track_curve(out, title, *_chart(rows), picture=png, mode=mode, project=project)
     return rows
@@ -124,12 +141,14 @@ def _title(rows: Sequence[Point]) -> str:
 
 def _chart(rows: Sequence[Point]) -> tuple[list[str], list[list[object]]]:
     """Columns and rows of the W&B table; `line` names the line that a point belongs to."""
-    names = telling_apart([row for row in rows if not row.control])
+    selecting = [row for row in rows if not row.control]
+    names, several = telling_apart(selecting), of_several_settings(selecting)
     columns = ["line", "top_k", "kv_percent", "accuracy_percent", "low_percent", "high_percent"]
     columns += ["n", "gflops", "recall", "compressor", "selector", *names]
     table_rows: list[list[object]] = []
     for row in sorted(rows, key=lambda r: r.kv_share):
-        words = [WORDS[name].format(getattr(row, name)) for name in names]
+        told = [n for n in names if n != "selector_config" or row.selector in several]
+        words = [WORDS[name].format(getattr(row, name)) for name in told]
         method = [row.compressor, row.control or row.selector, *words]
         line = FULL if row.control == FULL else " ".join(method)
         table_rows.append(
@@ -193,10 +212,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ValueError as error:
         _fail(str(error))
     print(table(rows, lines))
-    print(f"\n{out / POINTS}\n{out / TASK_POINTS}\n{out / 'curve.png'}\n{out / 'curve.pdf'}")
+    drawn = [out / name for name in CURVES if (out / name).exists()]
+    print("", *(out / POINTS, out / TASK_POINTS, *drawn), sep="\n")
     if options.lmms_eval:
         print(f"{out / LMMS_EVAL}/*/*_samples_*.jsonl")
-    if options.tracker == "wandb":
+    if options.tracker == "wandb" and drawn:
         print(f"{out / 'wandb'} (W&B, {options.mode})")
     problems = unfinished(find_runs(options.folders))
     if problems:

@@ -2,13 +2,15 @@
 
 A and B are run or sweep folders; without B, cells of A are compared with each other. Where a folder holds
 several cells, `--a` and `--b` choose among them; of what is left, cells are paired that agree in every field in
-which both sides still vary (the same top_k, say). Printed is B minus A in percentage points; intervals and tests
-are clustered by video, p values also corrected by Holm for all pairs printed.
+which both sides still vary (the same top_k, say). Printed is B minus A in percentage points, of the mean that the
+protocol names (over questions or over tasks) and on the questions that both sides count; intervals and tests are
+clustered by video, p values also corrected by Holm for all pairs printed. Flips and n count questions.
 """
 
 import argparse
 import json
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -39,21 +41,31 @@ def table(found: Sequence[Comparison], points: float = 5.0) -> str:
         for name in (name for name in names if name not in equal):
             cells = [one.a if side == "A" else one.b for one in found]
             columns[f"{side} {name}"] = [text(cell[name]) for cell in cells]
-    columns["A %"] = [_percent(one.accuracies[0].value) for one in found]
-    columns["B %"] = [_percent(one.accuracies[1].value) for one in found]
-    columns["B - A (95 %)"] = [_interval(one.micro) for one in found]
+    if any(one.mean == "tasks" for one in found):
+        columns["mean over"] = [one.mean for one in found]
+    columns["A %"] = [_percent(one.headline_accuracies[0].value) for one in found]
+    columns["B %"] = [_percent(one.headline_accuracies[1].value) for one in found]
+    columns["B - A (95 %)"] = [_interval(one.headline) for one in found]
     if drawn := [one.bootstrap for one in found if one.bootstrap is not None]:
-        columns["bootstrap"] = [f"{100 * low:+.1f} to {100 * high:+.1f}" for low, high in drawn]
+        title = "bootstrap" if "mean over" not in columns else "micro bootstrap"
+        columns[title] = [f"{100 * low:+.1f} to {100 * high:+.1f}" for low, high in drawn]
     columns["right>wrong"] = [str(one.micro.lost) for one in found]
     columns["wrong>right"] = [str(one.micro.gained) for one in found]
     columns["n"] = [str(one.micro.count) for one in found]
     columns["videos"] = [str(one.micro.videos) for one in found]
-    columns["p"] = [_p(one.micro.p_value) for one in found]
+    columns["p"] = [_p(one.headline.p_value) for one in found]
     columns["p Holm"] = [_p(one.p_holm) for one in found]
     if any(_interval(one.macro) != _interval(one.micro) for one in found):
-        columns["macro A %"] = [_percent(one.accuracies[2].value) for one in found]
-        columns["macro B %"] = [_percent(one.accuracies[3].value) for one in found]
-        columns["macro B - A (95 %)"] = [_interval(one.macro) for one in found]
+        for mean, name in (("tasks", "micro"), ("questions", "macro")):
+            if any(one.mean == mean for one in found):  # the mean that is not the headline
+                first = 0 if name == "micro" else 2
+                for side, at in (("A", first), ("B", first + 1)):
+                    columns[f"{name} {side} %"] = [
+                        _percent(one.accuracies[at].value) for one in found
+                    ]
+                columns[f"{name} B - A (95 %)"] = [
+                    _interval(one.micro if name == "micro" else one.macro) for one in found
+                ]
     columns["KV % A"] = [_percent(one.kv_share_a) for one in found]
     columns["KV % B"] = [_percent(one.kv_share_b) for one in found]
     for side, recalls in (
@@ -62,13 +74,14 @@ def table(found: Sequence[Comparison], points: float = 5.0) -> str:
     ):
         if not all(map(math.isnan, recalls)):
             columns[f"recall {side}"] = [f"{recall:.2f}" for recall in recalls]
-    columns["design effect"] = [f"{one.micro.design_effect:.2f}" for one in found]
+    columns["design effect"] = [f"{one.headline.design_effect:.2f}" for one in found]
     columns[f"videos for {points:g} pt"] = [
         "-" if one.videos_needed is None else str(one.videos_needed) for one in found
     ]
     for name, counts in (
         ("only in A", [one.only_a for one in found]),
         ("only in B", [one.only_b for one in found]),
+        ("left out", [one.left_out for one in found]),
         ("unparsed A", [one.unparsed_a for one in found]),
         ("unparsed B", [one.unparsed_b for one in found]),
     ):
@@ -89,9 +102,14 @@ def table(found: Sequence[Comparison], points: float = 5.0) -> str:
 def _split(cells: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
     """What all cells share, and the names of the fields in which they vary."""
     varying = [name for name in FIELDS if len({cell[name] for cell in cells}) > 1]
-    if not varying and len({tuple(cell.items()) for cell in cells}) > 1:
-        varying = [name for name in LAST_RESORT if len({cell[name] for cell in cells}) > 1]
+    for last in LAST_RESORT:
+        if _apart(cells, [*varying, last]) > _apart(cells, varying):
+            varying.append(last)
     return {name: cells[0][name] for name in FIELDS if name not in varying}, varying
+
+
+def _apart(cells: Sequence[Mapping[str, Any]], names: Sequence[str]) -> int:
+    return len({tuple(cell[name] for name in names) for cell in cells})
 
 
 def _words(fields: Mapping[str, Any]) -> str:
@@ -103,7 +121,10 @@ def _percent(share: float) -> str:
 
 
 def _interval(found: Difference) -> str:
-    return f"{100 * found.value:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
+    value, low, high = (
+        f"{round(100 * v, 1) + 0.0:+.1f}" for v in (found.value, found.low, found.high)
+    )
+    return f"{value} ({low} to {high})"  # no -0.0
 
 
 def _p(value: float) -> str:
@@ -160,17 +181,43 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = compare(pair(a, b), options.points, options.bootstrap)
     except ValueError as error:
         _fail(str(error))
-    if options.json:
-        values = {"points": options.points, "comparisons": [_plain(asdict(one)) for one in found]}
+    try:
+        _show(found, options.points, options.json)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough; Python would write the rest at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _show(found: Sequence[Comparison], points: float, as_json: bool) -> None:
+    if unequal := [one for one in found if one.unequal_bytes]:
+        most = max(unequal, key=lambda one: abs(one.kv_share_b - one.kv_share_a))
+        print(
+            f"warning: KV bytes of A and B differ by more than 10 % in {len(unequal)} of {len(found)} "
+            f"comparisons (most: {_percent(most.kv_share_a)} % and {_percent(most.kv_share_b)} % of the "
+            "uncompressed cache): these are not at equal compute",
+            file=sys.stderr,
+        )
+    if as_json:
+        values = {"points": points, "comparisons": [_plain(asdict(one)) for one in found]}
         print(json.dumps(values, indent=1))
     else:
-        print(table(found, options.points))
-        lost = max(one.only_a + one.only_b for one in found)
-        print(
-            "\nEvery question was answered on both sides."
-            if lost == 0
-            else f"\nLeft out: questions that only one side answered, up to {lost} in a comparison."
+        print(f"{table(found, points)}\n\n{_closing(found)}")
+
+
+def _closing(found: Sequence[Comparison]) -> str:
+    lost = max(one.only_a + one.only_b for one in found)
+    uncounted = max(one.left_out for one in found)
+    if not lost and not uncounted:
+        return "Every question was answered on both sides."
+    parts = []
+    if lost:
+        parts.append(f"questions that only one side answered, up to {lost} in a comparison")
+    if uncounted:
+        parts.append(
+            f"questions that the protocol does not count on one side or both (not parsed, or not all tries), "
+            f"up to {uncounted} in a comparison"
         )
+    return f"Left out: {'; '.join(parts)}."
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from x2l.benchmarks.base import SEVERAL
+from x2l.benchmarks.base import SEVERAL, Mean
 from x2l.records import RECORDS, Record, load
 from x2l.scoring import outcomes, unparsed
 from x2l.significance import bootstrap, holm, videos_needed
@@ -61,24 +61,31 @@ class Comparison:
 
     Attributes:
         a, b: what the cells are.
+        mean: what the protocol's headline is a mean of, "questions" (micro) or "tasks" (macro); questions where
+            the two sides' protocols differ in it.
         micro, macro: B minus A, over questions, and over tasks.
-        accuracies: of a and b over questions, then over tasks.
+        accuracies: of a and b over questions, then over tasks; of what both sides count only, so that b's less
+            a's is the difference.
+        left_out: units (questions, or groups of tries) among the shared questions that one side or both do not
+            count: unparsed where the protocol leaves such out, or a group that is not whole.
         only_a, only_b: questions that the other side has not answered; left out everywhere.
         unparsed_a, unparsed_b: answers without a readable letter, among the shared questions.
         kv_share_a, kv_share_b: bytes resident while answering, of the uncompressed cache's.
         recall_a, recall_b: mean chunk recall; NaN where nothing is known of it.
-        p_holm: `micro`'s p value, corrected for all comparisons made together.
-        videos_needed: to find the asked-for difference; None where nothing can be said.
+        p_holm: `headline`'s p value, corrected for all comparisons made together.
+        videos_needed: to find the asked-for difference of the headline; None where nothing can be said.
         bootstrap: `micro`'s interval by drawing videos again; None unless asked for.
     """
 
     a: Mapping[str, Any]
     b: Mapping[str, Any]
+    mean: Mean
     micro: Difference
     macro: Difference
     accuracies: tuple[Accuracy, Accuracy, Accuracy, Accuracy]
     only_a: int
     only_b: int
+    left_out: int
     unparsed_a: int
     unparsed_b: int
     kv_share_a: float
@@ -88,6 +95,22 @@ class Comparison:
     p_holm: float
     videos_needed: int | None
     bootstrap: tuple[float, float] | None
+
+    @property
+    def headline(self) -> Difference:
+        """The difference of the mean that the protocol names."""
+        return self.macro if self.mean == "tasks" else self.micro
+
+    @property
+    def headline_accuracies(self) -> tuple[Accuracy, Accuracy]:
+        """Of a and b, by that mean."""
+        return self.accuracies[2:] if self.mean == "tasks" else self.accuracies[:2]
+
+    @property
+    def unequal_bytes(self) -> bool:
+        """Whether one side decodes from over 10 % more KV bytes than the other: no equal-compute comparison."""
+        low, high = sorted((self.kv_share_a, self.kv_share_b))
+        return high > 1.1 * low
 
 
 def read_cells(folder: Path, wanted: Mapping[str, str]) -> list[CellRecords]:
@@ -159,7 +182,7 @@ def compare(
         ValueError: two cells share no question.
     """
     found = [_compared(a, b, points / 100, draws) for a, b in pairs]
-    corrected = holm([one.micro.p_value for one in found])
+    corrected = holm([one.headline.p_value for one in found])
     return [replace(one, p_holm=p) for one, p in zip(found, corrected, strict=True)]
 
 
@@ -173,19 +196,27 @@ def _compared(a: CellRecords, b: CellRecords, difference: float, draws: int) -> 
         )
     on_a = [record for record in a.records if record.sample_id in shared]
     on_b = [record for record in b.records if record.sample_id in shared]
+    all_a, all_b = _paired(outcomes(on_a), outcomes(on_b))
     tasks_a, tasks_b = _by_task(on_a), _by_task(on_b)
-    micro = paired_difference(outcomes(on_a), outcomes(on_b))
+    for task in tasks_a.keys() & tasks_b.keys():
+        tasks_a[task], tasks_b[task] = _paired(tasks_a[task], tasks_b[task])
+    micro = paired_difference(all_a, all_b)
+    macro = macro_difference(tasks_a, tasks_b) if len(tasks_a) > 1 else micro
+    mean: Mean = "tasks" if on_a[0].mean == on_b[0].mean == "tasks" else "questions"
+    units = {record.group or record.sample_id for record in on_a if record.answer is not None}
     return Comparison(
         a=a.fields,
         b=b.fields,
+        mean=mean,
         micro=micro,
-        macro=macro_difference(tasks_a, tasks_b) if len(tasks_a) > 1 else micro,
+        macro=macro,
         accuracies=(
-            accuracy(outcomes(on_a)),
-            accuracy(outcomes(on_b)),
+            accuracy(all_a),
+            accuracy(all_b),
             macro_accuracy(tasks_a),
             macro_accuracy(tasks_b),
         ),
+        left_out=len(units) - micro.count,
         only_a=len(ids[0] - shared),
         only_b=len(ids[1] - shared),
         unparsed_a=sum(map(unparsed, on_a)),
@@ -195,11 +226,15 @@ def _compared(a: CellRecords, b: CellRecords, difference: float, draws: int) -> 
         recall_a=_mean(record.recall for record in on_a),
         recall_b=_mean(record.recall for record in on_b),
         p_holm=math.nan,
-        videos_needed=videos_needed(micro, difference),
-        bootstrap=bootstrap(changes(outcomes(on_a), outcomes(on_b)), draws=draws)
-        if draws
-        else None,
+        videos_needed=videos_needed(macro if mean == "tasks" else micro, difference),
+        bootstrap=bootstrap(changes(all_a, all_b), draws=draws) if draws else None,
     )
+
+
+def _paired(a: Sequence[Outcome], b: Sequence[Outcome]) -> tuple[list[Outcome], list[Outcome]]:
+    """Of both sides the units that the other has as well."""
+    both = {outcome.unit for outcome in a} & {outcome.unit for outcome in b}
+    return [o for o in a if o.unit in both], [o for o in b if o.unit in both]
 
 
 def _by_task(records: Iterable[Record]) -> dict[str, list[Outcome]]:

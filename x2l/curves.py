@@ -7,7 +7,7 @@ were told where the answer lies (the oracle, top_k=gt) are dashed and not part o
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,21 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
 from x2l.lmms_eval import Line
-from x2l.points import ALL_HIGH, ALL_LOW, FULL, WORDS, Point, pareto, telling_apart
+from x2l.points import (
+    ALL_HIGH,
+    ALL_LOW,
+    FULL,
+    WORDS,
+    Point,
+    of_several_settings,
+    pareto,
+    telling_apart,
+)
 from x2l.scoring import ALL_TASKS
 from x2l.style import COLOURS, RC
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_BOUNDS = ("oracle", "hit_rate")  # selectors that were told where the answer lies
 _CONTROLS = {FULL: "*", ALL_LOW: "p", ALL_HIGH: "h"}
 _AXES = {
     "kv_share": "KV bytes resident while answering (% of uncompressed)",
@@ -38,6 +48,10 @@ _DASHES = (
 )  # of level lines
 
 
+class NothingToDraw(ValueError):
+    """No cell has an accuracy: no answer is known, or the protocol leaves out what could not be parsed."""
+
+
 def draw(points: Sequence[Point], title: str, lines: Sequence[Line] = ()) -> Figure:
     """The figure: accuracy with clustered 95 % intervals over KV bytes and over FLOPs.
 
@@ -47,23 +61,15 @@ def draw(points: Sequence[Point], title: str, lines: Sequence[Line] = ()) -> Fig
         lines: what others reached; a level line in the panels of the same benchmark.
 
     Raises:
-        ValueError: there is no point, no answer could be parsed, or none is known to be right.
+        NothingToDraw: no point has an answer that counts.
     """
-    shown = [p for p in points if p.task == ALL_TASKS]
-    if shown and all(p.n == 0 for p in shown):
-        raise ValueError(
-            f"points: nothing to draw, {shown[0].benchmark} keeps its answers back; send the "
-            "predictions in (x2l-collect --lmms-eval), or use another split"
-        )
-    if all(math.isnan(p.accuracy_parsed) for p in shown):
-        failures = sum(p.parse_failures for p in shown)
-        raise ValueError(
-            f"points: nothing to draw, {failures} answers and none could be parsed; look at "
-            "`prediction` in records.jsonl"
-        )
+    shown = [p for p in points if p.task == ALL_TASKS and p.n > 0]
+    if not shown:
+        raise NothingToDraw(_why_nothing(points))
     columns = sorted({p.compressor for p in shown if p.control != FULL}) or ["none"]
     variants = _variants(shown)
-    selectors = sorted({p.selector for p in shown if not p.control})
+    several = of_several_settings([p for p in shown if not p.control])
+    selectors = sorted({_name(p, several) for p in shown if not p.control})
     rows = [(x, variant) for x in _AXES for variant in variants]
     with matplotlib.rc_context(RC):
         size = (max(6.8, 1.4 + 2.9 * len(columns)), 0.9 + 2.85 * len(rows))
@@ -74,7 +80,7 @@ def draw(points: Sequence[Point], title: str, lines: Sequence[Line] = ()) -> Fig
             front = pareto(_comparable(shown, variant), x)
             for axes, compressor in zip(line, columns, strict=True):
                 members = [p for p in shown if _belongs(p, compressor, variant)]
-                _panel(axes, members, front, x, selectors)
+                _panel(axes, members, front, x, {s: _named(members, s, several) for s in selectors})
                 _level_lines(axes, members, lines)
                 words = [WORDS[name].format(value) for name, value in variant]
                 axes.set_title("\n".join([compressor, ", ".join(words)] if words else [compressor]))
@@ -151,20 +157,44 @@ def table(points: Sequence[Point], others: Sequence[Line] = ()) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
+    return "-" if math.isnan(share) else f"{100 * share:.1f}"
+
+
+def _why_nothing(points: Sequence[Point]) -> str:
+    failures = sum(p.parse_failures for p in points if p.task == ALL_TASKS)
+    if failures:
+        return (
+            f"points: nothing to draw, {failures} answers could not be parsed and the protocol leaves such "
+            "out; look at `prediction` in records.jsonl"
+        )
+    kept = ", ".join(sorted({p.benchmark for p in points})) or "the benchmark"
+    return (
+        f"points: nothing to draw, {kept} keeps its answers back; send the predictions in "
+        "(x2l-collect --lmms-eval), or use another split"
+    )
+
+
+def _name(point: Point, several: Collection[str]) -> str:
+    """Of the line that a point belongs to: its selector, with its settings where the selector has several."""
+    settings = WORDS["selector_config"].format(point.selector_config)
+    return f"{point.selector} {settings}" if point.selector in several else point.selector
+
+
+def _named(members: Sequence[Point], name: str, several: Collection[str]) -> list[Point]:
+    return [p for p in members if not p.control and _name(p, several) == name]
 
 
 def _variants(shown: Sequence[Point]) -> list[tuple[tuple[str, Any], ...]]:
-    """What tells lines of one compressor and selector apart: (field, value) pairs, sorted."""
+    """What tells rows of panels apart: (field, value) pairs, sorted. A selector's settings are lines of one panel."""
     cells = [p for p in shown if not p.control] or list(shown)
-    names = telling_apart(cells)
+    names = [name for name in telling_apart(cells) if name != "selector_config"]
     return sorted({tuple((name, getattr(p, name)) for name in names) for p in cells}, key=str)
 
 
 def _belongs(point: Point, compressor: str, variant: tuple[tuple[str, Any], ...]) -> bool:
     """Whether a panel shows the point; a control shows wherever what it depends on is equal."""
     if point.control == FULL:
-        matters: tuple[str, ...] = ("model", "benchmark", "frames")
+        matters: tuple[str, ...] = ("model", "benchmark", "protocol", "frames")
     elif point.control:
         matters = tuple(name for name in WORDS if name not in ("pinned", "seed"))
     else:
@@ -174,8 +204,9 @@ def _belongs(point: Point, compressor: str, variant: tuple[tuple[str, Any], ...]
 
 
 def _comparable(shown: Sequence[Point], variant: tuple[tuple[str, Any], ...]) -> list[Point]:
-    """The points that answer the same questions with the same model and frames as a row of panels."""
-    same = [(name, value) for name, value in variant if name in ("model", "benchmark", "frames")]
+    """The points that answer the same questions with the same model, rules and frames as a row of panels."""
+    fixed = ("model", "benchmark", "protocol", "frames")
+    same = [(name, value) for name, value in variant if name in fixed]
     return [p for p in shown if all(getattr(p, name) == value for name, value in same)]
 
 
@@ -202,7 +233,7 @@ def _panel(
     members: Sequence[Point],
     front: Sequence[Point],
     x: str,
-    selectors: Sequence[str],
+    selecting: Mapping[str, Sequence[Point]],
 ) -> None:
     steps = [(_SCALE[x] * getattr(p, x), 100 * p.accuracy) for p in front] or [(1.0, math.nan)]
     steps.append((10 * steps[-1][0], steps[-1][1]))  # more compute never costs accuracy
@@ -218,8 +249,7 @@ def _panel(
     for point in members:
         if point.control == FULL:
             axes.axhline(100 * point.accuracy, color="#555555", linestyle=(0, (4, 3)), lw=0.9)
-    for number, selector in enumerate(selectors):
-        line = [p for p in members if not p.control and p.selector == selector]
+    for number, line in enumerate(selecting.values()):
         if line:
             _line(axes, line, x, COLOURS[number % 7], _MARKERS[number % 7])
     for point in members:
@@ -294,8 +324,8 @@ def _legend(
             [],
             color=COLOURS[i % 7],
             marker=_MARKERS[i % 7],
-            ls="--" if selector == "oracle" else "-",
-            label=f"{selector} (bound)" if selector == "oracle" else selector,
+            ls="--" if selector.startswith(_BOUNDS) else "-",
+            label=f"{selector} (bound)" if selector.startswith(_BOUNDS) else selector,
         )
         for i, selector in enumerate(selectors)
     ]

@@ -6,12 +6,13 @@ Any setting of `x2l` may follow, e.g. benchmark.split=test or benchmark.shard=1/
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from x2l.benchmarks.base import SEVERAL
+from x2l.benchmarks.base import SEVERAL, DatasetError, Sample
 from x2l.benchmarks.choice_set import ChoiceSet
+from x2l.benchmarks.subtitles import Subtitles
 from x2l.progress import Progress
 from x2l.run import build_benchmark, composed
 from x2l.settings import ConfigError
@@ -27,7 +28,7 @@ class Report:
 
     Attributes:
         lines: for the user to read.
-        complete: whether every video is there and every one that was opened can be read.
+        complete: whether every video is there and every one that was opened can be read; with subtitles on, theirs too.
     """
 
     lines: tuple[str, ...]
@@ -35,7 +36,7 @@ class Report:
 
 
 def check(asked: ChoiceSet, decode: Decode = "some") -> Report:
-    """Looks at every file of a set, and opens `decode` of its videos: their first and last frame.
+    """Looks at every file of a set, and opens `decode` of its videos (their first and last frame) and all subtitles.
 
     Args:
         asked: the set; that it could be made says that its annotations are right.
@@ -56,18 +57,36 @@ def check(asked: ChoiceSet, decode: Decode = "some") -> Report:
     ]
     if any(sample.answer is None for sample in samples):
         lines.append("answers     kept back: a run has predictions and no accuracy")
+    texts = [] if asked.subtitles is None else list(_bad_subtitles(asked.subtitles, samples))
     if asked.subtitles is not None:
         files = [asked.subtitles[video].path for video in {s.video_id for s in samples}]
-        lines.append(f"subtitles   {sum(f.is_file() for f in files)} of {len(files)} files")
+        there_are = f"{sum(f.is_file() for f in files)} of {len(files)} files"
+        lines.append(f"subtitles   {there_are}, {len(texts)} missing or unreadable")
+        lines += texts
     lines += [
         f"videos      {len(there)} of {len(videos)} are there, {len(opened)} opened, "
         f"{len(bad)} cannot be read",
         *(f"  missing     {video}" for video in missing),
         *(f"  unreadable  {error}" for error in bad),
     ]
-    if missing or bad:
+    complete = not (missing or bad or texts)
+    if not complete:
         lines.append(f"fetch with  {asked.folder.source.command(asked.folder.root)}")
-    return Report(tuple(lines), not (missing or bad))
+    return Report(tuple(lines), complete)
+
+
+def _bad_subtitles(subtitles: Mapping[str, Subtitles], samples: Sequence[Sample]) -> Iterator[str]:
+    """A line for each file that should be there and is not, or that cannot be read."""
+    for video in dict.fromkeys(sample.video_id for sample in samples):
+        found = subtitles[video]
+        if not found.path.is_file():
+            if not found.optional:
+                yield f"  missing     {found.path}"
+            continue
+        try:
+            found.shown(())
+        except DatasetError as error:
+            yield f"  unreadable  {error}"
 
 
 def _spread(items: Sequence[str], most: int) -> list[str]:

@@ -106,7 +106,7 @@ def answer(
         mixed = store.mix(assignment)
         cached, own = round(sum(mixed.kv.tokens) / model.shape.layers), len(question.input_ids)
         limit, start = model.shape.context_length, mixed.place.next_position
-        check_question(limit, cached, start, own, max_new_tokens)
+        check_question(limit, max(mixed.kv.tokens), start, own, max_new_tokens)
         cache = model.fill(mixed.kv, room=len(question.input_ids) + max_new_tokens)
     reloaded = sum(store.nbytes("low")[index] for index in set(selected))
     with meter.stage("decode"):

@@ -105,7 +105,7 @@ def thinned(
         tokens: to come near to; tokens grow with the number of frames.
     """
     step = model.temporal_patch
-    most = max(1, len(frames.pixels) // step)
+    most = -(-len(frames.pixels) // step)  # the last step may be short of frames
 
     def taken(steps: int) -> tuple[Frames, Prompt]:
         count = min(steps * step, len(frames.pixels))

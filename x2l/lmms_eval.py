@@ -11,13 +11,13 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from x2l.records import Record, read_json_lines
 from x2l.scoring import ALL_TASKS
-from x2l.statistics import Accuracy, Outcome, circular, macro_accuracy
+from x2l.statistics import TRIES, Accuracy, Outcome, circular, macro_accuracy
 
 SAMPLES = re.compile(r"(?:.*_)?samples_(.+)\.jsonl")
 _OLDER_NAMES = {"mlvu": "mlvu_dev"}  # of tasks
@@ -76,7 +76,7 @@ def read_line(name: str, path: Path, records: Iterable[Record] = ()) -> Line:
         records: what it will stand beside.
 
     Raises:
-        ValueError: the file is not there or not such a file.
+        ValueError: the file is not there or not such a file, or holds no answer to compare with.
     """
     match = SAMPLES.fullmatch(path.name)
     if not path.is_file() or match is None:
@@ -85,6 +85,11 @@ def read_line(name: str, path: Path, records: Iterable[Record] = ()) -> Line:
     answers = [_answer(path, n, values, benchmark) for n, values in read_json_lines(path)]
     if not answers:
         raise ValueError(f"{path}: holds no sample; give a file that lmms-eval --log_samples wrote")
+    answers = [answer for answer in answers if answer.right is not None]
+    if not answers:
+        raise ValueError(
+            f"{path}: holds predictions without answers; give a file of a split whose answers are known"
+        )
     known = {r.sample_id: r for r in records if r.benchmark == benchmark}
     shared = [answer for answer in answers if answer.id in known]
     answers = shared or answers
@@ -92,12 +97,14 @@ def read_line(name: str, path: Path, records: Iterable[Record] = ()) -> Line:
     by_tasks = any(record.mean == "tasks" for record in known.values())
     parts: dict[str, list[tuple[Outcome, str | None]]] = defaultdict(list)
     for answer in rows:
-        outcome = Outcome(answer.id, answer.video or answer.id, float(answer.right))
-        parts[answer.task if by_tasks else ALL_TASKS].append((outcome, answer.group))
+        if answer.parsed or answer.unparsed != "left out":
+            outcome = Outcome(answer.id, answer.video or answer.id, float(answer.right or False))
+            parts[answer.task if by_tasks else ALL_TASKS].append((outcome, answer.group))
+    tries = max((record.tries for record in known.values()), default=TRIES)
     return Line(
         name,
         benchmark,
-        macro_accuracy({task: circular(part) for task, part in parts.items()}),
+        macro_accuracy({task: circular(part, tries) for task, part in parts.items()}),
         sum(not answer.parsed for answer in rows),
         all(answer.video for answer in rows),
     )
@@ -111,14 +118,21 @@ class _Answer:
     task: str
     video: str | None
     group: str | None
-    right: bool
+    right: bool | None  # None = the file does not know the answer
     parsed: bool
+    unparsed: str  # what an answer that could not be parsed is: "left out", or another word
 
     def beside(self, record: Record | None) -> "_Answer":
-        """The same with the record's video, task and group, which the file may not know."""
+        """The same with the record's video, task, group and rule, which the file may not know."""
         if record is None:
             return self
-        return _Answer(self.id, record.task, record.video_id, record.group, self.right, self.parsed)
+        return replace(
+            self,
+            task=record.task,
+            video=record.video_id,
+            group=record.group,
+            unparsed=record.unparsed,
+        )
 
 
 def _answer(path: Path, number: int, values: Mapping[str, Any], benchmark: str) -> _Answer:
@@ -145,9 +159,16 @@ def _answer(path: Path, number: int, values: Mapping[str, Any], benchmark: str) 
         task=next((str(task) for task in tasks if task), ALL_TASKS),
         video=video,
         group=video if benchmark.startswith("vnbench") else own.get("group"),
-        right=bool(result["score"] > 0 if truth is None else read == truth),
+        right=_right(result, read, truth),
         parsed=own["parsed"] is not None if own else read != "",
+        unparsed=own.get("unparsed", "wrong"),
     )
+
+
+def _right(result: Mapping[str, Any], read: Any, truth: Any) -> bool | None:
+    if truth is not None:
+        return bool(read == truth)
+    return bool(result["score"] > 0) if "score" in result else None
 
 
 def _metric(values: Mapping[str, Any]) -> Any:
@@ -184,6 +205,7 @@ def _line(record: Record, number: int) -> dict[str, Any]:
             "group": record.group,
             "protocol": record.protocol,
             "parsed": record.parsed,
+            "unparsed": record.unparsed,
         },
     }
 

@@ -36,8 +36,10 @@ WORDS = {
     "positions": "positions {}",
     "pinned": "pinned {}",
     "seed": "seed {}",
+    "selector_config": "settings {}",
     "run_id": "run {}",
 }
+LAST_RESORT = ("selector_config", "run_id")  # named only where nothing else tells two cells apart
 
 
 @dataclass(frozen=True)
@@ -193,13 +195,28 @@ def pareto(rows: Sequence[Point], x: str) -> list[Point]:
 def telling_apart(rows: Sequence[Point]) -> list[str]:
     """The fields of `WORDS` that differ among some points.
 
-    `run_id` is one of them only where no other tells two cells apart (runs of other benchmark
-    settings, say): such cells must never be joined to one line.
+    Those of `LAST_RESORT` are among them only where no other tells two cells apart (one selector with
+    several settings; runs of other benchmark settings): such cells must never be joined to one line.
     """
-    names = [name for name in WORDS if name != "run_id"]
+    names = [name for name in WORDS if name not in LAST_RESORT]
     names = [name for name in names if len({getattr(row, name) for row in rows}) > 1]
-    cells = {(r.compressor, r.selector, r.top_k, *(getattr(r, n) for n in names)) for r in rows}
-    return names if len(cells) == len(rows) else [*names, "run_id"]
+    for last in LAST_RESORT:
+        if _apart(rows, [*names, last]) > _apart(rows, names):
+            names.append(last)
+    return names
+
+
+def of_several_settings(rows: Sequence[Point]) -> set[str]:
+    """The selectors of which only `selector_config` tells some points apart: each setting is a line of its own."""
+    by_selector: dict[str, list[Point]] = defaultdict(list)
+    for row in rows:
+        by_selector[row.selector].append(row)
+    return {s for s, own in by_selector.items() if "selector_config" in telling_apart(own)}
+
+
+def _apart(rows: Sequence[Point], names: Sequence[str]) -> int:
+    """How many cells some fields tell apart, beside compressor, selector and k."""
+    return len({(r.compressor, r.selector, r.top_k, *(getattr(r, n) for n in names)) for r in rows})
 
 
 def _point(records: Sequence[Record], task: str, asked: Mapping[str, int]) -> Point:
@@ -294,6 +311,7 @@ def _order(point: Point) -> tuple[str | float, ...]:
         float(k or 0),
         point.pinned,
         point.seed,
+        point.selector_config,
         point.run_id,
         point.task != ALL_TASKS,
         point.task,

@@ -19,7 +19,7 @@ from x2l.kv import KV, LayerKV, StoredKV, StoredLayer
 from x2l.limits import check_video
 from x2l.models.attention import Watch
 from x2l.models.base import Embedded, ModelShape, VideoModel
-from x2l.models.positions import compacted, first_cursor, shifted
+from x2l.models.positions import compact_end, compacted, first_cursor, furthest, shifted
 from x2l.store import POSITIONS, KVStore
 from x2l.stored import Interleaved, Ragged, by_head, interleaved
 from x2l.transfer import copies_done, to_host
@@ -105,11 +105,13 @@ def prefill(
     if context == "own":
         seen = {name: {name: level} for name, level in levels.items()}
     layers = model.shape.layers
-    attended = max(_room(prompt, seen[name].get(name), layers) for name in seen)
-    moved = (
-        positions == "compact" and context != "full"
-    )  # then a KV takes about one position at most
-    end = attended if moved else int(prompt.positions.max()) + 1
+    probes = [one.compressor.probe for one in levels.values() if "probe" in one.compressor.needs]
+    asked = max((len(model.question(text).input_ids) for text in probes), default=0)
+    attended = max(_room(prompt, seen[name].get(name), layers) for name in seen) + asked
+    end = int(prompt.positions.max()) + 1 + asked
+    if positions == "compact" and context != "full":
+        left = [_left(prompt, seen[name][name], layers) for name in seen]
+        end = max(compact_end(prompt, kept) for kept in left) + asked
     check_video(model.shape.context_length, prompt.tokens, attended, end)
     passes = [_Pass(model, prompt, seen[c], c, positions, meter, video_seed) for c in seen]
     embeds, owner = [], []
@@ -118,8 +120,9 @@ def prefill(
             embedded = model.embed_chunk(prompt, chunk)  # once, however many passes there are
         meter.add("vision", embedded.flops)
         visual = embedded.embeds[0, chunk.is_visual.to(embedded.embeds.device)]
-        embeds.append(visual.view(chunk.grid[0], -1, visual.shape[-1]).float().mean(dim=1).cpu())
-        owner += [chunk.index] * chunk.grid[0]
+        steps = visual.float().split(chunk.steps)
+        embeds += [step.mean(dim=0, keepdim=True).cpu() for step in steps]
+        owner += [chunk.index] * len(steps)
         for one in passes:
             one.advance(chunk, embedded)
         if progress is not None:
@@ -206,14 +209,15 @@ class _Pass:
 
     def _leave(self, kv: KV, chunk: Chunk, compact: bool) -> None:
         """Puts a chunk's compressed KVs into the context."""
-        after = self.cursor
+        ends = [self.cursor]
         for index, layer in enumerate(kv.layers):
             moved = layer.positions
             if compact:
                 moved, after = compacted(self.prompt, chunk, layer.positions, self.cursor)
+                ends.append(after)
             rotated = self.model.rotate(LayerKV(layer.keys, layer.values, moved, layer.weights))
             self.cache.append(index, rotated, layer.values, layer.weights)
-        self.cursor = after
+        self.cursor = furthest(ends)
 
     def _raw(self, before: tuple[int, ...], used: Tensor, own: Tensor) -> KV:
         """The KVs that the last forward appended: un-rotated from the positions `used`, labelled with their `own`."""
@@ -318,8 +322,13 @@ def _room(prompt: Prompt, level: Level | None, layers: int) -> int:
     """
     if level is None:
         return prompt.tokens
-    kept = sum(
+    whole = max(chunk.tokens for chunk in prompt.chunks)
+    return prompt.prefix + sum(_left(prompt, level, layers)) + whole
+
+
+def _left(prompt: Prompt, level: Level, layers: int) -> list[int]:
+    """KVs of each chunk that a level leaves in the layer that keeps most, text included."""
+    return [
         chunk.tokens - chunk.visual_tokens + max(level.keeps(chunk.visual_tokens, layers))
         for chunk in prompt.chunks
-    )
-    return prompt.prefix + kept + max(chunk.tokens for chunk in prompt.chunks)
+    ]

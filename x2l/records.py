@@ -93,6 +93,7 @@ class Record:
     guess: str | None = None  # the letter drawn where none could be parsed
     hit: float | None = None  # 1 if a ground-truth chunk was re-loaded, else 0; None = not known
     tuned_on: str | None = None  # the split that top_k was tuned on; None = not tuned
+    tries: int = 4  # questions in a whole group
     flops_retrieval: int = 0
     seconds_retrieval: float = 0.0
     kv_bytes_budget: int | None = None  # what the control fewer_frames had to match

@@ -7,7 +7,7 @@ next is begun, and a run started again does only what is missing. Knows nothing 
 import logging
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import groupby
@@ -23,7 +23,7 @@ from x2l.compressors.base import Level
 from x2l.limits import ContextError
 from x2l.memory import MemoryShortage, memory_explained
 from x2l.models.base import VideoModel
-from x2l.points import POINTS, points, write_points
+from x2l.points import POINTS, Point, points, write_points
 from x2l.progress import Progress
 from x2l.records import RECORDS, Record, RecordKey, RecordWriter, append_json, load
 from x2l.runinfo import RunInfo, State, StatusFile, check_folder
@@ -254,20 +254,22 @@ class _Loop:
 
     def _running(self) -> dict[str, float]:
         """Accuracy of every cell so far, over the number of answers."""
-        own: dict[tuple[str, int | str | None], list[Record]] = defaultdict(list)
+        own: dict[str, list[Record]] = defaultdict(list)
+        several = _several_settings(self.stored.values())
         for record in self.stored.values():
-            own[record.selector, record.top_k].append(record)
+            own[_label(record, several)].append(record)
         metrics: dict[str, float] = {"answers": float(len(self.stored))}
-        for (selector, top_k), records in own.items():
+        for label, records in own.items():
             values = [outcome.value for outcome in outcomes(records)]
             if values:
-                metrics[f"accuracy/{_label(selector, top_k)}"] = sum(values) / len(values)
+                metrics[f"accuracy/{label}"] = sum(values) / len(values)
         return metrics
 
     def _final(self) -> dict[str, float]:
         values: dict[str, float] = {"errors": float(len(self.errors))}
+        several = _several_settings(self.stored.values())
         for point in points(self.stored.values()):
-            name = _label(point.selector, point.top_k)
+            name = _label(point, several)
             values |= {
                 f"final/{name}/{field}": getattr(point, field)
                 for field in ("accuracy", "low", "high", "n", "kv_share", "flops", "seconds")
@@ -285,5 +287,14 @@ def limited(
     return (*first, *(sample for sample in rest if benchmark.group(sample) in groups))
 
 
-def _label(selector: str, top_k: int | str | None) -> str:
-    return selector if top_k is None else f"{selector} k={top_k}"
+def _several_settings(records: Iterable[Record]) -> set[str]:
+    """The selectors that a folder holds with more than one configuration."""
+    configs: dict[str, set[str]] = defaultdict(set)
+    for record in records:
+        configs[record.selector].add(record.selector_config)
+    return {selector for selector, own in configs.items() if len(own) > 1}
+
+
+def _label(of: Record | Point, several: Collection[str]) -> str:
+    name = f"{of.selector} {of.selector_config}" if of.selector in several else of.selector
+    return name if of.top_k is None else f"{name} k={of.top_k}"

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from x2l.benchmarks.base import SEVERAL
 from x2l.records import Record
-from x2l.statistics import Accuracy, Outcome, circular, macro_accuracy
+from x2l.statistics import TRIES, Accuracy, Outcome, circular, macro_accuracy
 
 ALL_TASKS = "all"
 
@@ -18,12 +18,17 @@ def outcomes(records: Iterable[Record]) -> list[Outcome]:
     Only a protocol whose own code leaves them out, or guesses, may say otherwise. Questions whose
     answers the set keeps back have no outcome.
     """
-    return circular(
-        (Outcome(record.sample_id, record.video_id, record.correct or 0.0), record.group)
+    counting = [
+        record
         for record in records
         if record.answer is not None
         and not (record.correct is None and record.unparsed == "left out")
+    ]
+    marked = (
+        (Outcome(record.sample_id, record.video_id, record.correct or 0.0), record.group)
+        for record in counting
     )
+    return circular(marked, max((record.tries for record in counting), default=TRIES))
 
 
 def by_mean(records: Iterable[Record]) -> dict[str, list[Outcome]]:

@@ -16,20 +16,25 @@ GT, TASK = "gt", "task"  # top_k: as many as the question needs; as many as its 
 def gt_chunks(chunks: Sequence[Chunk], spans: Sequence[tuple[float, float]]) -> tuple[int, ...]:
     """Ground-truth chunks: those that hold a sampled frame inside one of the annotated spans (the official rule).
 
+    A span that falls between two sampled frames, or a point in time, has no frame inside: it counts for the chunks
+    whose seconds it overlaps. One that begins where the video ends counts for the last chunk, a later one for none.
+
     Args:
         chunks: the video's chunks.
-        spans: (start, end) in seconds; a frame at `end` is outside. A point in time (start == end) counts for the
-            chunk whose seconds hold it.
+        spans: (start, end) in seconds; a frame at `end` is outside.
     """
-    hit = []
-    for chunk in chunks:
-        inside = any(start <= t < end for start, end in spans for t in chunk.frame_seconds)
-        point = any(
-            start == end and chunk.seconds[0] <= start < chunk.seconds[1] for start, end in spans
-        )
-        if inside or point:
-            hit.append(chunk.index)
-    return tuple(hit)
+    hit: set[int] = set()
+    for start, end in spans:
+        inside = {c.index for c in chunks if any(start <= t < end for t in c.frame_seconds)}
+        hit |= inside or {c.index for c in chunks if _overlaps(c, start, end)}
+        if start == chunks[-1].seconds[1]:
+            hit.add(chunks[-1].index)
+    return tuple(sorted(hit))
+
+
+def _overlaps(chunk: Chunk, start: float, end: float) -> bool:
+    first, after = chunk.seconds
+    return first <= start < after or start < first < end
 
 
 def check_selection(

@@ -43,7 +43,8 @@ class Settings:
         benchmark: name of its configuration.
         split: the part of the benchmark that is evaluated, where it has parts.
         top_k_by_task: what `top_k=task` means for each task.
-        tuned_on: the split that top_k was tuned on, `split` or `benchmark/split`.
+        tuned_on: the split that top_k was tuned on, `split` or `benchmark/split`; of another benchmark where this one
+            has no splits.
         fewer_frames: whether this is the control that spends each top_k's bytes on fewer, uncompressed frames.
 
     Raises:
@@ -143,6 +144,22 @@ class Settings:
                 f"selection.tuned_on={self.tuned_on}: must differ from the split that is evaluated, {self.evaluated}; "
                 "tune on another split, or evaluate another"
             )
+        if self.tuned_on is not None:
+            self._check_tuning_split(self.tuned_on)
+
+    def _check_tuning_split(self, tuned_on: str) -> None:
+        """An invented name would pass for another split than the one evaluated."""
+        benchmark, _, split = self._named(tuned_on).partition("/")
+        if benchmark == self.benchmark and self.split is None:
+            raise ValueError(
+                f"selection.tuned_on={tuned_on}: must be of another benchmark, because {benchmark} has no splits: its "
+                "only questions are those that are evaluated; e.g. mlvu/dev"
+            )
+        known = _splits().get(benchmark)
+        if known is not None and split not in known:
+            raise ValueError(
+                f"selection.tuned_on={tuned_on}: must be one of {benchmark}'s splits, {', '.join(known)}"
+            )
 
     def _named(self, split: str) -> str:
         return split if "/" in split else f"{self.benchmark}/{split}"
@@ -196,6 +213,20 @@ def temporal_patch(folder: Path) -> int | None:
     vision = json.loads(config.read_text()).get("vision_config", {})
     patch = vision.get("temporal_patch_size")
     return None if patch is None else int(patch)
+
+
+def _splits() -> dict[str, tuple[str, ...]]:
+    """The splits of the benchmarks that have any."""
+    # Here, not above: needle imports torch.
+    from x2l.benchmarks.longvideobench import FILES
+    from x2l.benchmarks.mlvu import SOURCES
+    from x2l.benchmarks.needle import SPLITS
+
+    return {
+        "longvideobench": tuple(FILES),
+        "mlvu": tuple(SOURCES),
+        "needle": tuple(SPLITS),
+    }
 
 
 def _number(value: object) -> bool:

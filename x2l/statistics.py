@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from scipy.stats import t as student_t
 
 ROUNDING = 1e-12  # standard errors below this are zero: all videos agree
+TRIES = 4  # of a circular question, in VNBench and in needle
 
 
 @dataclass(frozen=True)
@@ -55,15 +56,16 @@ class Difference:
     p_value: float  # two-sided, of no difference
 
 
-def circular(outcomes: Iterable[tuple[Outcome, str | None]]) -> list[Outcome]:
+def circular(outcomes: Iterable[tuple[Outcome, str | None]], tries: int = TRIES) -> list[Outcome]:
     """Folds each group of tries into one outcome: right only if every try is right.
 
     A wrong try makes the group wrong whatever the others are; failing that, an unparsed one makes
-    it NaN. Groups with fewer tries than the largest (cut off by a limit, or not yet answered) say
-    nothing yet and are left out.
+    it NaN. Groups with fewer than `tries` (cut off by a limit, not yet answered, or with one left out) say
+    nothing and are left out.
 
     Args:
         outcomes: (outcome, group); group None = the outcome stands for itself.
+        tries: of a whole group.
     """
     folded: list[Outcome] = []
     groups: dict[str, list[Outcome]] = defaultdict(list)
@@ -72,12 +74,11 @@ def circular(outcomes: Iterable[tuple[Outcome, str | None]]) -> list[Outcome]:
             folded.append(outcome)
         else:
             groups[group].append(outcome)
-    whole = max(map(len, groups.values()), default=0)
-    for group, tries in groups.items():
-        if len(tries) == whole:
-            values = [outcome.value for outcome in tries]
+    for group, found in groups.items():
+        if len(found) >= tries:
+            values = [outcome.value for outcome in found]
             value = 0.0 if 0.0 in values else min(values, key=lambda x: not math.isnan(x))
-            folded.append(Outcome(group, tries[0].video, value))
+            folded.append(Outcome(group, found[0].video, value))
     return folded
 
 
@@ -245,9 +246,10 @@ def quantile(confidence: float, videos: int) -> float:
 
 
 def _p_value(mean: float, error: float, videos: int) -> float:
-    """Of the t test over videos; of the sign test where every video changed by the same."""
+    """Of the t test over videos; where every video changed by the same, the level whose interval ends at zero."""
     if error < ROUNDING:
-        return 1.0 if abs(mean) < ROUNDING else float(2 * 0.5**videos)
+        # mean = other * (1 + mean) with other = 1 - p ** (1 / videos), see `macro_difference`.
+        return float((1 / (1 + abs(mean))) ** videos)
     return float(2 * student_t.sf(abs(mean) / error, videos - 1))
 
 
@@ -255,4 +257,5 @@ def _wilson(mean: float, count: float, quantile: float) -> tuple[float, float]:
     square = quantile**2 / count
     centre = (mean + square / 2) / (1 + square)
     half = quantile / (1 + square) * math.sqrt(mean * (1 - mean) / count + square / (4 * count))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # At 0 and 1 an end is the mean itself; rounding must not put it on the other side.
+    return max(0.0, min(mean, centre - half)), min(1.0, max(mean, centre + half))

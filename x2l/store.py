@@ -14,7 +14,7 @@ from torch import Tensor
 
 from x2l.chunks import Prompt
 from x2l.kv import KV, StoredKV, concat
-from x2l.models.positions import Placement, compacted, first_cursor, placement
+from x2l.models.positions import Placement, compacted, first_cursor, furthest, placement
 
 POSITIONS = ("keep", "compact")
 
@@ -102,10 +102,11 @@ class KVStore:
     def _compact(self, parts: Sequence[StoredKV]) -> tuple[list[StoredKV], Placement]:
         cursor, closed = first_cursor(self.prompt), []
         for part, chunk in zip(parts, self.prompt.chunks, strict=True):
-            layers = []
+            layers, ends = [], []
             for layer in part.layers:
                 moved, after = compacted(self.prompt, chunk, layer.at(), cursor)
                 layers.append(layer.moved(moved))
-            cursor = after
+                ends.append(after)
+            cursor = furthest(ends)
             closed.append(StoredKV(tuple(layers)))
         return closed, placement(self.prompt, cursor)

@@ -21,6 +21,7 @@ SETS = {
     "vnbench": (layouts.vnbench, vnbench),
     "lvbench": (layouts.lvbench, lvbench),
 }
+MLVU_TASKS = ("plotQA", "needle", "ego", "count", "order", "anomaly_reco", "topic_reasoning")
 LETTER = "Answer with the option's letter from the given choices directly."
 
 
@@ -132,6 +133,46 @@ def test_needle_times_are_points_or_spans_in_time_order(needle_time, expected):
 def test_other_needle_times_are_refused(needle_time):
     with pytest.raises(DatasetError, match="needle_time="):
         spans(needle_time)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"gt_option": "B"}, r"ret_edit1.mp4, try 0\) has gt='apple', but gt_option=B"),
+        ({"gt_option": "E"}, "but gt_option=E"),
+        (
+            {"gt_option": None, "options": ["apple", "dog", "apple", "lamp"]},
+            "row 0 .* has gt='apple', which is 2 of the options, and no gt_option",
+        ),
+        ({"gt_option": None, "gt": "pear"}, "which is 0 of the options"),
+    ],
+)
+def test_a_vnbench_truth_that_is_not_one_option_is_refused(tmp_path, row, message):
+    with pytest.raises(DatasetError, match=message):
+        changed(tmp_path, "vnbench", lambda rows: rows[0].update(row))
+
+
+@pytest.mark.parametrize(
+    ("row", "answer"),
+    [
+        ({"gt": "the apple"}, "A"),  # not an option's text: the letter says which
+        ({"gt_option": None}, "A"),
+        ({"options": ["dog", "apple", "apple", "lamp"], "gt_option": "C"}, "C"),
+    ],
+)
+def test_a_vnbench_truth_is_told_by_text_or_letter(tmp_path, row, answer):
+    vnb = changed(tmp_path, "vnbench", lambda rows: rows[0].update(row))
+    assert vnb.samples()[0].answer == answer
+
+
+def test_a_length_that_is_not_told_is_unknown(tmp_path):
+    def drop(rows):
+        rows[0].pop("duration")
+
+    dev = changed(tmp_path, "mlvu", drop, durations="unknown")
+    assert {s.id for s in dev.samples()} == {f"{task}/0" for task in MLVU_TASKS}
+    vnb = changed(tmp_path, "vnbench", lambda rows: rows[0].update(length=None))
+    assert vnb.samples()[0].tags["duration"] == "unknown"
 
 
 def test_lvbench_parts_question_and_options_and_reads_times(disk):
@@ -268,6 +309,15 @@ def test_damaged_subtitles_are_named(tmp_path):
     (root / "subtitles" / "@user-0.part_en.json").write_text('[{"start": "00:00:01", "line": "x"}]')
     with pytest.raises(DatasetError, match=r"@user-0\.part_en\.json.*KeyError.*subtitles=false"):
         val.prompt(val.samples()[0], (1.0,))
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00damaged", bytes(200)])
+def test_damaged_subtitles_of_videomme_are_named(tmp_path, content):
+    root = layouts.videomme(tmp_path)
+    (root / "subtitle" / "vid-0_xxxx.srt").write_bytes(content)
+    mme = videomme(str(root), subtitles=True)
+    with pytest.raises(DatasetError, match=r"vid-0_xxxx\.srt: subtitles cannot be read"):
+        mme.prompt(mme.samples()[0], (1.0,))
 
 
 def test_prompts_of_vnbench_and_lvbench(disk):

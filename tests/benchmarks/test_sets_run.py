@@ -230,7 +230,7 @@ def test_what_is_missing_and_unreadable_is_listed_with_the_command(disk, capsys)
     told = capsys.readouterr().out
     assert "questions   9 of 9, about 3 videos" in told
     assert "durations   short 3, medium 3, long 3" in told
-    assert "subtitles   2 of 3 files" in told
+    assert "subtitles   2 of 3 files, 0 missing or unreadable" in told
     assert "videos      2 of 3 are there, 2 opened, 1 cannot be read" in told
     assert f"  missing     {root / 'data' / 'vid-0_xxxx.mp4'}" in told
     assert f"  unreadable  {root / 'data' / 'vid-1_xxxx.mp4'}: " in told
@@ -253,6 +253,28 @@ def test_a_video_with_a_damaged_end_is_unreadable(tmp_path, capsys):
     path.write_bytes(whole[:middle] + bytes(end - middle) + whole[end:])
     assert check("benchmark=lvbench", f"benchmark.root={root}") == 1
     assert f"  unreadable  {path}: damaged" in capsys.readouterr().out
+
+
+def test_missing_and_damaged_subtitles_are_listed(tmp_path, capsys):
+    root = layouts.longvideobench(tmp_path / "lvb")
+    asked = ("benchmark=longvideobench", f"benchmark.root={root}", "--decode=none")
+    gone, damaged = (root / "subtitles" / f"@user-{number}.part_en.json" for number in (0, 1))
+    gone.unlink()
+    damaged.write_text('[{"start": 1.5, "end": 2.5, "line": "seconds as numbers"}]')
+    assert check(*asked) == 0  # they are off
+    capsys.readouterr()
+    assert check(*asked, "benchmark.subtitles=true") == 1
+    told = capsys.readouterr().out
+    assert "subtitles   2 of 3 files, 2 missing or unreadable" in told
+    assert f"  missing     {gone}" in told and f"  unreadable  {damaged}: subtitles" in told
+    assert "fetch with  " in told
+
+    mme = layouts.videomme(tmp_path / "mme")  # its second video has none, as published
+    asked = ("benchmark=videomme", f"benchmark.root={mme}", "benchmark.subtitles=true")
+    assert check(*asked, "--decode=none") == 0
+    (mme / "subtitle" / "vid-2_xxxx.srt").write_bytes(bytes(100))
+    assert check(*asked, "--decode=none") == 1
+    assert "vid-2_xxxx.srt: subtitles cannot be read" in capsys.readouterr().out
 
 
 def test_some_are_spread_over_the_set():

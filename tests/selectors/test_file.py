@@ -123,6 +123,11 @@ def test_an_entry_of_another_sampling_is_refused(tmp_path, store, entry, options
         ({KEY: "first"}, {}, "entry 'film.mp4_Who opens the door\\?' must be a list of chunk"),
         ({KEY: [[1, 2, 3]]}, {}, "must be a list of chunk"),
         ({KEY: {"best": [1]}}, {}, "must be a list of chunk"),
+        (
+            {KEY: {"relevance": [0, float("nan")]}},
+            {},
+            "opens the door\\?' holds NaN; write a number",
+        ),
         ({KEY: [1]}, {"missing": "skip"}, r"selector\.file\.missing='skip': must be one of"),
         ({KEY: [1]}, {"unit_frames": 0}, r"selector\.file\.unit_frames=0: must be a whole number"),
     ],

@@ -75,6 +75,7 @@ class Benchmark(ABC):
         mean: what its headline number is a mean of.
         unparsed: what becomes of an answer without a readable letter.
         max_new_tokens: what the protocol lets a model write; None = it does not say.
+        tries: samples in a whole group; a group with fewer answers is neither right nor wrong.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Benchmark(ABC):
     mean: Mean = "questions"
     unparsed: Unparsed = "wrong"
     max_new_tokens: int | None = None
+    tries: int = 4
 
     @abstractmethod
     def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:

@@ -21,7 +21,7 @@ SOURCE = Source(
     gated=True,
 )
 # What lmms-eval reads first: its row numbers are then ours.
-_FILES = {
+FILES = {
     "val": ("validation-00000-of-00001.parquet", "lvb_val.json"),
     "test": ("test-00000-of-00001.parquet", "lvb_test_wo_gt.json"),
 }
@@ -75,8 +75,8 @@ def longvideobench(
     Raises:
         ValueError: see `ChoiceSet`.
     """
-    if split not in _FILES:
-        raise ValueError(f"benchmark.split={split!r}: must be one of {', '.join(_FILES)}")
+    if split not in FILES:
+        raise ValueError(f"benchmark.split={split!r}: must be one of {', '.join(FILES)}")
     folder = Folder("longvideobench", root, SOURCE)
     files: dict[str, Subtitles] = {}
     return ChoiceSet(
@@ -94,7 +94,7 @@ def longvideobench(
 
 
 def _samples(folder: Folder, split: str, subtitles: dict[str, Subtitles]) -> Iterator[Sample]:
-    for row in folder.rows(*_FILES[split]):
+    for row in folder.rows(*FILES[split]):
         choices = _choices(row)
         right = -1 if row.get("correct_choice") is None else int(row["correct_choice"])
         video = Path(row["video_path"])

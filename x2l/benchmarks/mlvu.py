@@ -5,6 +5,7 @@ six; two more tasks; the answers are in its folder test-ground-truth).
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from x2l.benchmarks.base import DatasetError, Sample
 from x2l.benchmarks.choice_set import ChoiceSet, Protocol
@@ -40,8 +41,10 @@ _SYSTEM = (
 def _official(sample: Sample, _: Sequence[str] | None) -> str:
     """MLVU 0b16f40 video_chat/choice_bench.py.
 
-    There the first line is the system prompt and `Best Option: (` begins the model's own turn; both
-    stand in the user's turn here, as chat templates of the model decide about the others.
+    There the first line is the system prompt and stands before the video, which has a turn of its own
+    ("Human: <Video>...") before the question's, and `Best Option: (` begins the model's own turn. All stand in
+    the user's turn after the video here, as chat templates of the model decide about the others. The
+    mean over tasks is the paper's M-Avg; the script prints that over questions.
     """
     question = f"Question: {sample.question}\nOptions:\n{bracketed(sample.choices)}"
     return f"{_SYSTEM}\n{question}\nOnly give the best option.\nBest Option: ("
@@ -75,7 +78,7 @@ def mlvu(
         split: `dev` or `test`.
         protocol: `lmms_eval` (mean over questions), `official` or `lmms_eval_2025` (over tasks).
         tasks: e.g. `plotQA`; None = all.
-        durations: of `up_to_10min`, `10_to_30min`, `over_30min`; None = all.
+        durations: of `up_to_10min`, `10_to_30min`, `over_30min`, `unknown`; None = all.
         shard: see `ChoiceSet`.
 
     Raises:
@@ -114,8 +117,6 @@ def _sample(
             f"{row.path}: row {row.number} has the answer {answer!r}, which is none of its options"
         )
     video = folder.video(str(row["video"]), places)
-    minutes = float(row.get("duration") or 0) / 60
-    group = "up_to_10min" if minutes <= 10 else "10_to_30min" if minutes <= 30 else "over_30min"
     return Sample(
         id=identity,
         video_id=str(video.relative_to(folder.root).with_suffix("")),
@@ -125,6 +126,13 @@ def _sample(
         choices=choices,
         answer=None if answer is None else letters(len(choices))[choices.index(str(answer))],
         spans=None,
-        tags={"duration": group},
+        tags={"duration": _group(row.get("duration"))},
         row=number,
     )
+
+
+def _group(seconds: Any) -> str:
+    if seconds is None:
+        return "unknown"
+    minutes = float(seconds) / 60
+    return "up_to_10min" if minutes <= 10 else "10_to_30min" if minutes <= 30 else "over_30min"

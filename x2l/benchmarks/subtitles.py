@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from x2l.benchmarks.base import DatasetError
 
@@ -19,9 +19,11 @@ class Subtitles(ABC):
 
     Attributes:
         path: their file.
+        optional: whether a video without one is as published.
     """
 
     path: Path
+    optional: ClassVar[bool] = False
 
     @abstractmethod
     def shown(self, seconds: Sequence[float]) -> list[str]:
@@ -41,13 +43,20 @@ class Srt(Subtitles):
     """
 
     path: Path
+    optional: ClassVar[bool] = True
 
     def shown(self, seconds: Sequence[float]) -> list[str]:
         """See `Subtitles`; a missing file gives lmms-eval's words for it."""
         if not self.path.exists():
             return ["No subtitles available"]
+        try:
+            content = self.path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise _damaged(self.path, error) from error
+        if not _SPAN.search(content):
+            raise _damaged(self.path, ValueError("no text with a time in it"))
         texts = []
-        for block in self.path.read_text(encoding="utf-8").split("\n\n"):
+        for block in content.split("\n\n"):
             lines = block.strip("\n").split("\n")
             span = _SPAN.match(lines[1]) if len(lines) >= 3 else None
             text = _FONT.search(" ".join(lines[2:]))
@@ -82,11 +91,8 @@ class LongVideoBenchJson(Subtitles):
         try:
             entries = json.loads(self.path.read_text(encoding="utf-8"))
             spans = [self._span(entry) for entry in entries]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DatasetError(
-                f"{self.path}: subtitles cannot be read ({type(error).__name__}: {error}); fetch "
-                "them again, or set benchmark.subtitles=false"
-            ) from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _damaged(self.path, error) from error
         texts = []
         for start, end, text in spans:
             if end - start < 1:
@@ -102,6 +108,13 @@ class LongVideoBenchJson(Subtitles):
             return start - self.offset, last - self.offset, entry["text"]
         start, last = (_seconds(entry[side]) for side in ("start", "end"))
         return start - self.offset, last - self.offset, entry["line"]
+
+
+def _damaged(path: Path, error: Exception) -> DatasetError:
+    return DatasetError(
+        f"{path}: subtitles cannot be read ({type(error).__name__}: {error}); fetch them again, or set "
+        "benchmark.subtitles=false"
+    )
 
 
 def _seconds(clock: str) -> float:

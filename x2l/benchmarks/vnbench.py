@@ -56,7 +56,7 @@ def vnbench(
         protocol: `official` (mean over the types) or `video_xl_2` (over videos); lmms-eval has no
             VNBench at the commit that the authors of Video-X2L pinned.
         tasks: of the nine types, e.g. `ret_edit1`; None = all.
-        durations: of `up_to_30s`, `30_to_60s`, `over_60s`; None = all.
+        durations: of `up_to_30s`, `30_to_60s`, `over_60s`, `unknown`; None = all.
         shard: see `ChoiceSet`.
 
     Raises:
@@ -100,9 +100,23 @@ def _samples(folder: Folder) -> Iterator[Sample]:
 
 
 def _answer(row: Row, choices: Sequence[str]) -> str:
-    """`gt` is the option itself (a number, for counting), `gt_option` its letter."""
-    truth = str(row["gt"])
-    return letters(len(choices))[choices.index(truth)] if truth in choices else row["gt_option"]
+    """`gt` is the option itself (a number, for counting), `gt_option` its letter.
+
+    Raises:
+        DatasetError: they disagree; or there is no letter, and the option is not there once.
+    """
+    truth, letter = str(row["gt"]), row.get("gt_option")
+    places = [at for at, choice in zip(letters(26), choices, strict=False) if choice == truth]
+    if letter and places and letter not in places:
+        told = f"but gt_option={letter}"
+    elif not letter and len(places) != 1:
+        told = f"which is {len(places)} of the options, and no gt_option"
+    else:
+        return str(letter or places[0])
+    raise DatasetError(
+        f"{row.path}: row {row.number} ({row['video']}, try {row['try']}) has gt={truth!r}, {told}; the options are "
+        f"{list(choices)}; fetch the file again, or correct the row"
+    )
 
 
 def spans(needle_time: Any) -> tuple[tuple[float, float], ...]:
@@ -126,5 +140,5 @@ def spans(needle_time: Any) -> tuple[tuple[float, float], ...]:
 
 def _length(length: Any) -> str:
     if not isinstance(length, int | float):
-        return str(length)
+        return "unknown"
     return "up_to_30s" if length <= 30 else "30_to_60s" if length <= 60 else "over_60s"

@@ -64,6 +64,18 @@ def flop_counter() -> FlopCounterMode:
     return FlopCounterMode(display=False, custom_mapping={cpu: _sdpa_cpu})
 
 
+@contextmanager
+def counted_attention(hf: Any) -> Iterator[None]:
+    """Inside, the vision tower attends by sdpa, which torch's counter knows; flash-attn's own operators it does not."""
+    config = hf.config.vision_config
+    before = config._attn_implementation
+    config._attn_implementation = "sdpa" if "flash" in before else before
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
 def work(inputs: dict[str, Any]) -> tuple[Any, ...]:
     """What the number of operations follows from: shapes, and how the patches lie in time, rows and columns.
 

@@ -17,12 +17,12 @@ from x2l.models import glm4v, llava_onevision, qwen3_vl, qwen_vl, smolvlm, video
 from x2l.models.attention import Watch, attending, register
 from x2l.models.base import Embedded, ModelShape, VideoModel
 from x2l.models.cache import BufferCache
-from x2l.models.capture import capture, flop_counter, last_token_only, work
+from x2l.models.capture import capture, counted_attention, flop_counter, last_token_only, work
 from x2l.models.devices import input_device
 from x2l.models.family import Family
 from x2l.models.layout import step_starts
 from x2l.models.positions import Placement
-from x2l.models.processing import Expanded, chunk_inputs, expand, temporal_patch, turn
+from x2l.models.processing import Expanded, chunk_inputs, expand, options, temporal_patch, turn
 from x2l.models.rotary import Rotary, check_rope, context_length, fixed_positions
 from x2l.video import Frames
 
@@ -94,6 +94,7 @@ class HFVideoModel(VideoModel):
         self.device, self.dtype = input_device(hf), hf.get_input_embeddings().weight.dtype
         self.axes = 3 if hasattr(hf.model, "get_rope_index") else 1
         self.temporal_patch = temporal_patch(processor)
+        self.options = options(processor, positions)
         self.rotary = Rotary(self.decoder, self.axes, self.dtype)
         self.fixed = fixed_positions(self.decoder.config)
         self.scaling = float(self.decoder.layers[0].self_attn.scaling)
@@ -127,7 +128,7 @@ class HFVideoModel(VideoModel):
                 f"({self.temporal_patch} frames make one time step)"
             )
         text = turn(self.processor, self.family, "", self.positions_rule)
-        video = expand(self.processor, self.family, frames, text)
+        video = expand(self.processor, self.family, frames, text, self.options)
         starts = step_starts(
             video.input_ids.tolist(),
             video.visual,
@@ -212,6 +213,7 @@ class HFVideoModel(VideoModel):
             prompt.visual["frames"],
             chunk.frames,
             prompt.visual["grid_thw"],
+            self.options,
         )
         ids = prompt.input_ids[chunk.start : chunk.stop]
         if chunk.index + 1 < len(prompt.chunks) and self.family.newline:
@@ -238,7 +240,7 @@ class HFVideoModel(VideoModel):
         key = work(inputs)
         if key in self._vision_flops:
             return capture(self.hf, inputs), self._vision_flops[key]
-        with flop_counter() as counter:
+        with counted_attention(self.hf), flop_counter() as counter:
             received = capture(self.hf, inputs)
         self._vision_flops[key] = counter.get_total_flops()
         return received, self._vision_flops[key]
@@ -316,7 +318,7 @@ def _chunks(
     last = (
         times[-1] + (times[-1] - times[0]) / (count - 1)
         if count > 1
-        else times[-1] + 1.0 / frames.fps
+        else max(times[-1] + 1.0 / frames.fps, frames.duration)
     )
     chunks = []
     for index, first in enumerate(range(0, count, chunk_frames)):
@@ -336,6 +338,7 @@ def _chunks(
                 frame_seconds=tuple(times[first:after]),
                 is_visual=visual,
                 grid=grid,
+                steps=video.counts[step:step_after],
                 positions=positions[:, start:stop],
             )
         )

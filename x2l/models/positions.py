@@ -7,6 +7,7 @@ call, and both are silently wrong once a cache is chunk-fed or shortened.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -90,7 +91,8 @@ def compacted(
     One axis: kept KVs are numbered without gaps, as in the official code. Three axes (M-RoPE): a run of equal numbers
     on all axes would be a sequence that the model never saw, even with nothing dropped. So time is scaled instead: a
     chunk of which a fraction f was kept takes f of its temporal extent; rows and columns stay what they were from where
-    they count (the start of the video, or their own time). With nothing dropped every position stays where it was.
+    they count (the start of the video, or their own time). In the latter case the next chunk starts beyond them on
+    every axis, as every block of the model's own input does. With nothing dropped every position stays where it was.
     """
     kept = positions.shape[2]
     if positions.shape[0] == 1:
@@ -102,9 +104,49 @@ def compacted(
     first = float(chunk.positions[0, 0])
     moved = positions.clone()
     moved[0] = cursor.position + (positions[0] - first) * fraction
+    after = cursor.position + extent(prompt, chunk) * fraction
     if prompt.space_follows_time:
         moved[1:] += moved[0] - positions[0]
-    return moved, Cursor(cursor.position + extent(prompt, chunk) * fraction)
+        after = max(after, float(moved.max()) + 1)
+    return moved, Cursor(after)
+
+
+def furthest(cursors: Iterable[Cursor]) -> Cursor:
+    """The cursor behind a chunk of which every layer kept other KVs."""
+    return max(cursors, key=lambda cursor: cursor.position)
+
+
+def compact_end(prompt: Prompt, kept: Sequence[int]) -> int:
+    """One past the last position of a pre-fill with compacted context, or a little beyond it.
+
+    Args:
+        prompt: the prompt.
+        kept: KVs of each chunk that stay in the context, text included.
+    """
+    whole = max(
+        _reach(prompt, chunk) for chunk in prompt.chunks
+    )  # a chunk is run before it is compressed
+    end = first_cursor(prompt).position
+    for chunk, count in zip(prompt.chunks, kept, strict=True):
+        if prompt.positions.shape[0] == 1:
+            end += count
+        else:
+            space = _reach(prompt, chunk) if prompt.space_follows_time else 0
+            end += max(extent(prompt, chunk) * count / chunk.tokens, space)
+    fixed = prompt.positions.shape[0] == 3 and not prompt.space_follows_time
+    space = (
+        int(prompt.positions[1:].max()) + 1 if fixed else 0
+    )  # rows and columns stay where they are
+    return max(math.ceil(end) + whole, space)
+
+
+def _reach(prompt: Prompt, chunk: Chunk) -> int:
+    """Positions that an uncompressed chunk takes on the axis where it takes most."""
+    if prompt.positions.shape[0] == 1:
+        return chunk.tokens
+    if prompt.space_follows_time:
+        return int(chunk.positions.max()) + 1 - int(chunk.positions[0, 0])
+    return extent(prompt, chunk)
 
 
 def placement(prompt: Prompt, cursor: Cursor) -> Placement:

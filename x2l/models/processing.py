@@ -83,14 +83,15 @@ def _spacing(frames: Frames) -> float:
     return spacing
 
 
-def _options(processor: Any) -> dict[str, Any]:
-    """Settings of every call to the video processor."""
-    options: dict[str, Any] = {"do_sample_frames": False}
+def options(processor: Any, rule: str) -> dict[str, Any]:
+    """Settings of every call to the video processor, under the positions rule `reference` or `hf`."""
+    settings: dict[str, Any] = {"do_sample_frames": False}
     if hasattr(processor.video_processor, "cap_pixels_per_frame"):
-        # Checkpoints from before the setting existed leave it unset; their reference code caps.
+        # Checkpoints from before the setting existed leave it unset: their reference code caps the pixels of a frame by
+        # the number of frames, transformers 5 does not.
         cap = processor.video_processor.cap_pixels_per_frame
-        options["cap_pixels_per_frame"] = True if cap is None else cap
-    return options
+        settings["cap_pixels_per_frame"] = rule == "reference" if cap is None else cap
+    return settings
 
 
 def turn(processor: Any, family: Family, text: str, rule: str) -> str:
@@ -112,9 +113,15 @@ def turn(processor: Any, family: Family, text: str, rule: str) -> str:
     return written
 
 
-def _contentless(processor: Any, frames: Frames) -> tuple[dict[str, Any], VideoMetadata]:
-    """What the video processor would give for the whole video, with the shapes right and no content."""
+def _contentless(
+    processor: Any, frames: Frames, settings: dict[str, Any]
+) -> tuple[dict[str, Any], VideoMetadata]:
+    """What the video processor would give for the whole video, with the shapes right and no content.
+
+    A single frame is shown as often as makes a time step: some processors refuse it, others repeat it themselves.
+    """
     count, height, width, _ = frames.pixels.shape
+    count = max(count, temporal_patch(processor))
     metadata = _metadata(frames)
     try:
         outputs = processor.video_processor(
@@ -126,7 +133,7 @@ def _contentless(processor: Any, frames: Frames) -> tuple[dict[str, Any], VideoM
             do_normalize=False,  # looks at values
             resample=PILImageResampling.BICUBIC,  # any: LANCZOS needs pixels, and complains
             **({"use_token_compression": False} if _drops(processor) else {}),
-            **_options(processor),
+            **settings,
         )
     except ValueError as error:
         raise VideoError(frames.path, f"the model's processor refuses it: {error}") from error
@@ -150,7 +157,9 @@ def _fixed_grid(total: int, steps: int) -> tuple[int, int, int]:
     return (steps, side, side) if side * side == area else (steps, 1, area)
 
 
-def expand(processor: Any, family: Family, frames: Frames, text: str) -> Expanded:
+def expand(
+    processor: Any, family: Family, frames: Frames, text: str, settings: dict[str, Any]
+) -> Expanded:
     """The prompt of a whole video.
 
     Args:
@@ -158,18 +167,19 @@ def expand(processor: Any, family: Family, frames: Frames, text: str) -> Expande
         family: what its family needs.
         frames: the video.
         text: the user's turn, with the placeholder, from `turn`.
+        settings: of the video processor, from `options`.
 
     Raises:
         VideoError: the frames' times do not increase, so that positions would be wrong, or the processor refuses the
             pictures (their shape, for one).
     """
-    outputs, metadata = _contentless(processor, frames)
+    outputs, metadata = _contentless(processor, frames, settings)
     steps = -(-len(frames.seconds) // temporal_patch(processor))
     grid_thw = outputs.get("video_grid_thw")
     kept = None
     if family.dropped is not None and grid_thw is not None:
         if _drops(processor):
-            outputs[family.dropped] = _dropped(processor, family, frames, grid_thw)
+            outputs[family.dropped] = _dropped(processor, family, frames, grid_thw, settings)
         kept = outputs[family.dropped].view(steps, -1)
     sampled_fps = float(metadata.sampled_fps)
     replacement = processor.replace_video_token(outputs, video_idx=0)
@@ -213,6 +223,7 @@ def chunk_inputs(
     frames: Frames,
     span: tuple[int, int],
     grid_thw: Tensor | None,
+    settings: dict[str, Any],
 ) -> dict[str, Any]:
     """The visual inputs of the stock model for frames [first, last).
 
@@ -222,19 +233,19 @@ def chunk_inputs(
     first, last = span
     start = max(0, first - family.lookback)
     pixels = frames.pixels[start:last].permute(0, 3, 1, 2)
-    options = _options(processor)
+    settings = dict(settings)
     if grid_thw is not None:
         vp = processor.video_processor
         size = SizeDict(
             height=int(grid_thw[0, 1]) * vp.patch_size, width=int(grid_thw[0, 2]) * vp.patch_size
         )
         pixels = BaseVideoProcessor.resize(vp, pixels, size, resample=vp.resample)
-        options["do_resize"] = False
+        settings["do_resize"] = False
     metadata = _metadata(frames, start, last)
     outputs = processor(
         text=[processor.video_token],
         videos=[pixels],
-        videos_kwargs={"video_metadata": [metadata], "return_tensors": "pt", **options},
+        videos_kwargs={"video_metadata": [metadata], "return_tensors": "pt", **settings},
     )
     inputs = {name: value for name, value in outputs.items() if name not in _TEXT}
     if start < first and family.trim is not None:
@@ -242,12 +253,14 @@ def chunk_inputs(
     return inputs
 
 
-def _dropped(processor: Any, family: Family, frames: Frames, grid_thw: Tensor) -> Tensor:
+def _dropped(
+    processor: Any, family: Family, frames: Frames, grid_thw: Tensor, settings: dict[str, Any]
+) -> Tensor:
     """Which visual tokens of the whole video the processor keeps, looked at block by block."""
     count = len(frames.seconds)
     parts = []
     for first in range(0, count, _BLOCK):
         span = (first, min(first + _BLOCK, count))
-        inputs = chunk_inputs(processor, family, frames, span, grid_thw)
+        inputs = chunk_inputs(processor, family, frames, span, grid_thw, settings)
         parts.append(inputs[family.dropped or ""])
     return torch.cat(parts)

@@ -21,7 +21,7 @@ class Query:
 
     Attributes:
         question: its tokens, the benchmark's whole prompt.
-        key: unique to the question; seeds selectors that draw at random.
+        key: of the question, the same for all its tries (circular rule); seeds selectors that draw at random.
         spans: ground-truth seconds, where the benchmark knows them; only selectors that are told the truth may look.
         text: the question alone, without options or instructions.
         choices: the options' texts.

@@ -105,6 +105,14 @@ class FileSelector(ChunkSelector):
         """Whether the question can be answered with this file."""
         return self.missing == "none" or self._lookup(video, text) is not None
 
+    def least_chunks(self, video: str, text: str) -> int:
+        """How many chunks a video must have for the entry to fit; 0 where that depends on its frames."""
+        entry = self._lookup(video, text)
+        if isinstance(entry, dict):
+            return len(entry["relevance"])
+        indices = self.unit_frames is None and entry and not isinstance(entry[0], list)
+        return 1 + max(entry) if indices else 0
+
     def relevance(self, query: Query, store: KVStore, model: VideoModel, meter: Meter) -> Tensor:
         """What the file says of the question; -inf for chunks that it does not list.
 
@@ -186,6 +194,10 @@ def _entry(path: str, key: str, value: Any) -> Any:
     if isinstance(value, dict):
         tops = [name for name in value if name.startswith("top") and name[3:].isdigit()]
         if "relevance" in value and _numbers(value["relevance"]):
+            if any(math.isnan(number) for number in value["relevance"]):
+                raise ValueError(
+                    f"selector.file.path={path}: entry {key!r} holds NaN; write a number for every chunk, e.g. 0"
+                )
             return {"relevance": value["relevance"]}
         name = max(tops, key=lambda top: int(top[3:])) if tops else "gt_chunk_idx"
         value = value.get(name)
