@@ -37,10 +37,10 @@ def draw(rows: list[Point], path: Path) -> None:
     missing = sorted(set(CONTROLS) - set(lines))
     if missing:
         raise ValueError(f"no records of {missing} there; run x2l -m experiment=methods")
-    kinds = {name: kind(compressor(name)) for name in lines}
+    kinds = {name: kind(compressor(name.split(".")[0])) for name in lines}
     panels = sorted({kinds[name] for name in lines if name not in CONTROLS})
     figure, grid = plt.subplots(
-        1, len(panels), figsize=(4.2 * len(panels), 4.6), sharey=True, layout="constrained"
+        1, len(panels), figsize=(3.9 * len(panels), 5.4), sharey=True, layout="constrained"
     )
     for axes, panel in zip([grid] if len(panels) == 1 else grid, panels, strict=True):
         members = sorted(name for name in lines if kinds[name] == panel and name not in CONTROLS)
@@ -57,7 +57,9 @@ def draw(rows: list[Point], path: Path) -> None:
         axes.minorticks_off()
         axes.grid(alpha=0.25, lw=0.5)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(fontsize=7, loc="upper left")
+        axes.legend(
+            fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False
+        )
     axes = grid[0] if len(panels) > 1 else grid
     axes.set_ylabel("accuracy (%)")
     axes.set_ylim(0, 105)

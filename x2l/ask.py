@@ -223,20 +223,23 @@ def _open(
     import x2l.models  # noqa: F401 - before transformers
     from x2l.memory import memory_explained
     from x2l.own_video import check_questions, open_video, thumbnails
+    from x2l.prefill import check_budgets
     from x2l.video import read_frames
 
     settings = made.settings
-    most, chunk, dtype = settings.frames or 2, settings.chunk_frames, settings.dtype
+    chunk, dtype = settings.chunk_frames, settings.dtype
     log.info("reading %s", path)
-    with memory_explained(f"reading {path}", most, chunk, dtype):
+    with memory_explained(f"reading {path}", None, chunk, dtype):
         frames = read_frames(path, settings.frames, settings.fps, settings.reader)
     log.info("loading %s", settings.model)
     with config_errors():
         model = made.load_model()
-        with memory_explained(f"preparing {path}", len(frames.pixels), chunk, dtype):
+        count, patch = len(frames.pixels), model.temporal_patch
+        with memory_explained(f"preparing {path}", count, chunk, dtype, patch):
             prompt = model.prompt(frames, chunk)
             pictures = thumbnails(frames, prompt.chunks) if pictured else ()
         check_questions(model, prompt, made.levels, settings, cell, questions)
+        check_budgets(made.levels, prompt, model.shape)
     return open_video(model, frames, prompt, made.levels, cell, settings), pictures
 
 

@@ -36,14 +36,17 @@ def available_bytes(device: torch.device) -> int | None:
 
 
 @contextmanager
-def memory_explained(doing: str, frames: int, chunk_frames: int, dtype: str) -> Iterator[None]:
+def memory_explained(
+    doing: str, frames: int | None, chunk_frames: int, dtype: str, patch: int = 1
+) -> Iterator[None]:
     """Inside, running out of memory is a `MemoryShortage` of one line.
 
     Args:
         doing: for the message, e.g. `pre-fill of film.mp4`.
-        frames: of the video.
+        frames: of the video; None = not known yet, as it is still being read.
         chunk_frames: of a chunk.
         dtype: of the model.
+        patch: frames that make one time step; chunks are multiples of it.
 
     Raises:
         MemoryShortage: memory ran out; what was allocated for `doing` has been let go.
@@ -56,17 +59,20 @@ def memory_explained(doing: str, frames: int, chunk_frames: int, dtype: str) -> 
         traceback.clear_frames(error.__traceback__)  # they hold the tensors that did not fit
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        raise MemoryShortage(_line(doing, frames, chunk_frames, dtype)) from None
+        raise MemoryShortage(_line(doing, frames, chunk_frames, dtype, patch)) from None
 
 
-def _line(doing: str, frames: int, chunk_frames: int, dtype: str) -> str:
-    remedies = [f"fewer frames (video.frames={max(1, frames // 2)})"]
-    if chunk_frames > 1:
-        remedies.append(f"smaller chunks (prefill.chunk_frames={max(1, chunk_frames // 2)})")
+def _line(doing: str, frames: int | None, chunk_frames: int, dtype: str, patch: int = 1) -> str:
+    if frames is None:  # only frames are in memory then
+        return f"out of memory: {doing}; use fewer frames (video.frames=, video.fps=)"
+    remedies = []
+    if frames > patch:
+        remedies.append(f"fewer frames (video.frames={max(patch, frames // 2)})")
+    if chunk_frames > patch:
+        half = max(patch, chunk_frames // 2 // patch * patch)
+        remedies.append(f"smaller chunks (prefill.chunk_frames={half})")
     if dtype not in ("bfloat16", "float16"):
         remedies.append("model.dtype=bfloat16")
     remedies.append("a level's KVs as context (prefill.context=low)")
-    return (
-        f"out of memory: {doing} ({frames} frames, {chunk_frames} a chunk, {dtype}); use {', '.join(remedies[:-1])}, "
-        f"or {remedies[-1]}"
-    )
+    told = " or ".join([", ".join(remedies[:-1]), remedies[-1]] if remedies[:-1] else remedies)
+    return f"out of memory: {doing} ({frames} frames, {chunk_frames} a chunk, {dtype}); use {told}"

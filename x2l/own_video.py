@@ -130,7 +130,13 @@ class OwnVideo:
         start = time.perf_counter()
         doing = f"answering about {self.facts.path}"
         settings = self.settings
-        with memory_explained(doing, self.facts.frames, settings.chunk_frames, settings.dtype):
+        with memory_explained(
+            doing,
+            self.facts.frames,
+            settings.chunk_frames,
+            settings.dtype,
+            self.model.temporal_patch,
+        ):
             return self._reply(text, start)
 
     def _reply(self, text: str, start: float) -> Reply:
@@ -190,7 +196,7 @@ def open_video(
     prepared = None
     torch.manual_seed(settings.seed)
     with (
-        memory_explained(doing, count, settings.chunk_frames, settings.dtype),
+        memory_explained(doing, count, settings.chunk_frames, settings.dtype, model.temporal_patch),
         Progress(len(prompt.chunks), "pre-fill, chunks", unit="chunk", leave=False) as progress,
     ):
         start = time.perf_counter()

@@ -216,7 +216,7 @@ class _Loop:
     def _memory_explained(self, sample: Sample) -> AbstractContextManager[None]:
         own = self.settings
         doing = f"answering about {sample.video}"
-        return memory_explained(doing, own.frames or 2, own.chunk_frames, own.dtype)
+        return memory_explained(doing, own.frames, own.chunk_frames, own.dtype)
 
     def _warn_of_short_answers(self) -> None:
         own, given = self.benchmark.max_new_tokens, self.settings.max_new_tokens
