@@ -43,9 +43,9 @@ HEAD = """# Chunked pre-fill equals the stock model
 Written by `python -m experiments.parity_table`; do not edit. The largest absolute difference between the logits of the
 first answer token from chunked pre-fill at ratio 1 (chunks of 1, 2, 3 and 32 time steps, with a short last one) and
 from the stock model's own forward on the whole prompt, for tiny random models, each family's own processor and one
-H.264 file of {frames} frames. `dropped`: the same when the second chunk's KVs are left out, which shows that the comparison
-would notice. Tokens: {tokens} greedy tokens against `generate`. bf16 rounds every operation, so chunks of other sizes
-differ there. Rule `hf`: nothing of ours is told to the stock model; `reference`: prompt and positions of
+H.264 file of {frames} frames. `dropped`: the same when the second chunk's KVs are left out, which shows that the
+comparison would notice. Tokens: {tokens} greedy tokens against `generate`. bf16 rounds every operation, so chunks of
+other sizes differ there. Rule `hf`: nothing of ours is told to the stock model; `reference`: prompt and positions of
 transformers 4 (see `model.positions`).
 
 torch {torch}, transformers {transformers}, CPU, commit {commit}.
