@@ -72,13 +72,22 @@ def test_every_option_composes_and_binds(group, option):
     assert all(set(expected) <= set(place) for place in mounted)
 
 
+def expanded(axis, values):
+    """The values of a sweep's axis; Hydra's glob stands for the files of a group."""
+    if not values.startswith("glob("):
+        return values.split(",")
+    pattern, _, excluded = values.removeprefix("glob(").rstrip(")").partition(",exclude=")
+    files = [path.stem for path in (CONF / axis).glob(f"{pattern}.yaml")]
+    return sorted(name for name in files if name != excluded)
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_composes_and_binds_with_each_value_of_its_axes(name):
     config = composed(f"experiment={name}", whole=True)
     axes = dict(config.hydra.sweeper.params)
     assert axes and str(config.hydra.mode) == "RunMode.MULTIRUN"
     for axis, values in axes.items():
-        for value in str(values).split(","):
+        for value in expanded(axis, str(values)):
             for at, node in nodes(plain(composed(f"experiment={name}", f"{axis}={value}"))):
                 bind(at, node)
 

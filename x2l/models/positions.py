@@ -119,25 +119,23 @@ def furthest(cursors: Iterable[Cursor]) -> Cursor:
 def compact_end(prompt: Prompt, kept: Sequence[int]) -> int:
     """One past the last position of a pre-fill with compacted context, or a little beyond it.
 
+    Each chunk is run whole before it is compressed, from where the compressed ones before it end.
+
     Args:
         prompt: the prompt.
         kept: KVs of each chunk that stay in the context, text included.
     """
-    whole = max(
-        _reach(prompt, chunk) for chunk in prompt.chunks
-    )  # a chunk is run before it is compressed
-    end = first_cursor(prompt).position
+    axes, cursor, end = prompt.positions.shape[0], first_cursor(prompt).position, 0
     for chunk, count in zip(prompt.chunks, kept, strict=True):
-        if prompt.positions.shape[0] == 1:
-            end += count
+        reach = _reach(prompt, chunk)
+        end = max(end, math.ceil(cursor) + reach)
+        if axes == 1:
+            cursor += count
         else:
-            space = _reach(prompt, chunk) if prompt.space_follows_time else 0
-            end += max(extent(prompt, chunk) * count / chunk.tokens, space)
-    fixed = prompt.positions.shape[0] == 3 and not prompt.space_follows_time
-    space = (
-        int(prompt.positions[1:].max()) + 1 if fixed else 0
-    )  # rows and columns stay where they are
-    return max(math.ceil(end) + whole, space)
+            least = reach if prompt.space_follows_time else 0
+            cursor += max(extent(prompt, chunk) * count / chunk.tokens, least)
+    fixed = axes == 3 and not prompt.space_follows_time  # rows and columns stay where they are
+    return max(end, math.ceil(cursor), int(prompt.positions[1:].max()) + 1 if fixed else 0)
 
 
 def _reach(prompt: Prompt, chunk: Chunk) -> int:
