@@ -80,7 +80,10 @@ def _stir_zeros(model: torch.nn.Module) -> None:
 @lru_cache
 def stock(family: str, dtype: torch.dtype = torch.float32) -> Any:
     """The stock model, untouched: the oracle."""
-    return build(family, dtype)
+    with torch.inference_mode(
+        False
+    ):  # cached: its weights must not become inference tensors for good
+        return build(family, dtype)
 
 
 @lru_cache
