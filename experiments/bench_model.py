@@ -116,7 +116,7 @@ def decoded(
     question, meters, answers = model.question(QUESTION), [], []
     for limit in (1, new_tokens):
         meters.append(Meter(model.device))
-        answers.append(answer(model, store, question, selected, limit, meters[-1]))
+        answers.append(answer(model, store, question, store.reloading(selected), limit, meters[-1]))
     first, whole = (meter.seconds["decode"] for meter in meters)
     more = len(answers[-1].token_ids) - 1
     return {

@@ -98,7 +98,9 @@ def chunked_tokens(family: str, video: Frames, rule: str, chunk_frames: int, cou
     """Greedy tokens from chunked pre-fill at ratio 1."""
     model = ours(family, torch.float32, rule)
     store = prefill(model, model.prompt(video, chunk_frames), FULL)
-    return list(answer(model, store, model.question(QUESTION), (0,), count).token_ids)
+    return list(
+        answer(model, store, model.question(QUESTION), store.reloading((0,)), count).token_ids
+    )
 
 
 def dropped_chunk(family: str, video: Frames, rule: str = "hf") -> float:

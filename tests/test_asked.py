@@ -9,9 +9,12 @@ import pytest
 from tests.clips import Clips
 from tests.test_runner import Tries, go
 from x2l.benchmarks.needle import Needle
+from x2l.compressors.base import Level
+from x2l.compressors.merging import ToMe
 from x2l.models import loading
+from x2l.points import points
 from x2l.selectors.file import FileSelector
-from x2l.selectors.fixed import RandomSelector
+from x2l.selectors.fixed import RandomSelector, SelectAll, SelectNone
 from x2l.selectors.oracle import HitRateSelector, OracleSelector
 from x2l.settings import ConfigError
 
@@ -84,3 +87,50 @@ def test_a_file_of_another_sampling_is_the_users_to_correct(tmp_path, data, mode
         go(tmp_path / "run", data, lambda: model, one, top_k=(1,))
     state = json.loads((tmp_path / "run" / "status.json").read_text())
     assert state["state"] == "failed" and state["error"].startswith("ConfigError: selector.file")
+
+
+def test_three_levels_by_rank_and_by_bytes(tmp_path, data, model):
+    """4 chunks of 32 tokens: 16, 8 or 4 of them kept."""
+    selectors = {"random": RandomSelector(), "all": SelectAll(), "none": SelectNone()}
+    top_k = ("1+2", 1, "60%", "gt")
+    levels = {"low": Level(ToMe(), 2), "high": Level(ToMe(), 8), "mid": Level(ToMe(), 4)}
+    records = go(
+        tmp_path,
+        data,
+        lambda: model,
+        selectors,
+        levels=levels,
+        between={"mid": 4},
+        top_k=top_k,
+    ).records
+    assert {r.between for r in records} == {"mid 4x"}
+    assert {tuple(r.kept_between["mid"]) for r in records} == {(8, 8, 8, 8)}
+    found = defaultdict(set)
+    for r in records:
+        found[r.selector, r.top_k].add(tuple(sorted(r.assigned)))
+        assert r.selected == tuple(i for i, level in enumerate(r.assigned) if level != "high")
+    assert found["all", None] == {("low",) * 4} and found["none", None] == {("high",) * 4}
+    assert found["random", "1+2"] == {("high", "low", "mid", "mid")}
+    assert found["random", 1] == {("high", "high", "high", "low")}
+    token = records[0].kv_bytes_host // (4 * (16 + 8))
+    text = records[0].kv_bytes_full - 128 * token
+    sizes = {"low": 16 * token, "mid": 8 * token, "high": 4 * token}
+    for r in records:
+        assert r.kv_bytes_resident == text + sum(sizes[level] for level in r.assigned)
+        assert r.kv_bytes_reloaded == sum(sizes[level] for level in r.assigned if level != "high")
+        if r.top_k == "60%":
+            left = 0.6 * r.kv_bytes_full - r.kv_bytes_resident
+            assert left >= 0 and (left < 4 * token or set(r.assigned) == {"low"})
+    rows = points(records)
+    assert {row.between for row in rows} == {"mid 4x"}
+    assert [row.top_k for row in rows if row.selector == "random"] == [1, "1+2", "60%", "gt"]
+
+
+def test_a_budget_too_small_is_refused_before_the_prefill(tmp_path, data, model):
+    with pytest.raises(ConfigError, match=r"top_k=5%: must be at least \d+\.\d% .*clip0 takes"):
+        go(tmp_path, data, lambda: model, {"random": RandomSelector()}, top_k=("5%",))
+
+
+def test_a_ladder_of_another_number_of_levels_is_refused(tmp_path, data, model):
+    with pytest.raises(ValueError, match="levels are low, high, so give 1"):
+        go(tmp_path, data, lambda: model, {"random": RandomSelector()}, top_k=("1+2",))

@@ -4,9 +4,9 @@ import pytest
 
 from tests.synthetic import record, sweep
 from x2l.collect import _chart, collect, find_runs, main
+from x2l.jobstatus import StatusFile
 from x2l.points import points
 from x2l.records import RecordWriter
-from x2l.runinfo import StatusFile
 
 RESULTS = ("points.csv", "points_by_task.csv", "curve.png", "curve.pdf")
 
@@ -59,7 +59,7 @@ def test_runs_that_are_not_done_are_named(tmp_path, capsys):
     told = capsys.readouterr().err
     dead = "dead: failed, 0 of ? answers: ValueError: no such thing; run it again, or remove the folder"
     assert dead in told
-    assert "full: running, or killed, 5 of 12 answers" in told
+    assert "full: running, 5 of 12 answers" in told
     assert "tome" not in told
     assert (folder / "curve.png").exists()
 

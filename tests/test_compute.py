@@ -55,7 +55,7 @@ def test_decode_flops_match_the_counter(family):
     store = prefill(model, model.prompt(frames(8), 4), LEVELS)
     question = model.question("What is the colour of the star?")
     with counter() as counted:
-        said = answer(model, store, question, (0,), max_new_tokens=5, meter=meter)
+        said = answer(model, store, question, store.reloading((0,)), max_new_tokens=5, meter=meter)
     assert len(said.token_ids) == 5
     assert meter.flops["decode"] == pytest.approx(counted.get_total_flops(), rel=1e-3)
 
@@ -90,7 +90,7 @@ def test_bytes_in_closed_form_equal_the_tensors():
         + sum(store.kept("high")[i] for i in (1, 2))
     )
     assert mixed.kv.nbytes == kv_bytes(model.shape, tokens)
-    said = answer(model, store, model.question("x"), (0, 3), max_new_tokens=1)
+    said = answer(model, store, model.question("x"), store.reloading((0, 3)), max_new_tokens=1)
     assert said.kv_bytes_resident == mixed.kv.nbytes
     assert said.kv_bytes_reloaded == kv_bytes(
         model.shape, sum(store.kept("low")[i] for i in (0, 3))

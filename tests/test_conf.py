@@ -18,8 +18,8 @@ from x2l.compressors.head_budgets import AdaKV
 from x2l.compressors.pruning import KeyNorm
 from x2l.models import hf, loading
 from x2l.models.checkpoint import overridden
-from x2l.run import CONF, _level, plain, run_folder
-from x2l.settings import CONTEXTS, DTYPES, POSITION_RULES, POSITIONS, READERS, ConfigError
+from x2l.run import CONF, _level, engine, plain, run_folder
+from x2l.settings import DTYPES, POSITION_RULES, POSITIONS, READERS, ConfigError
 
 GIVEN = {"tracker": {"folder", "run_id", "name", "group", "config"}}  # by run.py, at run time
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -132,6 +132,59 @@ def test_a_level_has_its_codec_its_layers_and_the_methods_inside_its_compressor(
         _level(composed("levels.low.layers=steep").levels.low)
 
 
+def test_levels_between_take_what_they_do_not_say_from_all():
+    base = ["compressor=mean_pool", "codec=int8", "+levels.mid=8", "top_k=[2,4]"]
+    values = plain(composed(*base))
+    assert values["levels"]["mid"] == {
+        "ratio": 8,
+        "layers": None,
+        "compressor": values["compressor"],
+        "codec": values["codec"],
+    }
+    own = ["+compressor@levels.mid.compressor=kmeans", "+levels.mid={ratio:8,layers:pyramid}"]
+    mid = plain(composed(*own))["levels"]["mid"]
+    assert (mid["ratio"], mid["layers"], mid["codec"]) == (8, "pyramid", {})
+    assert mid["compressor"]["_target_"].endswith("KMeans")
+    made = engine(base)
+    assert made.settings.levels == tuple(sorted(made.levels, key=lambda n: made.levels[n].ratio))
+    assert made.settings.between == {"mid": 8} and made.settings.compressor == "mean_pool-int8"
+    assert made.settings.top_k == ("2+4",)
+    assert engine([*own, "top_k=2+4"]).settings.compressor == "tome+kmeans-pyramid"
+
+
+@pytest.mark.parametrize(
+    ("top_k", "expected"),
+    [
+        ("[2,4]", ("2+4",)),
+        ("[[2,4],[1,8],12%]", ("2+4", "1+8", "12%")),
+        ("[2+4,1]", ("2+4", 1)),
+        ("3", (3,)),
+    ],
+)
+def test_a_list_of_numbers_is_one_ladder_where_there_are_more_levels(top_k, expected):
+    assert engine(["+levels.mid=8", f"top_k={top_k}"]).settings.top_k == expected
+
+
+def test_a_list_of_numbers_is_several_where_there_are_two_levels():
+    assert engine(["+levels.mid=null", "top_k=[2,4]"]).settings.top_k == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["+levels.mid=40"], r"levels\.mid\.ratio=40: must be between levels\.low\.ratio=2 and"),
+        (["+levels.mid=8", "+levels.more=8", "top_k=1"], "must have different ratios"),
+        (["+levels.mid={layers:pyramid}"], r"levels\.mid\.ratio=None: must be tokens in"),
+        (["+levels.mid=8", "top_k=[1,2,4]"], r"top_k=1\+2\+4: .*so give 2"),
+        (["top_k=2+4"], "levels are low, high, so give 1"),
+        (["+levels.mid=8", "prefill.context=middle"], "must be one of full, own, low, mid, high"),
+    ],
+)
+def test_wrong_levels_are_refused(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        engine(overrides)
+
+
 def test_selector_takes_one_name_or_a_list():
     assert list(composed("selector=oracle").selector) == ["oracle"]
     three = composed("selector=[oracle,attention,random]", "seed=7").selector
@@ -157,6 +210,8 @@ def test_a_run_folder_is_named_by_what_is_computed():
     assert name("codec=int4", "levels.high.layers=pyramid").startswith(
         "tome-int4+tome-int4-pyramid-2x-32x-"
     )
+    assert name("+levels.mid=8", "top_k=1+2").startswith("tome-2x-8x-32x-")
+    assert name("+levels.mid=null") == name()
     assert name("compressor=d2o").startswith("d2o.attention_received-2x-32x-")
     same = {name(), name("limit=3"), name("selector=oracle", "top_k=[0,1]"), name("tracker=none")}
     other = {name("video.frames=64"), name("levels.low.ratio=4"), name("seed=1")}
@@ -172,9 +227,8 @@ def test_outputs_stay_under_outputs():
 
 def test_values_that_are_checked_early_are_those_of_the_engine():
     """settings.py repeats a few words of the engine, so as not to import it; they must agree."""
-    from x2l import prefill, store, video
+    from x2l import store, video
 
-    assert CONTEXTS == prefill.CONTEXTS
     assert POSITIONS == store.POSITIONS
     assert DTYPES == loading.DTYPES
     assert POSITION_RULES == hf.POSITION_RULES

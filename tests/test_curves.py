@@ -2,7 +2,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from tests.synthetic import record, sweep
-from x2l.curves import NothingToDraw, _ticks, draw, save, table
+from x2l.curves import NothingToDraw, draw, log_ticks, save, table
 from x2l.points import points
 
 ROWS = points(sweep())
@@ -68,7 +68,7 @@ def test_points_are_labelled_by_k(figure):
     ],
 )
 def test_ticks_are_few_and_round(low, high, expected):
-    assert _ticks(low, high) == pytest.approx(expected)
+    assert log_ticks(low, high) == pytest.approx(expected)
 
 
 def test_legend_names_selectors_controls_and_front_and_stays_off_the_panels(figure):

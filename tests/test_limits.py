@@ -79,8 +79,8 @@ def test_few_frames_may_stand_for_more_positions_than_tokens(model, context_of):
     prefill(model, prompt, LEVELS, "high", "compact")
     question = model.question("What?")
     with pytest.raises(ContextError, match="need 1,[45]"):
-        answer(model, kept, question, (), 5)
-    answer(model, moved, question, (), 5)
+        answer(model, kept, question, kept.reloading(()), 5)
+    answer(model, moved, question, moved.reloading(()), 5)
 
 
 def test_a_question_fits_to_the_token(model, context_of):
@@ -89,14 +89,16 @@ def test_a_question_fits_to_the_token(model, context_of):
     cached = store.prefix.tokens[0] + 2 * 32
     needed = cached + len(question.input_ids) + 5
     context_of(needed)
-    answer(model, store, question, (0, 1), 5)
+    answer(model, store, question, store.reloading((0, 1)), 5)
     told = rf"its {len(question.input_ids)} tokens, 6 to answer with .* {cached} KVs.* need {needed + 1} positions"
     with pytest.raises(ContextError, match=told):
-        answer(model, store, question, (0, 1), 6)
+        answer(model, store, question, store.reloading((0, 1)), 6)
     context_of(needed - 1)
-    answer(model, store, question, (0,), 5)  # fewer re-loaded chunks leave more room
+    answer(
+        model, store, question, store.reloading((0,)), 5
+    )  # fewer re-loaded chunks leave more room
     with pytest.raises(ContextError):
-        answer(model, store, question, (0, 1), 5)
+        answer(model, store, question, store.reloading((0, 1)), 5)
 
 
 def errors_of(folder, tmp_path, model):
@@ -126,7 +128,11 @@ def test_a_run_goes_on_past_a_video_that_takes_too_much_memory(tmp_path, model, 
         return real(*arguments, **named)
 
     monkeypatch.setattr(answering, "prefill", first_takes_too_much)
-    summary, (told,) = errors_of(tmp_path / "run", tmp_path, model)
+    summary = go(
+        tmp_path / "run", tmp_path, lambda: model, {"none": SelectNone()}, Clips(str(tmp_path))
+    )
     assert {record.video_id for record in summary.records} == {"clip1"}
-    assert told.startswith("MemoryShortage: out of memory: answering about ")
+    assert summary.errors == () and len(summary.shortages) == 3
+    (told,) = {shortage.error for shortage in summary.shortages}
+    assert told.startswith("out of memory: answering about ")
     assert "clip0.mp4" in told and "video.frames=8" in told and "model.dtype=bfloat16" in told

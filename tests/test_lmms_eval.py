@@ -8,10 +8,10 @@ import pytest
 from tests.synthetic import record
 from x2l.collect import main
 from x2l.curves import draw
+from x2l.jobstatus import StatusFile
 from x2l.lmms_eval import Line, export, parse_lines, read_line
 from x2l.points import points
 from x2l.records import RecordWriter
-from x2l.runinfo import StatusFile
 from x2l.scoring import headline
 
 

@@ -189,7 +189,9 @@ def test_bf16_runs_and_says_nearly_the_same(family):
         store = prefill(model, model.prompt(video, 4), levels)
         assert store.levels["high"][0].layers[0].keys.dtype == dtype
         logits[dtype] = logits_of(model, store).float()
-        said = answer(model, store, model.question(QUESTION), (1,), max_new_tokens=3)
+        said = answer(
+            model, store, model.question(QUESTION), store.reloading((1,)), max_new_tokens=3
+        )
         assert said.first_logits.isfinite().all()
     near = torch.nn.functional.cosine_similarity(*logits.values(), dim=0)
     assert near > 0.99

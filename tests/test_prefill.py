@@ -150,7 +150,7 @@ def test_bad_assignment_is_refused():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"context": "mean"}, "prefill.context='mean': must be one of"),
+        ({"context": "mean"}, "prefill.context='mean': must be full, own, or one of"),
         ({"positions": "shift"}, "prefill.positions='shift': must be one of"),
         (
             {"chunk_frames": 3},
@@ -271,7 +271,7 @@ def test_same_seed_same_answers():
         model = ours("qwen2_5_vl")
         levels = {"low": Level(RandomPruning(), 2), "high": Level(RandomPruning(), 8)}
         store = prefill(model, model.prompt(frames(14), 4), levels, video_seed=seed)
-        return answer(model, store, model.question(QUESTION), (1,), 8).first_logits
+        return answer(model, store, model.question(QUESTION), store.reloading((1,)), 8).first_logits
 
     assert torch.equal(run(1), run(1))
     assert not torch.equal(run(1), run(2))
@@ -281,9 +281,9 @@ def test_one_prefill_serves_many_questions_in_any_order():
     model = ours("qwen2_5_vl")
     store = filled(Level(KeyNorm(), 2), Level(ToMe(), 8))
     a, b = model.question(QUESTION), model.question("How many times does the star appear?")
-    first = answer(model, store, a, (0,), 4)
-    answer(model, store, b, (1, 2), 4)
-    again = answer(model, store, a, (0,), 4)
+    first = answer(model, store, a, store.reloading((0,)), 4)
+    answer(model, store, b, store.reloading((1, 2)), 4)
+    again = answer(model, store, a, store.reloading((0,)), 4)
     assert first.token_ids == again.token_ids and torch.equal(
         first.first_logits, again.first_logits
     )
@@ -354,4 +354,8 @@ def test_bf16_runs_end_to_end():
     for compressor in COMPRESSORS:
         store = filled(Level(compressor, 2), Level(compressor, 8), model, context="high")
         assert store.levels["low"][0].layers[0].keys.dtype == torch.bfloat16
-        assert answer(model, store, model.question(QUESTION), (1,), 3).first_logits.isfinite().all()
+        assert (
+            answer(model, store, model.question(QUESTION), store.reloading((1,)), 3)
+            .first_logits.isfinite()
+            .all()
+        )

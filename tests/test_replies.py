@@ -5,7 +5,9 @@ from x2l.replies import MOST_SPARKS, PLAIN_SPARKS, SPARKS, _number, _relevance_l
 
 
 def reply(relevance, reloaded=()):
-    return Reply("What?", "That.", False, tuple(relevance), tuple(reloaded), (), 1, 1, 1, 0.1)
+    assigned = tuple("low" if index in reloaded else "high" for index in range(len(relevance)))
+    rated, chosen = tuple(relevance), tuple(reloaded)
+    return Reply("What?", "That.", False, rated, chosen, assigned, (), 1, 1, 1, 0.1)
 
 
 def test_a_bar_for_each_chunk_and_a_mark_under_reloaded_ones():

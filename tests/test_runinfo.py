@@ -1,11 +1,9 @@
 import dataclasses
 import json
-import os
 
 import pytest
 
 from x2l.runinfo import (
-    StatusFile,
     check_folder,
     checkpoint_digest,
     describe,
@@ -88,19 +86,6 @@ def test_resuming_with_other_code_is_told_and_kept(tmp_path):
     assert warning is not None and "other source code" in warning
     sessions = json.loads((tmp_path / "run.json").read_text())["sessions"]
     assert [session["code"] for session in sessions] == [info.code, info.code, "other"]
-
-
-def test_status_is_replaced_in_one_step(tmp_path, monkeypatch):
-    status = StatusFile(tmp_path, "abc")
-    status.write("running", records=1)
-
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "replace", killed)
-    with pytest.raises(KeyboardInterrupt):
-        status.write("done", records=2)
-    assert json.loads((tmp_path / "status.json").read_text())["state"] == "running"
 
 
 def test_other_weights_under_the_same_name_are_refused(tmp_path):

@@ -68,6 +68,7 @@ def go(
     benchmark=None,
     ratios=(2, 8),
     tracker=None,
+    levels=None,
     **changes,
 ):
     values = settings(
@@ -82,7 +83,7 @@ def go(
         values,
         benchmark or Clips(str(data)),
         load_model,
-        {"low": Level(ToMe(), ratios[0]), "high": Level(ToMe(), ratios[1])},
+        levels or {"low": Level(ToMe(), ratios[0]), "high": Level(ToMe(), ratios[1])},
         selectors,
         folder,
         describe(values.run_id, CONFIG, "cpu", "a processor", 1),

@@ -114,7 +114,7 @@ def test_a_set_without_splits_cannot_be_tuned_on(tuned_on):
         ({"device": "gpu"}, r"model\.device='gpu': must be cpu, cuda"),
         ({"device": "cuda:x"}, r"model\.device='cuda:x'"),
         ({"model_positions": "keep"}, r"model\.positions='keep': must be one of reference, hf"),
-        ({"context": "raw"}, r"prefill\.context='raw': must be one of full, low, high, own"),
+        ({"context": "raw"}, r"prefill\.context='raw': must be one of full, own, low, high"),
         ({"positions": "hf"}, r"prefill\.positions='hf': must be one of keep, compact"),
         ({"selectors": ()}, r"selector=\[\]"),
         ({"top_k": ()}, r"top_k=\[\]"),

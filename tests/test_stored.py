@@ -203,7 +203,7 @@ def test_later_chunks_see_the_error_of_a_quantised_context(family, positions):
 
 def test_bytes_of_an_answer_are_those_stored():
     model, store = ours("qwen2_5_vl"), quantised("qwen2_5_vl", Quantised(8, 16))
-    said = answer(model, store, model.question(QUESTION), (0, 2), max_new_tokens=2)
+    said = answer(model, store, model.question(QUESTION), store.reloading((0, 2)), max_new_tokens=2)
     codec, shape = Quantised(8, 16), model.shape
     per_layer = sum(
         codec.nbytes(shape.kv_heads, store.kept(level)[i], shape.head_dim)

@@ -9,19 +9,23 @@ from typing import Any
 from torch import Tensor
 
 from x2l.asked import AskedQuestion, AskedVideo, stage_fields, top_k_of
+from x2l.assignment import budget_of, is_budget
 from x2l.benchmarks.base import Benchmark, Sample
 from x2l.cells import Cell
 from x2l.chunks import Prompt
 from x2l.compressors.base import Level
 from x2l.compute import Meter, kv_bytes
 from x2l.fewer_frames import budget_bytes, thinned
+from x2l.memory import MemoryShortage, memory_explained, naming_stage
 from x2l.models.base import VideoModel
 from x2l.prefill import check_budgets, prefill
+from x2l.prefill_cache import PrefillCache
 from x2l.progress import Progress
 from x2l.records import Record
-from x2l.selection import gt_chunks
+from x2l.selection import GT, gt_chunks
 from x2l.selectors.base import FrameSelector
-from x2l.settings import Settings, config_errors
+from x2l.settings import ConfigError, Settings, config_errors
+from x2l.shortages import Shortage
 from x2l.stages import VIDEO_STAGES
 from x2l.store import KVStore
 from x2l.video import Frames, read_frames
@@ -48,8 +52,11 @@ def answer_video(
     settings: Settings,
     levels: Mapping[str, Level],
     asked: Sequence[tuple[Sample, Sequence[Cell]]],
-) -> Iterator[Record]:
+    cache: PrefillCache | None = None,
+) -> Iterator[Record | Shortage]:
     """Pre-fills a video and yields a record for every cell of every question.
+
+    A cell for which memory runs out yields a shortage instead, and the next one is tried.
 
     Args:
         model: the model.
@@ -57,18 +64,22 @@ def answer_video(
         settings: of the run.
         levels: `low` and `high`.
         asked: questions about one and the same video, each with the cells to answer it for.
+        cache: where pre-fills are kept, if they are.
 
     Raises:
         VideoError: the file cannot be read.
+        RuntimeError, MemoryError: memory ran out for the video itself, see `memory.is_out_of_memory`.
         ConfigError: a method's window, sink or group does not fit a chunk of it.
     """
     start = time.perf_counter()
     video_id = asked[0][0].video_id
-    frames = read_frames(asked[0][0].video, settings.frames, settings.fps, settings.reader)
-    prompt = model.prompt(frames, settings.chunk_frames)
+    with naming_stage("read"):
+        frames = read_frames(asked[0][0].video, settings.frames, settings.fps, settings.reader)
+        prompt = model.prompt(frames, settings.chunk_frames)
     video = {name: getattr(settings, name) for name in _REPEATED} | {
         "seconds_read": time.perf_counter() - start,
         "kv_bytes_full": kv_bytes(model.shape, prompt.tokens),
+        "ratios_between": dict(settings.between),
         "frames": len(frames.pixels),
         "duration": float(frames.duration),
     }
@@ -77,17 +88,18 @@ def answer_video(
             tokens = budget / kv_bytes(model.shape, 1)
             fewer, short = thinned(model, frames, settings.chunk_frames, tokens)
             uncompressed = {"high": Level(levels["high"].compressor, 1)}
-            store, meter = _prefilled(model, short, uncompressed, settings, video_id)
-            fields = video | _video_fields(store, meter) | {"frames_prefilled": len(fewer.pixels)}
+            store, own = _prefilled(model, short, uncompressed, settings, video_id, cache)
+            fields = video | own | {"frames_prefilled": len(fewer.pixels)}
             fields["kv_bytes_budget"] = budget
             yield from _answers(
                 model, benchmark, settings, AskedVideo(store, fields, {}, prompt), some
             )
         return
+    _check_budgets_of_bytes(model, prompt, levels, settings, video_id)
     prepared = _prepared(model, frames, prompt, asked)
-    store, meter = _prefilled(model, prompt, levels, settings, video_id)
+    store, own = _prefilled(model, prompt, levels, settings, video_id, cache)
     del frames, prompt  # the pixels of the whole video
-    known = AskedVideo(store, video | _video_fields(store, meter), prepared, store.prompt)
+    known = AskedVideo(store, video | own, prepared, store.prompt)
     yield from _answers(model, benchmark, settings, known, asked)
 
 
@@ -97,11 +109,53 @@ def _answers(
     settings: Settings,
     video: AskedVideo,
     asked: Sequence[tuple[Sample, Sequence[Cell]]],
-) -> Iterator[Record]:
+) -> Iterator[Record | Shortage]:
+    frames = video.fields["frames"]
     for sample, cells in asked:
         question = AskedQuestion(model, benchmark, settings, video, sample)
         for cell in cells:
-            yield question.record(cell)
+            yield _answered(question, cell, frames)
+
+
+def _answered(question: AskedQuestion, cell: Cell, frames: int) -> Record | Shortage:
+    settings, sample = question.settings, question.sample
+    doing = f"answering {sample.id} for {cell.words}"
+    try:
+        with memory_explained(doing, frames, settings.chunk_frames, settings.dtype):
+            return question.record(cell)
+    except MemoryShortage as error:
+        device = str(question.model.device)
+        return shortage(error, settings, question.benchmark, sample, cell, device)
+
+
+def shortage(
+    error: MemoryShortage,
+    settings: Settings,
+    benchmark: Benchmark,
+    sample: Sample,
+    cell: Cell,
+    device: str,
+) -> Shortage:
+    """What stands in for the record of a cell that ran out of memory."""
+    return Shortage(
+        sample_id=sample.id,
+        video_id=sample.video_id,
+        benchmark=benchmark.name,
+        protocol=benchmark.protocol,
+        task=sample.task,
+        tags=dict(sample.tags),
+        selector=cell.name,
+        selector_config=cell.config,
+        top_k=cell.top_k,
+        pinned=cell.pinned,
+        stage=error.stage,
+        asked_bytes=error.asked_bytes,
+        device=device,
+        error=str(error),
+        frames=settings.frames,
+        ratios_between=dict(settings.between),
+        **{name: getattr(settings, name) for name in _REPEATED},
+    )
 
 
 def _prepared(
@@ -129,25 +183,56 @@ def _prefilled(
     levels: Mapping[str, Level],
     settings: Settings,
     video_id: str,
-) -> tuple[KVStore, Meter]:
+    cache: PrefillCache | None,
+) -> tuple[KVStore, dict[str, Any]]:
+    """The KVs, and what the pre-fill adds to the fields that all records of a video share."""
     with (
         config_errors()
     ):  # a window that does not fit is the user's to correct, and found before anything runs
         check_budgets(levels, prompt, model.shape)
-    meter = Meter(model.device)
-    label = f"pre-fill of {video_id}, chunks"
-    with Progress(len(prompt.chunks), label, unit="chunk", leave=False) as progress:
-        store = prefill(
-            model,
-            prompt,
-            levels,
-            "full" if settings.fewer_frames else settings.context,
-            settings.positions,
-            meter,
-            video_seed=_seed(settings.seed, video_id),
-            progress=progress.at,
-        )
-    return store, meter
+    meter, seed = Meter(model.device), _seed(settings.seed, video_id)
+    context = "full" if settings.fewer_frames else settings.context
+    positions = settings.positions
+
+    def compute() -> KVStore:
+        label = f"pre-fill of {video_id}, chunks"
+        with Progress(len(prompt.chunks), label, unit="chunk", leave=False) as progress:
+            return prefill(
+                model, prompt, levels, context, positions, meter, seed, progress=progress.at
+            )
+
+    if cache is None:
+        store = compute()
+        return store, _video_fields(store, meter)
+    shape = {"context": context, "positions": positions}
+    store, loaded = cache.get(compute, model, prompt, levels, shape, seed, meter)
+    fields = _video_fields(store, meter)
+    if loaded is not None:
+        fields |= {"seconds_prefill_load": loaded.seconds, "peak_memory_prefill": loaded.peak_bytes}
+    return store, fields
+
+
+def _check_budgets_of_bytes(
+    model: VideoModel,
+    prompt: Prompt,
+    levels: Mapping[str, Level],
+    settings: Settings,
+    video_id: str,
+) -> None:
+    """Checks before the pre-fill that every budget has room for what each mixed cache holds.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    full = kv_bytes(model.shape, prompt.tokens)
+    for top_k in settings.top_k:
+        if is_budget(top_k):
+            least = budget_bytes(model, prompt, levels, 0, settings.pinned)
+            if budget_of(str(top_k), full) < least:
+                raise ConfigError(
+                    f"top_k={top_k}: must be at least {100 * least / full:.1f}% ({least:,} bytes), what {video_id} "
+                    "takes with every chunk that is not pinned at the level high; raise it, or levels.high.ratio"
+                )
 
 
 def _by_budget(
@@ -163,8 +248,11 @@ def _by_budget(
         gt = None if sample.spans is None else gt_chunks(prompt.chunks, sample.spans)
         for cell in cells:
             k = top_k_of(cell, sample, settings, len(prompt.chunks))
-            count = k if isinstance(k, int) else len(gt or ())
-            spent = budget_bytes(model, prompt, levels, count, settings.pinned)
+            if is_budget(k):
+                spent = budget_of(str(k), kv_bytes(model.shape, prompt.tokens))
+            else:
+                count = len(gt or ()) if k == GT else k
+                spent = budget_bytes(model, prompt, levels, count, settings.pinned)
             budgets[spent].append((sample, [cell]))
     yield from sorted(budgets.items(), key=lambda budget: budget[0])
 
@@ -176,10 +264,12 @@ def _video_fields(store: KVStore, meter: Meter) -> dict[str, Any]:
         there = level if level in store.levels else "high"  # the control of fewer frames has one
         fields[f"kept_{level}"] = store.kept(there)
         fields[f"measured_ratio_{level}"] = store.measured_ratio(there)
+    between = [level for level in store.levels if level not in ("low", "high")]
     return fields | {
+        "kept_between": {level: store.kept(level) for level in between},
         **stage_fields(meter, *VIDEO_STAGES),
         "peak_memory_prefill": meter.peak_bytes,
-        "kv_bytes_host": sum(store.nbytes("low")) if "low" in store.levels else 0,
+        "kv_bytes_host": store.nbytes_host,
     }
 
 

@@ -188,6 +188,7 @@ def _asked_for(video: str) -> Iterator[str]:
 def _cell(made: Engine) -> Cell:
     """The one selector and top_k that answers."""
     from x2l.cells import cells
+    from x2l.selection import GT, TASK
     from x2l.selectors.oracle import HitRateSelector, OracleSelector
 
     settings = made.settings
@@ -201,7 +202,7 @@ def _cell(made: Engine) -> Cell:
     with config_errors():
         (cell,) = cells(made.selectors, settings)
     told = isinstance(cell.selector, OracleSelector | HitRateSelector)
-    if told or isinstance(cell.top_k, str):
+    if told or cell.top_k in (GT, TASK):
         field = f"selector={cell.name}" if told else f"top_k={cell.top_k}"
         raise ConfigError(
             f"{field}: must be told what a benchmark knows of its questions; use selector=attention top_k=2"

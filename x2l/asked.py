@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from x2l.assignment import budget_of, by_bytes, by_rank, counts_of, is_budget
 from x2l.benchmarks.base import Benchmark, Sample
 from x2l.cells import Cell
 from x2l.chunks import Prompt, Question
@@ -16,7 +17,7 @@ from x2l.compute import Meter
 from x2l.decode import Answer, answer
 from x2l.models.base import VideoModel
 from x2l.records import Record, finite
-from x2l.selection import TASK, gt_chunks, select, select_bytes, truth_scores
+from x2l.selection import GT, TASK, gt_chunks, select, select_bytes, truth_scores
 from x2l.selectors.base import Query
 from x2l.selectors.file import FileSelector
 from x2l.settings import Settings, config_errors
@@ -82,17 +83,18 @@ class AskedQuestion:
                 video.sampled.chunks[-1].seconds[1],
             )
         self._relevance: dict[str, tuple[Tensor, Meter]] = {}
-        self._answers: dict[tuple[int, ...], tuple[Answer, Meter, int | None]] = {}
+        self._answers: dict[tuple[str, ...], tuple[Answer, Meter, int | None]] = {}
 
     def record(self, cell: Cell) -> Record:
         """Answers for one cell."""
         relevance, relevance_meter = self._relevance_of(cell)
-        selected = () if self.settings.fewer_frames else self._selected(cell)
-        given, meter, peak = self._answer(selected)
+        chunks = len(self.store.prompt.chunks)
+        assigned = ("high",) * chunks if self.settings.fewer_frames else self._assigned(cell)
+        given, meter, peak = self._answer(assigned)
         fields: dict[str, Any] = {
             **self.video.fields,
             **self._question_fields(),
-            **self._selection_fields(cell, relevance, selected),
+            **self._selection_fields(cell, relevance, assigned),
             **self._answer_fields(given),
             **stage_fields(relevance_meter, "selection"),
             **stage_fields(meter, "reload", "decode"),
@@ -102,15 +104,24 @@ class AskedQuestion:
             fields |= stage_fields(self.video.prepared[cell.name][1], "retrieval")
         return Record(**fields)
 
-    def _selected(self, cell: Cell) -> tuple[int, ...]:
-        """The chunks that a cell re-loads."""
+    def _assigned(self, cell: Cell) -> tuple[str, ...]:
+        """The level that a cell gives each chunk."""
         relevance, _ = self._relevance_of(cell)
+        store, levels = self.store, self.settings.levels
         if cell.like is not None:
-            sizes = self.store.nbytes("low")
-            budget = sum(sizes[index] for index in self._selected(cell.like))
-            return select_bytes(relevance, sizes, budget)
+            sizes = store.nbytes("low")
+            other = self._assigned(cell.like)
+            budget = sum(sizes[index] for index, level in enumerate(other) if level == "low")
+            return store.reloading(select_bytes(relevance, sizes, budget))
         k = top_k_of(cell, self.sample, self.settings, len(relevance))
-        return select(relevance, k, cell.pinned, self.gt)
+        if k == GT:
+            return store.reloading(select(relevance, k, cell.pinned, self.gt))
+        if not is_budget(k):
+            return by_rank(relevance, counts_of(k, levels), levels, cell.pinned)
+        left = budget_of(str(k), self.video.fields["kv_bytes_full"]) - store.prefix.nbytes
+        with config_errors():
+            sizes_by_level = {level: store.nbytes(level) for level in levels}
+            return by_bytes(relevance, sizes_by_level, left, levels, cell.pinned)
 
     def _relevance_of(self, cell: Cell) -> tuple[Tensor, Meter]:
         if cell.name not in self._relevance:
@@ -133,18 +144,18 @@ class AskedQuestion:
             self._relevance[cell.name] = relevance, meter
         return self._relevance[cell.name]
 
-    def _answer(self, selected: tuple[int, ...]) -> tuple[Answer, Meter, int | None]:
-        """Decodes; cells that select the same chunks share one decoding and its measurements.
+    def _answer(self, assigned: tuple[str, ...]) -> tuple[Answer, Meter, int | None]:
+        """Decodes; cells that assign the same levels share one decoding and its measurements.
 
         The peak is read at once: the next meter starts it anew.
         """
-        if selected not in self._answers:
+        if assigned not in self._answers:
             meter = Meter(self.model.device)
             given = answer(
-                self.model, self.store, self.question, selected, self.settings.max_new_tokens, meter
+                self.model, self.store, self.question, assigned, self.settings.max_new_tokens, meter
             )
-            self._answers[selected] = given, meter, meter.peak_bytes
-        return self._answers[selected]
+            self._answers[assigned] = given, meter, meter.peak_bytes
+        return self._answers[assigned]
 
     def _question_fields(self) -> dict[str, Any]:
         sample = self.sample
@@ -166,8 +177,9 @@ class AskedQuestion:
         }
 
     def _selection_fields(
-        self, cell: Cell, relevance: Tensor, selected: tuple[int, ...]
+        self, cell: Cell, relevance: Tensor, assigned: tuple[str, ...]
     ) -> dict[str, Any]:
+        selected = tuple(index for index, level in enumerate(assigned) if level != "high")
         # The control of fewer frames has no chunks to choose from.
         known = self.gt is not None and not self.settings.fewer_frames
         scores = asdict(truth_scores(selected, self.gt or ())) if known else {}
@@ -182,6 +194,7 @@ class AskedQuestion:
             ),
             "selected": selected,
             **{name: finite(scores.get(name, math.nan)) for name in ("recall", "precision", "hit")},
+            "assigned": assigned if self.settings.between else (),
             "tuned_on": self.settings.tuned_on if cell.top_k is not None else None,
         }
 

@@ -24,7 +24,7 @@ class Cell:
         name: of the selector, as records and figures give it.
         selector: the selector.
         config: short hash of its settings.
-        top_k: chunks re-loaded; see `selection.py` for the words.
+        top_k: chunks re-loaded; see `selection.py` and `assignment.py` for the words.
         pinned: chunks always re-loaded.
         like: another cell whose re-loaded bytes are matched, question by question; top_k is then only its name.
     """
@@ -35,6 +35,11 @@ class Cell:
     top_k: int | str | None
     pinned: tuple[str, ...]
     like: "Cell | None" = None
+
+    @property
+    def words(self) -> str:
+        """For messages."""
+        return self.name if self.top_k is None else f"{self.name} k={self.top_k}"
 
     @property
     def shown(self) -> tuple[str, str, int | str | None, list[str]]:
@@ -79,6 +84,11 @@ def cells(selectors: Mapping[str, ChunkSelector], settings: Settings) -> tuple[C
             found[name] = []  # keeps its place in the order
     for name, selector in selectors.items():
         if isinstance(selector, MatchedRandomSelector):
+            if settings.between:
+                raise ValueError(
+                    f"selector.{name}: matches the bytes of two levels only; with levels "
+                    f"{', '.join(settings.levels)} use selector=random, whose ladders and budgets spend the same"
+                )
             if not (others := found.get(selector.to)):
                 raise ValueError(
                     f"selector.{name}.to={selector.to}: must be another selector of the run, with a choice of its own; "

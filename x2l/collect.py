@@ -1,35 +1,28 @@
-"""`x2l-collect FOLDER...`: records of any set of runs -> table, points.csv, curve, sweep's W&B run.
+"""`x2l-collect FOLDER...`: records of any set of runs -> table, points.csv, curve, sweep's run in a tracker.
 
 Idempotent: it reads records and writes the same results again. Run it while a sweep is going, after
 it, or after adding runs to it.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from x2l import tracking_tensorboard, tracking_wandb
 from x2l.curves import NothingToDraw, draw, save, table
 from x2l.lmms_eval import Line, export, parse_lines
-from x2l.points import (
-    FULL,
-    POINTS,
-    WORDS,
-    Point,
-    of_several_settings,
-    points,
-    telling_apart,
-    write_points,
-)
+from x2l.points import POINTS, Point, points, write_points
 from x2l.records import RECORDS, Record, load
-from x2l.runinfo import STATUS
-from x2l.tracking import track_curve
+from x2l.shortages import Shortage, in_short, load_shortages, unanswered
+from x2l.status import find_runs, jobs, unfinished
+from x2l.sweep_tables import sweep_tables, sweep_title
 
 TASK_POINTS = "points_by_task.csv"
 LMMS_EVAL = "lmms_eval"
 CURVES = ("curve.png", "curve.pdf")
+TRACKERS = ("wandb", "tensorboard", "none")
 
 
 def collect(
@@ -47,7 +40,7 @@ def collect(
         folders: runs, or folders of runs at any depth.
         out: where points.csv, points_by_task.csv, curve.png and curve.pdf go; no figure, and no run of the
             tracker, but a warning where no cell has an accuracy.
-        tracker: `wandb` or `none`.
+        tracker: `wandb`, `tensorboard` or `none`.
         mode: of W&B.
         project: of W&B.
         lmms_eval: write every cell's answers as lmms-eval's samples files, under lmms_eval/.
@@ -57,117 +50,56 @@ def collect(
         One point per cell.
 
     Raises:
-        ValueError: no records there.
+        ValueError: neither records nor shortages there, or a tracker that is not installed or cannot go online.
     """
-    records = records_under(folders)
+    short = shortages_under(folders)
+    records = records_under(folders, needed=not short)
+    if tracker == "tensorboard":
+        tracking_tensorboard.check_installed()
+    elif tracker == "wandb":
+        tracking_wandb.check_mode(mode)
     out.mkdir(parents=True, exist_ok=True)
     if lmms_eval:
         export(out / LMMS_EVAL, records)
-    rows = points(records)
+    rows = points(records, shortages=short)
     write_points(out / POINTS, rows)
-    write_points(out / TASK_POINTS, points(records, by_task=True))
-    title = _title(rows)
+    task_rows = points(records, by_task=True, shortages=short)
+    write_points(out / TASK_POINTS, task_rows)
     try:
-        png, _ = save(draw(rows, title, lines), out)
+        png, pdf = save(draw(rows, sweep_title(rows), lines), out)
     except NothingToDraw as error:
         for name in CURVES:  # an older figure would be of other records
             (out / name).unlink(missing_ok=True)
         print(f"warning: no figure: {error}", file=sys.stderr)
         return rows
+    tables, files = sweep_tables(rows, task_rows), [out / POINTS, out / TASK_POINTS, png, pdf]
     if tracker == "wandb":
-        track_curve(out, title, *_chart(rows), picture=png, mode=mode, project=project)
+        tracking_wandb.track_sweep(out, tables, png, files, mode, project)
+    elif tracker == "tensorboard":
+        tracking_tensorboard.track_sweep(out, tables, png, files)
     return rows
 
 
-def records_under(folders: Sequence[Path]) -> list[Record]:
+def records_under(folders: Sequence[Path], needed: bool = True) -> list[Record]:
     """The records of every run at or under the given folders.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are none, but they are needed.
     """
     records = [record for run in find_runs(folders) for record in load(run)]
-    if not records:
+    if needed and not records:
         named = ", ".join(map(str, folders))
         raise ValueError(f"folders={named}: hold no {RECORDS} with an answer; run x2l first")
     return records
 
 
-def find_runs(folders: Sequence[Path]) -> list[Path]:
-    """Every folder with records or a status at or under the given ones, sorted, once each."""
-    found = {
-        file.parent.resolve()
-        for folder in folders
-        for name in (RECORDS, STATUS)
-        for file in folder.rglob(name)
-    }
-    return sorted(found)
-
-
-def unfinished(runs: Sequence[Path]) -> list[str]:
-    """One line for each run that is not simply done: it failed, was cut off, or had bad videos."""
-    lines = []
-    for run in runs:
-        path = run / STATUS
-        status = json.loads(path.read_text()) if path.exists() else {"state": "unknown"}
-        state = status["state"]
-        if state == "done":
-            continue
-        answered = f"{status.get('records', 0)} of {status.get('expected', '?')} answers"
-        note = "running, or killed" if state == "running" else state
-        reason = f": {status['error']}" if status.get("error") else ""
-        remedy = "" if status.get("records") else "; run it again, or remove the folder"
-        lines.append(f"{run.name}: {note}, {answered}{reason}{remedy}")
-    return lines
-
-
-def _title(rows: Sequence[Point]) -> str:
-    def values(name: str, form: str) -> str:
-        return ", ".join(form.format(value) for value in sorted({getattr(r, name) for r in rows}))
-
-    compressed = [row for row in rows if row.control != FULL] or rows
-    low = sorted({row.ratio_low for row in compressed})
-    videos = max(row.videos for row in rows)
-    ratios = f"low {low[0]:g}x" if len(low) == 1 else ""
-    high = sorted({row.ratio_high for row in compressed})
-    ratios += f", high {high[0]:g}x" if len(high) == 1 else ""
-    parts = [
-        values("benchmark", "{}"),
-        values("model", "{}"),
-        f"{videos} videos of {values('frames', '{:.0f}')} frames",
-        ratios.strip(", "),
-    ]
-    return " · ".join(part for part in parts if part)
-
-
-def _chart(rows: Sequence[Point]) -> tuple[list[str], list[list[object]]]:
-    """Columns and rows of the W&B table; `line` names the line that a point belongs to."""
-    selecting = [row for row in rows if not row.control]
-    names, several = telling_apart(selecting), of_several_settings(selecting)
-    columns = ["line", "top_k", "kv_percent", "accuracy_percent", "low_percent", "high_percent"]
-    columns += ["n", "gflops", "recall", "compressor", "selector", *names]
-    table_rows: list[list[object]] = []
-    for row in sorted(rows, key=lambda r: r.kv_share):
-        told = [n for n in names if n != "selector_config" or row.selector in several]
-        words = [WORDS[name].format(getattr(row, name)) for name in told]
-        method = [row.compressor, row.control or row.selector, *words]
-        line = FULL if row.control == FULL else " ".join(method)
-        table_rows.append(
-            [
-                line,
-                "" if row.top_k is None else str(row.top_k),
-                100 * row.kv_share,
-                100 * row.accuracy,
-                100 * row.low,
-                100 * row.high,
-                row.n,
-                row.flops * 1e-9,
-                row.recall,
-                row.compressor,
-                row.selector,
-                *(getattr(row, name) for name in names),
-            ]
-        )
-    return columns, table_rows
+def shortages_under(folders: Sequence[Path]) -> list[Shortage]:
+    """The answers that ran out of memory in every run at or under the given folders, and are still missing."""
+    found = []
+    for run in find_runs(folders):
+        if short := load_shortages(run):
+            found += unanswered(short, load(run))
+    return found
 
 
 def _fail(message: str) -> NoReturn:
@@ -180,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="x2l-collect", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="runs or sweeps")
     parser.add_argument("--out", type=Path, help="where results go; default: the first folder")
-    parser.add_argument("--tracker", choices=("wandb", "none"), default="wandb")
+    parser.add_argument("--tracker", choices=TRACKERS, default="wandb")
     parser.add_argument("--mode", choices=("offline", "online"), default="offline", help="of W&B")
     parser.add_argument("--project", default="x2l", help="of W&B")
     parser.add_argument(
@@ -199,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not folder.is_dir():
             _fail(f"folders={folder}: no such folder; give a folder that x2l wrote")
     try:
-        lines = parse_lines(options.add, records_under(options.folders))
+        lines = parse_lines(options.add, records_under(options.folders, needed=bool(options.add)))
         rows = collect(
             options.folders,
             out,
@@ -217,8 +149,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.lmms_eval:
         print(f"{out / LMMS_EVAL}/*/*_samples_*.jsonl")
     if options.tracker == "wandb" and drawn:
-        print(f"{out / 'wandb'} (W&B, {options.mode})")
-    problems = unfinished(find_runs(options.folders))
+        print(f"{out / tracking_wandb.HOME} (W&B, {options.mode})")
+        if upload := tracking_wandb.upload_command([out, *options.folders]):
+            print(f"\nto upload every run to W&B: {upload}")
+    if options.tracker == "tensorboard" and drawn:
+        print(f"\nto look at it: tensorboard --logdir {options.folders[0]}")
+    if short := in_short(shortages_under(options.folders)):
+        print("\nout of memory:\n  " + "\n  ".join(short), file=sys.stderr)
+    problems = unfinished(jobs(options.folders))
     if problems:
         print("\nnot done:\n  " + "\n  ".join(problems), file=sys.stderr)
         sys.exit(1)

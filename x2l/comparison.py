@@ -34,6 +34,7 @@ FIELDS = (
     "compressor",
     "ratio_low",
     "ratio_high",
+    "between",
     "context",
     "positions",
     "selector",

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from x2l.memory import naming_stage
 from x2l.models.base import ModelShape
 from x2l.stages import STAGES
 
@@ -75,11 +76,12 @@ class Meter:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Times a block as part of a stage; stages must not be nested."""
-        start = self._now()
-        try:
-            yield
-        finally:
-            self.seconds[name] += self._now() - start
+        with naming_stage(name):
+            start = self._now()
+            try:
+                yield
+            finally:
+                self.seconds[name] += self._now() - start
 
     def add(self, stage: str, flops: int) -> None:
         """Counts operations."""

@@ -1,6 +1,6 @@
 """Points -> the accuracy-versus-compute figure and the printed table.
 
-The only module that imports matplotlib. One column of panels per compressor, one row per kind of
+One column of panels per compressor, one row per kind of
 compute, one line per selector: lines that belong together stand together, and the Pareto front of
 *all* panels of a row is repeated in each, so that methods can be compared across columns. Cells that
 were told where the answer lies (the oracle, top_k=gt) are dashed and not part of the front.
@@ -30,16 +30,24 @@ from x2l.points import (
     telling_apart,
 )
 from x2l.scoring import ALL_TASKS
-from x2l.style import COLOURS, RC
+from x2l.style import COLOURS, MARKERS, RC
 
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _BOUNDS = ("oracle", "hit_rate")  # selectors that were told where the answer lies
-_CONTROLS = {FULL: "*", ALL_LOW: "p", ALL_HIGH: "h"}
+CONTROLS = {FULL: "*", ALL_LOW: "p", ALL_HIGH: "h"}
 _AXES = {
     "kv_share": "KV bytes resident while answering (% of uncompressed)",
     "flops_next": "compute of one more question on a pre-filled video (GFLOPs)",
+    "kv_bytes_resident": "KV bytes resident while answering (MB)",
+    "flops": "compute per question, pre-fill shared out (GFLOPs)",
+    "seconds": "seconds per question, pre-fill shared out",
 }
-_SCALE = {"kv_share": 100.0, "flops_next": 1e-9}
+_SCALE = {
+    "kv_share": 100.0,
+    "flops_next": 1e-9,
+    "kv_bytes_resident": 1e-6,
+    "flops": 1e-9,
+    "seconds": 1.0,
+}
 _DASHES = (
     (0, (1, 1.5)),
     (0, (6, 1.5, 1, 1.5)),
@@ -52,13 +60,19 @@ class NothingToDraw(ValueError):
     """No cell has an accuracy: no answer is known, or the protocol leaves out what could not be parsed."""
 
 
-def draw(points: Sequence[Point], title: str, lines: Sequence[Line] = ()) -> Figure:
+def draw(
+    points: Sequence[Point],
+    title: str,
+    lines: Sequence[Line] = (),
+    over: Sequence[str] = ("kv_share", "flops_next"),
+) -> Figure:
     """The figure: accuracy with clustered 95 % intervals over KV bytes and over FLOPs.
 
     Args:
         points: cells over all tasks (points of single tasks are passed over).
         title: what the points are of.
         lines: what others reached; a level line in the panels of the same benchmark.
+        over: kinds of compute (fields of `Point`), a row of panels each.
 
     Raises:
         NothingToDraw: no point has an answer that counts.
@@ -66,11 +80,12 @@ def draw(points: Sequence[Point], title: str, lines: Sequence[Line] = ()) -> Fig
     shown = [p for p in points if p.task == ALL_TASKS and p.n > 0]
     if not shown:
         raise NothingToDraw(_why_nothing(points))
+    title = "\n".join([title, *_not_drawn(points)])
     columns = sorted({p.compressor for p in shown if p.control != FULL}) or ["none"]
     variants = _variants(shown)
     several = of_several_settings([p for p in shown if not p.control])
     selectors = sorted({_name(p, several) for p in shown if not p.control})
-    rows = [(x, variant) for x in _AXES for variant in variants]
+    rows = [(x, variant) for x in over for variant in variants]
     with matplotlib.rc_context(RC):
         size = (max(6.8, 1.4 + 2.9 * len(columns)), 0.9 + 2.85 * len(rows))
         figure = Figure(figsize=size, layout="constrained")
@@ -85,7 +100,7 @@ def draw(points: Sequence[Point], title: str, lines: Sequence[Line] = ()) -> Fig
                 words = [WORDS[name].format(value) for name, value in variant]
                 axes.set_title("\n".join([compressor, ", ".join(words)] if words else [compressor]))
                 axes.set_xlim(*_limits(shown, x))
-                axes.xaxis.set_major_locator(FixedLocator(_ticks(*_limits(shown, x))))
+                axes.xaxis.set_major_locator(FixedLocator(log_ticks(*_limits(shown, x))))
             line[0].set_ylabel("accuracy (%)")
             line[len(columns) // 2].set_xlabel(_AXES[x])
         figure.suptitle(title, fontsize=10)
@@ -93,6 +108,18 @@ def draw(points: Sequence[Point], title: str, lines: Sequence[Line] = ()) -> Fig
         columns_of_legend = min(len(handles), 2 + len(columns))
         figure.legend(handles=handles, loc="outside lower center", ncols=columns_of_legend)
     return figure
+
+
+def _not_drawn(points: Sequence[Point]) -> list[str]:
+    """One line on the cells that a figure cannot show, if there are any."""
+    cells = [p for p in points if p.task == ALL_TASKS and p.n == 0 and p.out_of_memory]
+    names = [" ".join([p.compressor, p.control or p.selector, *_k(p)]) for p in cells]
+    more = [f"and {len(names) - 3} more"] if len(names) > 3 else []
+    return [f"out of memory, not drawn: {', '.join([*names[:3], *more])}"] if names else []
+
+
+def _k(point: Point) -> list[str]:
+    return [] if point.top_k is None else [f"k={point.top_k}"]
 
 
 def save(figure: Figure, folder: Path) -> tuple[Path, Path]:
@@ -117,6 +144,8 @@ def table(points: Sequence[Point], others: Sequence[Line] = ()) -> str:
     varying = telling_apart(shown)
     header = ["compressor", "selector", "k", *varying, "accuracy", "95% interval", "n", "unparsed"]
     header += ["recall", "KV %", "GFLOPs", "next", "s", "next s"]
+    short = any(p.out_of_memory for p in shown)
+    header += ["OOM"] if short else []
     lines = [header]
     for p in shown:
         name = p.control or p.selector
@@ -127,8 +156,8 @@ def table(points: Sequence[Point], others: Sequence[Line] = ()) -> str:
                 name,
                 "-" if p.top_k is None else str(p.top_k),
                 *values,
-                _percent(p.accuracy),
-                f"{_percent(p.low)} to {_percent(p.high)}",
+                _marked(p),
+                f"{_percent(p.low)} to {_percent(p.high)}" if p.n or not p.out_of_memory else "-",
                 str(p.n),
                 str(p.parse_failures),
                 "-" if p.control or math.isnan(p.recall) else f"{p.recall:.2f}",
@@ -137,6 +166,7 @@ def table(points: Sequence[Point], others: Sequence[Line] = ()) -> str:
                 f"{p.flops_next * 1e-9:.2g}",
                 f"{p.seconds:.2g}",
                 f"{p.seconds_next:.2g}",
+                *([str(p.out_of_memory)] if short else []),
             ]
         )
     for other in others:
@@ -147,13 +177,22 @@ def table(points: Sequence[Point], others: Sequence[Line] = ()) -> str:
         lines.append([*cells, *["-"] * (len(header) - len(cells))])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     left = 2 + len(varying)  # names stand left, numbers right
-    return "\n".join(
+    note = ["* without the answers that ran out of memory (OOM)"] if short else []
+    text = [
         "  ".join(
             cell.ljust(width) if index < 2 or 3 <= index < left + 1 else cell.rjust(width)
             for index, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
-    )
+    ]
+    return "\n".join([*text, *note])
+
+
+def _marked(point: Point) -> str:
+    """The accuracy; over fewer questions than the others' if memory ran out for some."""
+    if not point.out_of_memory:
+        return _percent(point.accuracy)
+    return f"{_percent(point.accuracy)}*" if point.n else "OOM"
 
 
 def _percent(share: float) -> str:
@@ -216,7 +255,7 @@ def _limits(shown: Sequence[Point], x: str) -> tuple[float, float]:
     return min(values) / margin, max(values) * margin
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def log_ticks(low: float, high: float) -> list[float]:
     """Three to six round numbers on a logarithmic axis; evenly spaced ones where it is short."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
@@ -251,11 +290,11 @@ def _panel(
             axes.axhline(100 * point.accuracy, color="#555555", linestyle=(0, (4, 3)), lw=0.9)
     for number, line in enumerate(selecting.values()):
         if line:
-            _line(axes, line, x, COLOURS[number % 7], _MARKERS[number % 7])
+            _line(axes, line, x, COLOURS[number % 7], MARKERS[number % 7])
     for point in members:
         if point.control:
-            _error_bar(axes, point, x, "#222222", _CONTROLS[point.control], 10)
-    if x == "kv_share":  # there all selectors of one k stand together
+            _error_bar(axes, point, x, "#222222", CONTROLS[point.control], 10)
+    if x in ("kv_share", "kv_bytes_resident"):  # there all selectors of one k stand together
         _label_k(axes, members, x)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -288,8 +327,10 @@ def _error_bar(axes: Axes, point: Point, x: str, colour: str, marker: str, size:
         color=colour,
         marker=marker,
         markersize=size,
-        markeredgecolor="white",
-        markeredgewidth=0.6,
+        # Hollow: over fewer questions than the others, as memory ran out for some.
+        markerfacecolor="white" if point.out_of_memory else colour,
+        markeredgecolor=colour if point.out_of_memory else "white",
+        markeredgewidth=1.2 if point.out_of_memory else 0.6,
         elinewidth=0.9,
         capsize=2,
         zorder=4,
@@ -323,14 +364,14 @@ def _legend(
             [],
             [],
             color=COLOURS[i % 7],
-            marker=_MARKERS[i % 7],
+            marker=MARKERS[i % 7],
             ls="--" if selector.startswith(_BOUNDS) else "-",
             label=f"{selector} (bound)" if selector.startswith(_BOUNDS) else selector,
         )
         for i, selector in enumerate(selectors)
     ]
     words = {FULL: "full (no compression)", ALL_LOW: "all-low", ALL_HIGH: "all-high"}
-    for control, marker in _CONTROLS.items():
+    for control, marker in CONTROLS.items():
         if any(p.control == control for p in shown):
             style = "--" if control == FULL else ""
             handles.append(
@@ -338,6 +379,10 @@ def _legend(
                     [], [], color="#222222", marker=marker, ls=style, ms=10, label=words[control]
                 )
             )
+    if any(p.out_of_memory for p in shown):
+        label = "hollow: out of memory for some questions"
+        edge = {"mfc": "white", "mec": "#555555", "mew": 1.2}
+        handles.append(Line2D([], [], ls="", marker="o", label=label, **edge))  # type: ignore[arg-type]
     for number, line in enumerate(lines):
         dashes = _DASHES[number % 4]
         handles.append(Line2D([], [], color="#222222", ls=dashes, lw=1.1, label=line.name))

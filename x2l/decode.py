@@ -6,7 +6,7 @@ different length, and is silently wrong with `inputs_embeds` on a filled cache. 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ from x2l.models.attention import Watch
 from x2l.models.base import ModelShape, VideoModel
 from x2l.models.cache import BufferCache
 from x2l.models.positions import Placement
-from x2l.store import KVStore, Mixed
+from x2l.store import RESIDENT, KVStore, Mixed
 
 
 @dataclass(frozen=True)
@@ -83,17 +83,17 @@ def answer(
     model: VideoModel,
     store: KVStore,
     question: Question,
-    selected: Collection[int],
+    assignment: Sequence[str],
     max_new_tokens: int = 16,
     meter: Meter | None = None,
 ) -> Answer:
-    """Re-loads the selected chunks as L-KVs, leaves all others H-KVs, and decodes greedily.
+    """Mixes the cache, each chunk at the level assigned to it, and decodes greedily.
 
     Args:
         model: the model.
-        store: from `prefill`, with levels `low` and `high`.
+        store: from `prefill`.
         question: from `model.question`.
-        selected: chunks to re-load.
+        assignment: a level for every chunk, as `KVStore.reloading` or `assignment.by_rank` gives.
         max_new_tokens: at most that many tokens.
         meter: counts stages reload and decode.
 
@@ -101,14 +101,14 @@ def answer(
         ContextError: question and answer do not fit the model's context.
     """
     meter = meter or Meter(model.device)
-    assignment = ["low" if chunk.index in selected else "high" for chunk in store.prompt.chunks]
     with meter.stage("reload"):
         mixed = store.mix(assignment)
         cached, own = round(sum(mixed.kv.tokens) / model.shape.layers), len(question.input_ids)
         limit, start = model.shape.context_length, mixed.place.next_position
         check_question(limit, max(mixed.kv.tokens), start, own, max_new_tokens)
         cache = model.fill(mixed.kv, room=len(question.input_ids) + max_new_tokens)
-    reloaded = sum(store.nbytes("low")[index] for index in set(selected))
+    sizes = {level: store.nbytes(level) for level in set(assignment) - RESIDENT}
+    reloaded = sum(sizes[level][i] for i, level in enumerate(assignment) if level in sizes)
     with meter.stage("decode"):
         first = ask(model, cache, question, mixed.place)
         tokens = _greedy(model, cache, first, question, mixed.place, max_new_tokens)

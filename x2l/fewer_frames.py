@@ -14,17 +14,17 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from x2l.assignment import by_rank, counts_of
 from x2l.chunks import Chunk, Prompt
 from x2l.compressors.base import Level, kept_tokens
 from x2l.compute import kv_bytes
 from x2l.kv import LayerKV
 from x2l.models.base import VideoModel
-from x2l.selection import select
 from x2l.video import Frames
 
 
 def budget_tokens(
-    prompt: Prompt, levels: Mapping[str, Level], top_k: int, pinned: Sequence[str]
+    prompt: Prompt, levels: Mapping[str, Level], top_k: int | str, pinned: Sequence[str]
 ) -> int:
     """KVs per layer of the mixed cache that the method decodes from, text before the video included.
 
@@ -33,8 +33,8 @@ def budget_tokens(
 
     Args:
         prompt: of all frames.
-        levels: `low` and `high`.
-        top_k: chunks re-loaded as L-KVs.
+        levels: `low`, `high` and any between.
+        top_k: chunks re-loaded as L-KVs, or a ladder.
         pinned: on top of top_k.
     """
     tokens = prompt.prefix
@@ -47,7 +47,7 @@ def budget_bytes(
     model: VideoModel,
     prompt: Prompt,
     levels: Mapping[str, Level],
-    top_k: int,
+    top_k: int | str,
     pinned: Sequence[str],
 ) -> int:
     """Bytes of that mixed cache, as they are stored: a level with a codec takes fewer for as many KVs.
@@ -55,8 +55,8 @@ def budget_bytes(
     Args:
         model: tells the sizes.
         prompt: of all frames.
-        levels: `low` and `high`.
-        top_k: chunks re-loaded as L-KVs.
+        levels: `low`, `high` and any between.
+        top_k: chunks re-loaded as L-KVs, or a ladder.
         pinned: on top of top_k.
     """
     text = prompt.prefix
@@ -69,12 +69,15 @@ def budget_bytes(
 
 
 def _assigned(
-    prompt: Prompt, levels: Mapping[str, Level], top_k: int, pinned: Sequence[str]
+    prompt: Prompt, levels: Mapping[str, Level], top_k: int | str, pinned: Sequence[str]
 ) -> list[tuple[Chunk, Level]]:
     chunks = prompt.chunks
     order = -torch.arange(len(chunks), dtype=torch.float32)
-    reloaded = select(order, min(top_k, len(chunks)), pinned)
-    return [(c, levels["low" if c.index in reloaded else "high"]) for c in chunks]
+    names = sorted(
+        levels, key=lambda name: (levels[name].ratio, name == "high")
+    )  # equal ratios too
+    given = by_rank(order, counts_of(top_k, names), names, pinned)
+    return [(chunk, levels[name]) for chunk, name in zip(chunks, given, strict=True)]
 
 
 def _stored(model: VideoModel, level: Level, visual_tokens: int) -> int:

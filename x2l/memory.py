@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +15,25 @@ _MEMORY = Path("/proc/meminfo")
 _WORDS = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
 
 
+_ASKED = re.compile(r"allocate:? ([\d.]+) ?(bytes|[KMGTPE]iB)")
+_UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+_STAGE = "stage: "
+
+
 class MemoryShortage(RuntimeError):
-    """What was asked for does not fit; the message says what to change."""
+    """What was asked for does not fit; the message says what to change.
+
+    Attributes:
+        stage: in which memory ran out; None where that is not known.
+        asked_bytes: that could not be given; None where the allocator does not say.
+    """
+
+    def __init__(
+        self, message: str, stage: str | None = None, asked_bytes: int | None = None
+    ) -> None:
+        """Of one line."""
+        super().__init__(message)
+        self.stage, self.asked_bytes = stage, asked_bytes
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -23,6 +41,29 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _WORDS)
+
+
+def asked_bytes(error: BaseException) -> int | None:
+    """The bytes that an allocator says it was asked for in vain; None where it does not."""
+    if (found := _ASKED.search(str(error))) is None:
+        return None
+    return int(float(found[1]) * 1024 ** _UNITS.index(found[2]))
+
+
+@contextmanager
+def naming_stage(stage: str) -> Iterator[None]:
+    """Inside, an exception that means that memory ran out is given a note of the stage (the innermost)."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error) and _stage_of(error) is None:
+            error.add_note(f"{_STAGE}{stage}")
+        raise
+
+
+def _stage_of(error: BaseException) -> str | None:
+    notes = [note for note in getattr(error, "__notes__", ()) if note.startswith(_STAGE)]
+    return notes[0].removeprefix(_STAGE) if notes else None
 
 
 def available_bytes(device: torch.device) -> int | None:
@@ -59,7 +100,8 @@ def memory_explained(
         traceback.clear_frames(error.__traceback__)  # they hold the tensors that did not fit
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        raise MemoryShortage(_line(doing, frames, chunk_frames, dtype, patch)) from None
+        line = _line(doing, frames, chunk_frames, dtype, patch)
+        raise MemoryShortage(line, _stage_of(error), asked_bytes(error)) from None
 
 
 def _line(doing: str, frames: int | None, chunk_frames: int, dtype: str, patch: int = 1) -> str:

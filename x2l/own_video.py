@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from x2l.assignment import budget_of, by_bytes, by_rank, counts_of, is_budget
 from x2l.cells import Cell
 from x2l.chunks import Chunk, Prompt
 from x2l.compressors.base import Level
@@ -25,7 +26,6 @@ from x2l.memory import memory_explained
 from x2l.models.base import VideoModel
 from x2l.prefill import prefill
 from x2l.progress import Progress
-from x2l.selection import select
 from x2l.selectors.base import FrameSelector, Query
 from x2l.settings import Settings, config_errors
 from x2l.stages import VIDEO_STAGES
@@ -74,7 +74,8 @@ class Reply:
         answer: the model's.
         cut_off: whether it was ended by `max_new_tokens`, not by the model.
         relevance: of every chunk; None where a selector rules a chunk in or out without rating it.
-        reloaded: chunks re-loaded as L-KVs, rising.
+        reloaded: chunks re-loaded as L-KVs, or at a level between, rising.
+        assigned: the level of every chunk.
         spans: their (start, end) in seconds, neighbours as one.
         kv_bytes_resident: of the mixed cache that the answer was decoded from.
         flops: of selection and decoding, closed form.
@@ -87,6 +88,7 @@ class Reply:
     cut_off: bool
     relevance: tuple[float | None, ...]
     reloaded: tuple[int, ...]
+    assigned: tuple[str, ...]
     spans: tuple[tuple[float, float], ...]
     kv_bytes_resident: int
     flops: int
@@ -152,21 +154,32 @@ class OwnVideo:
         query = Query(question, text, text=text, video=facts.path, prepared=self.prepared)
         with config_errors(), meter.stage("selection"):
             relevance = cell.selector.relevance(query, store, model, meter)
-        top_k = cell.top_k if isinstance(cell.top_k, int) else 0
-        chosen = select(relevance, min(top_k, len(relevance)), cell.pinned)
-        given = answer(model, store, question, chosen, most, meter)
+        with config_errors():
+            assigned = self._assigned(relevance)
+        chosen = tuple(index for index, level in enumerate(assigned) if level != "high")
+        given = answer(model, store, question, assigned, most, meter)
         return Reply(
             question=text,
             answer=given.text,
             cut_off=len(given.token_ids) == most and given.token_ids[-1] not in model.end_tokens,
             relevance=tuple(r if math.isfinite(r) else None for r in relevance.tolist()),
             reloaded=chosen,
+            assigned=assigned,
             spans=merged(facts.spans, chosen),
             kv_bytes_resident=given.kv_bytes_resident,
             flops=sum(meter.flops.values()),
             flops_full=answer_flops(model.shape, store.prompt.tokens, own, len(given.token_ids)),
             seconds=time.perf_counter() - start,
         )
+
+    def _assigned(self, relevance: Tensor) -> tuple[str, ...]:
+        store, cell, levels = self.store, self.cell, self.settings.levels
+        top_k = 0 if cell.top_k is None else cell.top_k
+        if not is_budget(top_k):
+            return by_rank(relevance, counts_of(top_k, levels), levels, cell.pinned)
+        left = budget_of(str(top_k), self.facts.kv_bytes_full) - store.prefix.nbytes
+        sizes = {level: store.nbytes(level) for level in levels}
+        return by_bytes(relevance, sizes, left, levels, cell.pinned)
 
 
 def open_video(
@@ -221,7 +234,7 @@ def open_video(
         spans=_spans(prompt.chunks, frames.duration),
         tokens=prompt.tokens,
         kv_bytes_full=kv_bytes(model.shape, prompt.tokens),
-        kv_bytes_host=sum(store.nbytes("low")),
+        kv_bytes_host=store.nbytes_host,
         flops=sum(meter.flops[stage] for stage in VIDEO_STAGES),
         seconds=seconds,
     )
@@ -248,7 +261,7 @@ def check_questions(
     Raises:
         ValueError: one of them cannot be asked, see `OwnVideo.ask`.
     """
-    top_k = cell.top_k if isinstance(cell.top_k, int) else 0
+    top_k = 0 if cell.top_k is None or is_budget(cell.top_k) else cell.top_k
     cached = budget_tokens(prompt, levels, top_k, cell.pinned)
     start = prompt.next_position if settings.positions == "keep" else 0
     for text in questions:

@@ -8,6 +8,7 @@ import dataclasses
 import io
 import math
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 from x2l.benchmarks.base import SEVERAL
 from x2l.records import Record
 from x2l.scoring import ALL_TASKS, headline, unparsed
+from x2l.shortages import Shortage, unanswered
 from x2l.stages import STAGES, VIDEO_STAGES
 
 POINTS = "points.csv"
@@ -32,6 +34,7 @@ WORDS = {
     "chunk_frames": "{} frames a chunk",
     "ratio_low": "low {:g}x",
     "ratio_high": "high {:g}x",
+    "between": "with {}",
     "context": "context {}",
     "positions": "positions {}",
     "pinned": "pinned {}",
@@ -103,9 +106,20 @@ class Point:
     seconds: float
     seconds_first: float
     seconds_next: float
+    seconds_vision: float
+    seconds_prefill: float
+    seconds_compression: float
+    seconds_retrieval: float
+    seconds_selection: float
+    seconds_reload: float
+    seconds_decode: float
     questions_per_video: float
     run_id: str
     selector_config: str
+    between: str = ""  # further levels: "mid 8x"
+    # Questions that ran out of memory. They are not in `n`: the accuracy is over other questions than that of a cell
+    # without, and a cell where all did has none.
+    out_of_memory: int = 0
 
     @property
     def control(self) -> str | None:
@@ -121,7 +135,9 @@ class Point:
         return not self.control and (told or self.top_k == "gt")
 
 
-def points(records: Iterable[Record], by_task: bool = False) -> list[Point]:
+def points(
+    records: Iterable[Record], by_task: bool = False, shortages: Iterable[Shortage] = ()
+) -> list[Point]:
     """One point per cell, in a stable order; several runs of one cell are one.
 
     Sums are exact (`fsum`), so the order of the records, another one after a resume, is no matter.
@@ -130,15 +146,17 @@ def points(records: Iterable[Record], by_task: bool = False) -> list[Point]:
         records: of any set of runs.
         by_task: add a point for every task of a cell, and for every value of a tag that has several,
             after the one for all.
+        shortages: the answers that ran out of memory; those that a record has made up for do not count.
     """
     unique = {record.key: record for record in records}
-    cells: dict[tuple[str, ...], list[Record]] = defaultdict(list)
-    for key, record in unique.items():
+    short = {one.key: one for one in unanswered(shortages, unique.values())}
+    cells: dict[tuple[str, ...], list[Record | Shortage]] = defaultdict(list)
+    for key, member in [*unique.items(), *short.items()]:
         run_id, _, *cell = key
-        cells[(run_id, *cell)].append(record)
+        cells[(run_id, *cell)].append(member)
     found: list[Point] = []
     for members in cells.values():
-        asked = Counter(record.video_id for record in members)
+        asked = Counter(member.video_id for member in members if isinstance(member, Record))
         found.append(_point(members, ALL_TASKS, asked))
         if by_task:
             for name, part in _parts(members).items():
@@ -146,20 +164,20 @@ def points(records: Iterable[Record], by_task: bool = False) -> list[Point]:
     return sorted(found, key=_order)
 
 
-def _parts(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """The records of each task, and of each value of a tag, where there is more than one."""
-    parts: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        for task in record.task.split(SEVERAL):
-            parts[task].append(record)
+def _parts(members: Sequence[Record | Shortage]) -> dict[str, list[Record | Shortage]]:
+    """The answers of each task, and of each value of a tag, where there is more than one."""
+    parts: dict[str, list[Record | Shortage]] = defaultdict(list)
+    for member in members:
+        for task in member.task.split(SEVERAL):
+            parts[task].append(member)
     values: dict[str, set[str]] = defaultdict(set)
-    for record in records:
-        for tag, value in record.tags.items():
+    for member in members:
+        for tag, value in member.tags.items():
             values[tag].add(value)
-    for record in records:
-        for tag, value in record.tags.items():
+    for member in members:
+        for tag, value in member.tags.items():
             if len(values[tag]) > 1:
-                parts[f"{tag}={value}"].append(record)
+                parts[f"{tag}={value}"].append(member)
     return parts
 
 
@@ -181,11 +199,13 @@ def write_points(path: str | Path, rows: Sequence[Point]) -> None:
 def pareto(rows: Sequence[Point], x: str) -> list[Point]:
     """The points that no other beats in both accuracy and `x` (a compute field), cheapest first.
 
-    Cells that were told the truth are passed over: nobody can have them.
+    Cells that were told the truth are passed over: nobody can have them. So are those that ran out of memory for some
+    questions: the accuracy over the others may be higher for it.
     """
     front: list[Point] = []
     for row in sorted(
-        (row for row in rows if not row.knows_truth), key=lambda p: (getattr(p, x), -p.accuracy)
+        (row for row in rows if not row.knows_truth and not row.out_of_memory),
+        key=lambda p: (getattr(p, x), -p.accuracy),
     ):
         if not math.isnan(row.accuracy) and (not front or row.accuracy > front[-1].accuracy):
             front.append(row)
@@ -199,7 +219,10 @@ def telling_apart(rows: Sequence[Point]) -> list[str]:
     several settings; runs of other benchmark settings): such cells must never be joined to one line.
     """
     names = [name for name in WORDS if name not in LAST_RESORT]
-    names = [name for name in names if len({getattr(row, name) for row in rows}) > 1]
+    # The mean over the videos that fitted into memory tells no two cells apart.
+    whole = [row for row in rows if not row.out_of_memory] or rows
+    counted = {name: whole if name == "frames" else rows for name in names}
+    names = [name for name in names if len({getattr(row, name) for row in counted[name]}) > 1]
     for last in LAST_RESORT:
         if _apart(rows, [*names, last]) > _apart(rows, names):
             names.append(last)
@@ -219,9 +242,10 @@ def _apart(rows: Sequence[Point], names: Sequence[str]) -> int:
     return len({(r.compressor, r.selector, r.top_k, *(getattr(r, n) for n in names)) for r in rows})
 
 
-def _point(records: Sequence[Record], task: str, asked: Mapping[str, int]) -> Point:
+def _point(members: Sequence[Record | Shortage], task: str, asked: Mapping[str, int]) -> Point:
     """One point; `asked` is the number of questions of all tasks about each video."""
-    first = records[0]
+    first = members[0]
+    records = [member for member in members if isinstance(member, Record)]
     score = headline(records)
 
     def mean(name: str) -> float:
@@ -233,7 +257,7 @@ def _point(records: Sequence[Record], task: str, asked: Mapping[str, int]) -> Po
         shared = dict(once)
         for stage in VIDEO_STAGES:
             shares = (getattr(r, f"{unit}_{stage}") / asked[r.video_id] for r in records)
-            shared[stage] = math.fsum(shares) / len(records)
+            shared[stage] = math.fsum(shares) / len(records) if records else math.nan
         further = math.fsum(once[stage] for stage in STAGES if stage not in VIDEO_STAGES)
         return shared, math.fsum(once.values()), further
 
@@ -245,7 +269,7 @@ def _point(records: Sequence[Record], task: str, asked: Mapping[str, int]) -> Po
         protocol=first.protocol,
         dtype=first.dtype,
         fps=first.fps,
-        frames=mean("frames"),
+        frames=mean("frames") if records else float(first.frames or math.nan),
         chunk_frames=first.chunk_frames,
         compressor=first.compressor,
         ratio_low=first.ratio_low,
@@ -269,7 +293,11 @@ def _point(records: Sequence[Record], task: str, asked: Mapping[str, int]) -> Po
         hit=mean("hit"),
         measured_ratio_low=mean("measured_ratio_low"),
         measured_ratio_high=mean("measured_ratio_high"),
-        kv_share=sum(r.kv_bytes_resident for r in records) / sum(r.kv_bytes_full for r in records),
+        kv_share=(
+            sum(r.kv_bytes_resident for r in records) / sum(r.kv_bytes_full for r in records)
+            if records
+            else math.nan
+        ),
         kv_bytes_resident=mean("kv_bytes_resident"),
         kv_bytes_reloaded=mean("kv_bytes_reloaded"),
         kv_bytes_host=mean("kv_bytes_host"),
@@ -281,9 +309,14 @@ def _point(records: Sequence[Record], task: str, asked: Mapping[str, int]) -> Po
         seconds=math.fsum(seconds.values()),
         seconds_first=seconds_first,
         seconds_next=seconds_next,
-        questions_per_video=len(records) / len({record.video_id for record in records}),
+        **{f"seconds_{stage}": seconds[stage] for stage in STAGES},
+        questions_per_video=(
+            len(records) / len({record.video_id for record in records}) if records else math.nan
+        ),
         run_id=first.run_id,
         selector_config=first.selector_config,
+        between=first.between,
+        out_of_memory=len(members) - len(records),
     )
 
 
@@ -293,11 +326,18 @@ def _share(values: Iterable[float | None]) -> float:
     return math.fsum(known) / len(known) if known else math.nan
 
 
+def _k_order(top_k: int | str | None) -> tuple[float, str]:
+    """Numbers first, then words by the numbers in them: ladders and budgets rise, `gt` and `task` come last."""
+    if not isinstance(top_k, str):
+        return (-1.0 if top_k is None else float(top_k)), ""
+    numbers = [float(number) for number in re.findall(r"\d+(?:\.\d+)?", top_k)]
+    return (sum(numbers) if numbers else math.inf), top_k
+
+
 def _order(point: Point) -> tuple[str | float, ...]:
     """Controls first, then by method, then by k; `gt` after the numbers."""
     controls = (FULL, ALL_LOW, ALL_HIGH)
     rank = controls.index(point.control) if point.control else len(controls)
-    k = {"gt": math.inf, "task": math.inf, None: -1.0}.get(point.top_k, point.top_k)  # type: ignore[arg-type]
     return (
         point.model,
         point.benchmark,
@@ -308,7 +348,7 @@ def _order(point: Point) -> tuple[str | float, ...]:
         point.ratio_high,
         rank,
         point.selector,
-        float(k or 0),
+        *_k_order(point.top_k),
         point.pinned,
         point.seed,
         point.selector_config,

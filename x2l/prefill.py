@@ -20,14 +20,9 @@ from x2l.limits import check_video
 from x2l.models.attention import Watch
 from x2l.models.base import Embedded, ModelShape, VideoModel
 from x2l.models.positions import compact_end, compacted, first_cursor, furthest, shifted
-from x2l.store import POSITIONS, KVStore
+from x2l.store import POSITIONS, RESIDENT, KVStore
 from x2l.stored import Interleaved, Ragged, by_head, interleaved
 from x2l.transfer import copies_done, to_host
-
-CONTEXTS = ("full", "low", "high", "own")
-RESIDENT = frozenset(
-    {"high"}
-)  # levels that stay on the compute device; all others wait on the host
 
 
 def check_prefill(levels: Mapping[str, Level], context: str, positions: str) -> None:
@@ -38,11 +33,9 @@ def check_prefill(levels: Mapping[str, Level], context: str, positions: str) -> 
     """
     if positions not in POSITIONS:
         raise ValueError(f"prefill.positions={positions!r}: must be one of {POSITIONS}")
-    if context not in CONTEXTS:
-        raise ValueError(f"prefill.context={context!r}: must be one of {CONTEXTS}")
-    if context not in ("full", "own") and context not in levels:
+    if context not in ("full", "own", *levels):
         raise ValueError(
-            f"prefill.context={context!r}: there is no such level; levels are {sorted(levels)}"
+            f"prefill.context={context!r}: must be full, own, or one of the levels, {sorted(levels)}"
         )
     uneven = [name for name, level in levels.items() if not level.even]
     if positions == "compact" and uneven:
@@ -85,8 +78,8 @@ def prefill(
         model: the model.
         prompt: from `model.prompt`.
         levels: name -> compressor and ratio.
-        context: what later chunks attend to in place of earlier ones: their raw KVs (`full`), a level's KVs (`low`,
-            `high`), or `own`: one decoder pass a level, each seeing its own KVs (the paper, and the
+        context: what later chunks attend to in place of earlier ones: their raw KVs (`full`), a level's KVs (its
+            name), or `own`: one decoder pass a level, each seeing its own KVs (the paper, and the
             official code); chunks are embedded once all the same.
         positions: `keep` or `compact` (see `models/positions.py`), for the context here and for `KVStore.mix` later.
         meter: counts stages vision, prefill and compression.

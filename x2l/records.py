@@ -8,7 +8,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,8 @@ class Record:
     correct: float | None  # 1 or 0; None = not parsed (unless guessed), or no answer is known
     selector: str
     selector_config: str  # short hash of the selector's settings
-    # None for the controls `all` and `none`; "gt": as many as gt_chunks; "task": as its task was given
+    # None for the controls `all` and `none`; "gt": as many as gt_chunks; "task": as its task was given; "2+4": a ladder
+    # of levels; "12%", "64MB": a budget of bytes
     top_k: int | str | None
     pinned: tuple[str, ...]
     relevance: tuple[float | None, ...]  # one value per chunk; None where it is not finite
@@ -99,6 +100,17 @@ class Record:
     kv_bytes_budget: int | None = None  # what the control fewer_frames had to match
     frames_prefilled: int | None = None  # by the control fewer_frames; `frames` and `kv_bytes_full`
     # are then still the video's as sampled
+    # The pre-fill came from prefill.cache, in so many seconds; its own are those of when it was computed. None: computed
+    seconds_prefill_load: float | None = None
+    # Where there are more than two levels; `selected` are then the chunks re-loaded at any of the finer ones.
+    ratios_between: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    kept_between: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
+    assigned: tuple[str, ...] = ()  # a level for every chunk
+
+    @property
+    def between(self) -> str:
+        """Levels between `low` and `high`, finest first, e.g. `mid 8x`."""
+        return ratios_in_words(self.ratios_between)
 
     @property
     def key(self) -> RecordKey:
@@ -111,6 +123,12 @@ class Record:
             str(self.top_k),
             "+".join(self.pinned),
         )
+
+
+def ratios_in_words(ratios: Mapping[str, float]) -> str:
+    """Levels and their ratios, finest first."""
+    ranked = sorted(ratios.items(), key=lambda level: level[1])
+    return ", ".join(f"{name} {ratio:g}x" for name, ratio in ranked)
 
 
 def deterministic(record: Record) -> dict[str, Any]:
@@ -227,7 +245,11 @@ def _line(values: Mapping[str, Any]) -> bytes:
 
 
 def _from_json(values: Mapping[str, Any]) -> Record:
-    required = {f.name for f in dataclasses.fields(Record) if f.default is dataclasses.MISSING}
+    required = {
+        f.name
+        for f in dataclasses.fields(Record)
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    }
     if missing := required - values.keys():
         raise KeyError(f"fields missing: {', '.join(sorted(missing))}")
     plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}

@@ -32,6 +32,7 @@ _SETTINGS = (
     "compressor",
     "ratio_low",
     "ratio_high",
+    "between",
     "max_new_tokens",
     "seed",
 )
@@ -106,8 +107,15 @@ def reply_json(video: OwnVideo, reply: Reply) -> dict[str, Any]:
         "settings": settings
         | {"selector": cell.name, "top_k": cell.top_k, "pinned": list(cell.pinned)},
         "chunks": [
-            {"seconds": list(span), "relevance": rating, "reloaded": index in reply.reloaded}
-            for index, (span, rating) in enumerate(zip(facts.spans, reply.relevance, strict=True))
+            {
+                "seconds": list(span),
+                "relevance": rating,
+                "reloaded": level != "high",
+                "level": level,
+            }
+            for span, rating, level in zip(
+                facts.spans, reply.relevance, reply.assigned, strict=True
+            )
         ],
         "asked": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
@@ -161,7 +169,10 @@ def _counted(count: int, word: str) -> str:
 
 
 def _levels(settings: Settings) -> tuple[str, str]:
-    return f"low {settings.ratio_low:g}x", f"high {settings.ratio_high:g}x"
+    """What re-loaded chunks are kept at, and the others."""
+    finer = {"low": settings.ratio_low, **settings.between}
+    told = ", ".join(f"{name} {finer[name]:g}x" for name in settings.levels[:-1])
+    return told, f"high {settings.ratio_high:g}x"
 
 
 def _settings_text(video: OwnVideo) -> str:

@@ -3,9 +3,13 @@
 The only module that imports hydra or omegaconf.
 """
 
+import gc
+import json
+import logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +25,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from x2l.benchmarks.base import Benchmark
+from x2l.jobstatus import StatusFile
 from x2l.runinfo import (
-    STATUS,
-    StatusFile,
     check_folder,
     checkpoint_digest,
     describe,
@@ -40,6 +43,7 @@ from x2l.settings import (
 )
 from x2l.tracking import place_id
 
+log = logging.getLogger(__name__)
 PACKAGE = Path(__file__).parent
 # Top level in a checkout, inside the package in a wheel. Absolute: a relative path would not be
 # found from a console script.
@@ -53,20 +57,38 @@ def run_folder(*, _root_: DictConfig) -> str:
     choices = raw.pop("hydra", {}).get("runtime", {}).get("choices", {})
     config = plain(OmegaConf.create(raw))
     levels = config["levels"]
-    names = [_level_name(choices, level, levels[level]) for level in ("low", "high")]
+    ranked = _ranked(levels)
+    names = [_level_name(choices, level, levels[level]) for level in ranked]
     name = "+".join(dict.fromkeys(names))
+    ratios = "-".join(f"{levels[level]['ratio']}x" for level in ranked)
     if config["control"]["fewer_frames"]:
         name = f"fewer_frames-{name}"
     if shard := config["benchmark"].get("shard"):  # the shards of one run lie side by side
         name = f"shard{str(shard).replace('/', 'of')}-{name}"
-    return f"{name}-{levels['low']['ratio']}x-{levels['high']['ratio']}x-{identity(config)[:8]}"
+    return f"{name}-{ratios}-{identity(config)[:8]}"
+
+
+def _ranked(levels: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Names of the levels: low, those between as they are written, high."""
+    return ["low", *(name for name in levels if name not in ("low", "high")), "high"]
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    """The configuration as resolved plain values."""
-    values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
+    """The configuration as resolved plain values, further levels filled in.
+
+    A level between `low` and `high` may be just its ratio (`+levels.mid=8`); what it does not say of its compressor
+    and codec is what `compressor=` and `codec=` say for all. One that is null is none, so that a sweep can have both.
+    """
+    found = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(found, dict)
+    values: dict[str, Any] = {str(key): value for key, value in found.items()}
+    values["levels"] = {n: level for n, level in values["levels"].items() if level is not None}
+    shared = {"compressor": values["compressor"], "codec": values["codec"], "layers": None}
+    for name, level in values["levels"].items():
+        if name not in ("low", "high"):
+            own = level if isinstance(level, dict) else {"ratio": level}
+            values["levels"][name] = shared | {"ratio": None} | own
+    return values
 
 
 OmegaConf.register_new_resolver("x2l.folder", run_folder, replace=True)
@@ -118,36 +140,50 @@ def build_benchmark(config: DictConfig) -> Benchmark:
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _task(config: DictConfig) -> None:
-    """One run. Ends the process with 2 (wrong value), 1 (unreadable videos) or 130 (interrupted).
+    """One job; however it ends is in its status.json and, where it failed, in its log.
 
-    In a multirun exceptions are raised instead, so that the other runs still run.
+    A single run ends the process with 2 (wrong value), 1 (unreadable videos, out of memory) or 130
+    (interrupted). In a multirun nothing is raised, so that the other jobs still run, whatever the
+    launcher and its batches; `hydra_sweep.SweepJournal` ends that one.
     """
     single = HydraConfig.get().mode == RunMode.RUN
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
-        errors = execute(config, folder)
+        code = 1 if _watched(config, folder) else 0
     except ConfigError as error:
-        if not (folder / STATUS).exists():  # one that is there tells of the runs before
-            StatusFile(folder, identity(plain(config))).write("failed", error=str(error))
+        _log_to_file(str(error))
         code = _say(f"error: {error}", 2)
-        if not single:
-            raise
-        sys.exit(code)
     except KeyboardInterrupt:
         where = f"hydra.{'run' if single else 'sweep'}.dir={folder if single else folder.parent}"
         told = f"interrupted; the same command with {where} goes on where it stopped"
         sys.exit(_say(told, 130))
-    if errors and single:
-        sys.exit(1)
-    if errors:
-        raise RuntimeError(f"{errors} videos could not be used; see {folder / 'errors.jsonl'}")
+    except Exception as error:
+        if single:
+            _log_to_file(traceback.format_exc())  # Hydra tells the terminal
+            raise
+        log.exception("the job failed")
+        traceback.clear_frames(error.__traceback__)  # they hold the video's KVs
+        code = 1
+    if single and code:
+        sys.exit(code)
 
 
-def execute(config: DictConfig, folder: Path) -> int:
+def _watched(config: DictConfig, folder: Path) -> int:
+    """`execute`, with a status that tells of it from the first moment on."""
+    values = plain(config)
+    run_id = identity(values)
+    with config_errors():
+        check_folder(folder, run_id, values)  # the status of another run is not ours to replace
+    status = StatusFile(folder, run_id, list(HydraConfig.get().overrides.task))
+    with status.kept():
+        return execute(config, folder, status)
+
+
+def execute(config: DictConfig, folder: Path, status: StatusFile) -> int:
     """Checks the configuration, runs it in `folder`, prints the results.
 
     Returns:
-        The number of videos that could not be used.
+        The number of videos that could not be used, and of answers that ran out of memory.
 
     Raises:
         ConfigError: a value that cannot work.
@@ -177,7 +213,7 @@ def execute(config: DictConfig, folder: Path) -> int:
     # transformers, which takes seconds to import, waits until all this is known to be right.
     from x2l.runner import run
 
-    levels, selectors = _methods(config, settings)
+    levels, selectors = _methods(config, values, settings)
     info = describe(
         settings.run_id,
         values,
@@ -194,11 +230,12 @@ def execute(config: DictConfig, folder: Path) -> int:
         folder,
         info,
         tracker,
+        status,
     )
     _report(summary, folder)
     if multirun:
         print(f"the sweep so far: x2l-collect {os.path.relpath(sweep)}")
-    return len(summary.errors)
+    return len(summary.errors) + len(summary.shortages)
 
 
 @dataclass(frozen=True)
@@ -237,7 +274,7 @@ def engine(overrides: Sequence[str]) -> Engine:
     OmegaConf.set_readonly(config, True)
     with config_errors():
         settings = _settings(config, values, choices, None)
-    levels, selectors = _methods(config, settings)
+    levels, selectors = _methods(config, values, settings)
     return Engine(settings, levels, selectors, lambda: _load_model(config.model))
 
 
@@ -257,9 +294,11 @@ def _refuse_idle(overrides: Sequence[str]) -> None:
             )
 
 
-def _methods(config: DictConfig, settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
+def _methods(
+    config: DictConfig, values: Mapping[str, Any], settings: Settings
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Levels and selectors by name."""
-    levels = {str(name): _level(level) for name, level in config.levels.items()}
+    levels = {name: _level(OmegaConf.create(level)) for name, level in values["levels"].items()}
     # The control of fewer frames selects nothing, so none is loaded for it.
     chosen = {} if settings.fewer_frames else config.selector
     return levels, {str(name): _build(node) for name, node in chosen.items()}
@@ -278,7 +317,9 @@ def _settings(
     config: DictConfig, values: dict[str, Any], choices: Any, seconds: float | None
 ) -> Settings:
     """Checked values; `choices` are the yaml files that groups came from, `seconds` every video's length if known."""
-    names = [_level_name(choices, level, values["levels"][level]) for level in ("low", "high")]
+    levels = values["levels"]
+    ranked = _ranked(levels)
+    names = [_level_name(choices, level, levels[level]) for level in ranked]
     settings = Settings(
         run_id=identity(values),
         model=str(config.model.name_or_path),
@@ -293,7 +334,8 @@ def _settings(
         ratio_high=config.levels.high.ratio,
         compressor="+".join(dict.fromkeys(names)),
         selectors=tuple(config.selector),
-        top_k=_tuple(config.top_k),
+        between={level: levels[level]["ratio"] for level in ranked[1:-1]},
+        top_k=_top_ks(config.top_k, len(levels)),
         pinned=_tuple(config.selection.pinned),
         max_new_tokens=config.max_new_tokens,
         limit=config.limit,
@@ -306,6 +348,8 @@ def _settings(
         top_k_by_task=values["selection"]["top_k_by_task"] or {},
         tuned_on=config.selection.tuned_on,
         fewer_frames=config.control.fewer_frames,
+        prefill_cache=config.prefill.cache,
+        prefill_cache_gb=config.prefill.cache_gb,
     )
     name = settings.model
     check_checkpoint(name)
@@ -317,12 +361,30 @@ def _settings(
 
 def _level_name(choices: Any, level: str, values: Mapping[str, Any]) -> str:
     """The yaml files of a level's compressor, the methods inside it and its codec; and how layers share its budget."""
-    group = f"compressor@levels.{level}.compressor"
+    own = f"compressor@levels.{level}.compressor"
+    group = own if own in choices else "compressor"
     inner = [str(choices[key]) for key in sorted(choices) if str(key).startswith(f"{group}.")]
     compressor = ".".join([str(choices.get(group, "compressor")), *inner])
-    codec, layers = choices.get(f"codec@levels.{level}.codec"), values.get("layers")
+    codec = choices.get(f"codec@levels.{level}.codec", choices.get("codec"))
+    layers = values.get("layers")
     more = [part for part in (codec, layers) if part not in (None, "none", "uniform")]
     return "-".join([compressor, *(part if isinstance(part, str) else "layers" for part in more)])
+
+
+def _top_ks(value: Any, levels: int) -> tuple[Any, ...]:
+    """Every top_k of the inner grid.
+
+    Where there are more than two levels a list of numbers is one ladder, [2, 4] the same as 2+4, and a list in the list
+    one of several; with two levels a list of numbers is several numbers of chunks.
+    """
+
+    def ladder(numbers: Any) -> Any:
+        return "+".join(map(str, numbers)) if isinstance(numbers, ListConfig) else numbers
+
+    whole = isinstance(value, ListConfig) and all(type(number) is int for number in value)
+    if whole and levels > 2:
+        return (ladder(value),)
+    return tuple(ladder(one) for one in _tuple(value))
 
 
 def _tuple(value: Any) -> tuple[Any, ...]:
@@ -339,12 +401,32 @@ def _build(node: DictConfig) -> Any:
         raise
 
 
+_model: dict[str, Any] = {}  # that of the last job in this process, by what it was loaded from
+
+
 def _load_model(node: DictConfig) -> Any:
+    """The model; that of the job before if it is the same. Never are two in memory."""
+    checkpoint = checkpoint_digest(str(node.name_or_path))  # a folder may hold other weights by now
+    key = json.dumps([OmegaConf.to_container(node, resolve=True), checkpoint], sort_keys=True)
+    if key in _model:
+        return _model[key]
+    if _model:
+        _model.clear()
+        gc.collect()  # modules refer to each other
+        _free_gpu_memory()
     if not sys.stderr.isatty():  # a bar in a log file is noise
         from transformers.utils import logging as transformers_logging
 
         transformers_logging.disable_progress_bar()
-    return _build(node)
+    _model[key] = _build(node)
+    return _model[key]
+
+
+def _free_gpu_memory() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _machine(device: str | None) -> tuple[str, int]:
@@ -362,15 +444,24 @@ def _machine(device: str | None) -> tuple[str, int]:
 def _report(summary: Any, folder: Path) -> None:
     from x2l.curves import table
     from x2l.points import points
+    from x2l.shortages import in_short
 
-    if summary.records:
-        print(table(points(summary.records)))
+    if summary.records or summary.shortages:
+        print(table(points(summary.records, shortages=summary.shortages)))
     print(
         f"\n{len(summary.records)} of {summary.expected} answers, {summary.added} of them new, in "
         f"{os.path.relpath(folder)}/ (records.jsonl, points.csv, run.json, status.json)"
     )
-    for error in summary.errors:
+    for error in [*summary.errors, *in_short(summary.shortages)]:
         print(f"error: {error}", file=sys.stderr)
+
+
+def _log_to_file(message: str) -> None:
+    """Into the job's own log, not to the terminal."""
+    record = log.makeRecord(log.name, logging.ERROR, __file__, 0, message, (), None)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)
 
 
 def _say(message: str, code: int) -> int:

@@ -1,31 +1,24 @@
-"""What a run was (run.json) and how it stands (status.json).
-
-A failed job must say so itself: Hydra's job log stays empty when the job dies, and a killed one
-leaves nothing behind but what was on disk before.
-"""
+"""What a run was: run.json, and the identity of a configuration."""
 
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
-import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from x2l.records import RECORDS
 
 RUN = "run.json"
-STATUS = "status.json"
 PACKAGE = Path(__file__).parent
-# `incomplete`: all that was asked now is done, but not all that an earlier session asked.
-State = Literal["running", "done", "done-with-errors", "incomplete", "failed", "interrupted"]
 # What may differ between two runs that compute the same: where things lie, how much of it is asked
-# for (records carry selector and top_k themselves), and `compressor`, the default of both levels.
+# for (records carry selector and top_k themselves), and `compressor`, the default of both levels;
+# and where pre-fills are kept.
 NOT_IDENTITY = (
     "compressor",
     "selector",
@@ -35,6 +28,8 @@ NOT_IDENTITY = (
     "paths",
     "benchmark.root",
     "benchmark.shard",
+    "prefill.cache",
+    "prefill.cache_gb",
 )
 _VERSIONS = ("x2l", "torch", "transformers", "hydra-core", "omegaconf", "numpy", "av")
 
@@ -138,7 +133,7 @@ def describe(
         device=device,
         processor=processor,
         cpu_threads=cpu_threads,
-        started=_now(),
+        started=now(),
         checkpoint=checkpoint,
     )
 
@@ -174,30 +169,6 @@ def processor_name() -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-class StatusFile:
-    """status.json of one run, replaced atomically: running, then how it ended."""
-
-    def __init__(self, folder: Path, run_id: str) -> None:
-        """Starts a status file in `folder`, which must exist."""
-        self.path = folder / STATUS
-        self._base = {
-            "run_id": run_id,
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "started": _now(),
-        }
-
-    def write(self, state: State, **counts: Any) -> None:
-        """Replaces the file.
-
-        Args:
-            state: `running` as long as the process lives; a file that says so while its process is
-                gone belongs to a killed run.
-            **counts: records, expected, errors, error, ...
-        """
-        write_json(self.path, {"state": state, **self._base, "updated": _now(), **counts})
 
 
 def identity(config: Mapping[str, Any]) -> str:
@@ -271,5 +242,6 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _now() -> str:
+def now() -> str:
+    """The time as files have it, to the second, with its zone."""
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -5,9 +5,8 @@ next is begun, and a run started again does only what is missing. Knows nothing 
 """
 
 import logging
-import traceback
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import groupby
@@ -16,20 +15,23 @@ from typing import Any
 
 import torch
 
-from x2l.answering import answer_video
+from x2l import metrics
+from x2l.answering import answer_video, shortage
 from x2l.benchmarks.base import Benchmark, DatasetError, Sample
 from x2l.cells import Cell, cells, check_samples
 from x2l.compressors.base import Level
+from x2l.jobstatus import State, StatusFile
 from x2l.limits import ContextError
-from x2l.memory import MemoryShortage, memory_explained
+from x2l.memory import MemoryShortage, memory_explained, naming_stage
 from x2l.models.base import VideoModel
-from x2l.points import POINTS, Point, points, write_points
+from x2l.points import POINTS, points, write_points
+from x2l.prefill_cache import PrefillCache
 from x2l.progress import Progress
 from x2l.records import RECORDS, Record, RecordKey, RecordWriter, append_json, load
-from x2l.runinfo import RunInfo, State, StatusFile, check_folder
-from x2l.scoring import outcomes
+from x2l.runinfo import RunInfo, check_folder
 from x2l.selectors.base import ChunkSelector
-from x2l.settings import ConfigError, Settings, check_temporal_patch, config_errors
+from x2l.settings import Settings, check_temporal_patch, config_errors
+from x2l.shortages import Shortage, append_shortage, load_shortages, unanswered
 from x2l.tracking import Tracker
 from x2l.video import VideoError
 
@@ -46,12 +48,14 @@ class Summary:
         added: how many of them are new.
         expected: how many there are when nothing is missing.
         errors: one line for each video that could not be used.
+        shortages: the answers asked for that ran out of memory.
     """
 
     records: tuple[Record, ...]
     added: int
     expected: int
     errors: tuple[str, ...]
+    shortages: tuple[Shortage, ...] = ()
 
 
 def run(
@@ -63,6 +67,7 @@ def run(
     folder: Path,
     info: RunInfo,
     tracker: Tracker,
+    status: StatusFile | None = None,
 ) -> Summary:
     """Answers what is not yet answered in `folder`, and writes records, status and points there.
 
@@ -75,9 +80,10 @@ def run(
         folder: of this run; made if missing.
         info: goes to run.json, if something is missing.
         tracker: entered only if something is missing.
+        status: tells how the job stands; None starts one in `folder`.
 
     Returns:
-        Everything answered so far; unreadable videos are in its errors, not raised.
+        Everything answered so far; unreadable videos and answers that ran out of memory are in it, not raised.
 
     Raises:
         ConfigError: the folder holds another run, or a value that cannot work.
@@ -85,20 +91,14 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     with config_errors():
         sessions = check_folder(folder, info.run_id, info.config, info.checkpoint)
-    status = StatusFile(folder, settings.run_id)
-    with config_errors():
-        loop = _Loop(settings, benchmark, levels, selectors, folder, status)
-    try:
-        return loop.run(load_model, info, sessions, tracker)
-    except KeyboardInterrupt:
-        status.write("interrupted", **loop.counts())
-        raise
-    except Exception as error:
-        if not isinstance(error, ConfigError):  # the user is told those in one line
-            log.exception("the run failed")
-        reason = f"{type(error).__name__}: {error}"
-        status.write("failed", **loop.counts(), error=reason, traceback=traceback.format_exc())
-        raise
+    status = status or StatusFile(folder, settings.run_id)
+    with status.kept():
+        with config_errors():
+            loop = _Loop(settings, benchmark, levels, selectors, folder, status)
+        try:
+            return loop.run(load_model, info, sessions, tracker)
+        finally:  # however it ends
+            status.count(**loop.counts())
 
 
 class _Loop:
@@ -118,17 +118,24 @@ class _Loop:
         self.cells = cells(selectors, settings)
         # Everything of this run in the folder, what earlier sessions asked for included.
         self.stored: dict[RecordKey, Record] = {}
+        self.shortages: dict[RecordKey, Shortage] = {}
         self.errors: list[str] = []
         self.expected: int | None = None
-        self.added = 0
+        self.missing = self.added = self.videos = self.videos_done = 0
+        self.began: float | None = None
 
     def counts(self) -> dict[str, Any]:
-        """What status.json tells."""
+        """What status.json tells: of the folder, and of this job, whose pace is `added` in `seconds`."""
         return {
             "records": len(self.stored),
             "expected": self.expected,
+            "missing": self.missing,
             "added": self.added,
+            "videos": self.videos,
+            "videos_done": self.videos_done,
+            "seconds": None if self.began is None else round(time.monotonic() - self.began, 1),
             "errors": list(self.errors),
+            "out_of_memory": len(self.shortages),
         }
 
     def run(
@@ -140,34 +147,38 @@ class _Loop:
     ) -> Summary:
         """Prepares, answers what is missing, and ends with points and status."""
         run_id, limit = self.settings.run_id, self.settings.limit
-        self.status.write("running", **self.counts())
+        self.status.write("running", doing="preparing the benchmark")
         (self.folder / ERRORS).unlink(missing_ok=True)  # what is still wrong will say so again
         samples = self._samples()
         asked = limited(samples, self.benchmark, limit)
         with config_errors():
             check_samples(asked, self.cells, self.settings)
         self.stored = {r.key: r for r in load(self.folder) if r.run_id == run_id}
+        short = unanswered(load_shortages(self.folder), self.stored.values())
+        self.shortages = {s.key: s for s in short if s.run_id == run_id}
         wanted = [cell.key(run_id, s.id) for s in asked for cell in self.cells]
         ever = {*wanted, *self.stored}  # a folder may hold answers of another shard
         for session in sessions:
             earlier = limited(samples, self.benchmark, session["limit"])
             ever |= {Cell.key_of(run_id, s.id, *cell) for s in earlier for cell in session["cells"]}
         self.expected = len(ever)
-        missing = sum(key not in self.stored for key in wanted)
-        if missing:
-            log.info("%d of %d answers are missing", missing, len(wanted))
+        self.missing = sum(key not in self.stored for key in wanted)
+        if self.missing:
+            log.info("%d of %d answers are missing", self.missing, len(wanted))
             self._warn_of_short_answers()
             shown = [list(cell.shown) for cell in self.cells]
             if (warning := info.save(self.folder, shown, limit)) is not None:
                 log.warning(warning)
             self._answer_missing(asked, load_model, tracker)
-        write_points(self.folder / POINTS, points(self.stored.values()))
-        self.status.write(self._state(), **self.counts())
+        rows = points(self.stored.values(), shortages=self.shortages.values())
+        write_points(self.folder / POINTS, rows)
+        self.status.write(self._state(), doing=None, **self.counts())
         found = tuple(self.stored[key] for key in wanted if key in self.stored)
-        return Summary(found, self.added, len(wanted), tuple(self.errors))
+        short = [self.shortages[key] for key in wanted if key in self.shortages]
+        return Summary(found, self.added, len(wanted), tuple(self.errors), tuple(short))
 
     def _state(self) -> State:
-        if self.errors:
+        if self.errors or self.shortages:
             return "done-with-errors"
         return "done" if len(self.stored) == self.expected else "incomplete"
 
@@ -185,9 +196,20 @@ class _Loop:
     ) -> None:
         torch.manual_seed(self.settings.seed)
         with config_errors():
-            model = load_model()
-            check_temporal_patch(self.settings.chunk_frames, model.temporal_patch)
+            cache = self._prefill_cache()
         todo = [(sample, cells) for sample in samples if (cells := self._missing(sample))]
+        self.videos = len({sample.video_id for sample, _ in todo})
+        self.status.write("running", doing="loading the model", **self.counts())
+        try:
+            with config_errors(), self._memory_explained("loading the model"), naming_stage("load"):
+                model = load_model()
+                check_temporal_patch(self.settings.chunk_frames, model.temporal_patch)
+        except MemoryShortage as error:
+            self._note_shortages(todo, error, self.settings.device or "cuda")
+            return
+        device = str(model.device)
+        self.began = time.monotonic()
+        self.status.write("running", doing="answering", **self.counts())
         with (
             tracker as tracked,
             Progress(sum(len(cells) for _, cells in todo), "answers", unit="answer") as progress,
@@ -196,26 +218,65 @@ class _Loop:
             for _, group in groupby(todo, key=lambda asked: asked[0].video_id):
                 asked = list(group)
                 try:
-                    with self._memory_explained(asked[0][0]):
-                        for record in answer_video(
-                            model, self.benchmark, self.settings, self.levels, asked
+                    with self._memory_explained(f"answering about {asked[0][0].video}"):
+                        for result in answer_video(
+                            model, self.benchmark, self.settings, self.levels, asked, cache
                         ):
-                            writer.append(record)
-                            self.stored[record.key] = record
-                            self.added += 1
+                            if isinstance(result, Record):
+                                self._keep(result, writer)
+                            else:
+                                self._keep_shortage(result)
                             progress.advance()
-                except (VideoError, DatasetError, ContextError, MemoryShortage) as error:
+                except MemoryShortage as error:
+                    self._note_shortages(asked, error, device)
+                except (VideoError, DatasetError, ContextError) as error:
                     self._note([sample for sample, _ in asked], error)
                 except Exception as error:
                     error.add_note(f"while answering about {asked[0][0].video}")
                     raise
-                self.status.write("running", **self.counts())
-                tracked.log(self._running())
-            tracked.summarize(self._final())
+                self.videos_done += 1
+                self.status.tell(**self.counts())
+                tracked.log(metrics.running(self.stored.values()))
+            errors = {"errors": float(len(self.errors))}
+            tracked.summarize({**errors, **metrics.final(self.stored.values())})
+        if cache is not None:
+            log.info(cache.summary())
 
-    def _memory_explained(self, sample: Sample) -> AbstractContextManager[None]:
+    def _prefill_cache(self) -> PrefillCache | None:
         own = self.settings
-        doing = f"answering about {sample.video}"
+        if own.prefill_cache is None:
+            return None
+        return PrefillCache(
+            Path(own.prefill_cache).expanduser(), own.prefill_cache_gb, self.levels
+        )
+
+    def _keep(self, record: Record, writer: RecordWriter) -> None:
+        writer.append(record)
+        self.stored[record.key] = record
+        self.shortages.pop(record.key, None)
+        self.added += 1
+        self.status.tell(**self.counts())
+
+    def _keep_shortage(self, one: Shortage) -> None:
+        append_shortage(self.folder, one)
+        self.shortages[one.key] = one
+        log.error("%s", one.error)
+
+    def _note_shortages(
+        self, asked: Sequence[tuple[Sample, Sequence[Cell]]], error: MemoryShortage, device: str
+    ) -> None:
+        """Writes down that every cell of a video ran out of memory; the run goes on."""
+        log.error("%s", error)
+        for sample, own in asked:
+            for cell in own:
+                if cell.key(self.settings.run_id, sample.id) in self.stored:
+                    continue  # the control of fewer frames pre-fills once a budget
+                one = shortage(error, self.settings, self.benchmark, sample, cell, device)
+                append_shortage(self.folder, one)
+                self.shortages[one.key] = one
+
+    def _memory_explained(self, doing: str) -> AbstractContextManager[None]:
+        own = self.settings
         return memory_explained(doing, own.frames, own.chunk_frames, own.dtype)
 
     def _warn_of_short_answers(self) -> None:
@@ -252,30 +313,6 @@ class _Loop:
             },
         )
 
-    def _running(self) -> dict[str, float]:
-        """Accuracy of every cell so far, over the number of answers."""
-        own: dict[str, list[Record]] = defaultdict(list)
-        several = _several_settings(self.stored.values())
-        for record in self.stored.values():
-            own[_label(record, several)].append(record)
-        metrics: dict[str, float] = {"answers": float(len(self.stored))}
-        for label, records in own.items():
-            values = [outcome.value for outcome in outcomes(records)]
-            if values:
-                metrics[f"accuracy/{label}"] = sum(values) / len(values)
-        return metrics
-
-    def _final(self) -> dict[str, float]:
-        values: dict[str, float] = {"errors": float(len(self.errors))}
-        several = _several_settings(self.stored.values())
-        for point in points(self.stored.values()):
-            name = _label(point, several)
-            values |= {
-                f"final/{name}/{field}": getattr(point, field)
-                for field in ("accuracy", "low", "high", "n", "kv_share", "flops", "seconds")
-            }
-        return values
-
 
 def limited(
     samples: Sequence[Sample], benchmark: Benchmark, limit: int | None
@@ -285,16 +322,3 @@ def limited(
     groups = {group for sample in first if (group := benchmark.group(sample)) is not None}
     rest = samples[len(first) :] if groups else ()
     return (*first, *(sample for sample in rest if benchmark.group(sample) in groups))
-
-
-def _several_settings(records: Iterable[Record]) -> set[str]:
-    """The selectors that a folder holds with more than one configuration."""
-    configs: dict[str, set[str]] = defaultdict(set)
-    for record in records:
-        configs[record.selector].add(record.selector_config)
-    return {selector for selector, own in configs.items() if len(own) > 1}
-
-
-def _label(of: Record | Point, several: Collection[str]) -> str:
-    name = f"{of.selector} {of.selector_config}" if of.selector in several else of.selector
-    return name if of.top_k is None else f"{name} k={of.top_k}"

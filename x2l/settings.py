@@ -6,12 +6,13 @@ transformers, which takes seconds to import.
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-CONTEXTS = ("full", "low", "high", "own")
+CONTEXTS = ("full", "own")  # and the name of every level
 POSITIONS = ("keep", "compact")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 POSITION_RULES = ("reference", "hf")
@@ -45,6 +46,10 @@ class Settings:
         top_k_by_task: what `top_k=task` means for each task.
         tuned_on: the split that top_k was tuned on, `split` or `benchmark/split`; of another benchmark where this one
             has no splits.
+        prefill_cache: folder that pre-fills are kept in for other runs; None keeps none.
+        prefill_cache_gb: all that is kept there may take, 10^9 bytes each.
+        between: ratios of further levels between `low` and `high`, by name. The finest and the most compact level keep
+            the paper's names, which contexts, selectors and records go by.
         fewer_frames: whether this is the control that spends each top_k's bytes on fewer, uncompressed frames.
 
     Raises:
@@ -77,6 +82,9 @@ class Settings:
     top_k_by_task: Mapping[str, int] = field(default_factory=dict)
     tuned_on: str | None = None
     fewer_frames: bool = False
+    prefill_cache: str | None = None
+    prefill_cache_gb: float = 20
+    between: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Checks every field on its own, then those that depend on each other."""
@@ -92,7 +100,8 @@ class Settings:
             )
         if not isinstance(self.seed, int):
             raise ValueError(f"seed={self.seed!r}: must be a whole number, e.g. 0")
-        for level, ratio in (("low", self.ratio_low), ("high", self.ratio_high)):
+        ratios = {"low": self.ratio_low, **self.between, "high": self.ratio_high}
+        for level, ratio in ratios.items():
             if not (_number(ratio) and ratio >= 1):
                 raise ValueError(
                     f"levels.{level}.ratio={ratio}: must be tokens in / tokens out, at least 1; "
@@ -103,6 +112,16 @@ class Settings:
                 f"levels.low.ratio={self.ratio_low}: must be at most levels.high.ratio="
                 f"{self.ratio_high}; low is the detailed level, so swap them"
             )
+        for level, ratio in self.between.items():
+            if not self.ratio_low < ratio < self.ratio_high:
+                raise ValueError(
+                    f"levels.{level}.ratio={ratio}: must be between levels.low.ratio={self.ratio_low} and "
+                    f"levels.high.ratio={self.ratio_high}, which are the finest and the most compact level"
+                )
+        if len(set(self.between.values())) < len(self.between):
+            raise ValueError(
+                f"levels={dict(self.between)}: must have different ratios; leave one out"
+            )
         kind, _, number = (self.device or "cpu").partition(":")
         if kind not in ("cpu", "cuda", "mps", "xpu") or (number and not number.isdigit()):
             raise ValueError(
@@ -111,21 +130,45 @@ class Settings:
         _one_of("video.reader", self.reader, READERS)
         _one_of("model.positions", self.model_positions, POSITION_RULES)
         _one_of("model.dtype", self.dtype, DTYPES)
-        _one_of("prefill.context", self.context, CONTEXTS)
+        _one_of("prefill.context", self.context, (*CONTEXTS, *self.levels))
         _one_of("prefill.positions", self.positions, POSITIONS)
+        self._check_cache()
         if not self.selectors:
             raise ValueError("selector=[]: must name at least one; e.g. selector=attention")
         if not self.top_k:
             raise ValueError("top_k=[]: must name at least one number of chunks; e.g. top_k=1")
         self._check_tuning()
-        from x2l.selection import check_selection  # imports torch: after what needs none
+        # These import torch: after what needs none.
+        from x2l.assignment import check_top_k
+        from x2l.selection import check_selection
 
         for top_k in self.top_k:
-            check_selection(top_k, self.pinned, self.most_chunks)
+            check_top_k(top_k, self.pinned, self.levels, self.most_chunks)
         for task, top_k in self.top_k_by_task.items():
             name = f"selection.top_k_by_task.{task}"
             _whole(name, top_k, least=0)
             check_selection(top_k, self.pinned, self.most_chunks, name)
+
+    def _check_cache(self) -> None:
+        """Without making the folder: that is the run's part."""
+        if not (_number(self.prefill_cache_gb) and self.prefill_cache_gb > 0):
+            raise ValueError(
+                f"prefill.cache_gb={self.prefill_cache_gb}: must be a number above 0, the GB that all kept pre-fills "
+                "may take; to keep none leave prefill.cache=null"
+            )
+        if self.prefill_cache is None:
+            return
+        folder = Path(self.prefill_cache).expanduser()
+        there = next((path for path in (folder, *folder.parents) if path.exists()), Path("."))
+        if not there.is_dir():
+            raise ValueError(
+                f"prefill.cache={self.prefill_cache}: {there} is a file; name a folder, or null to keep no pre-fills"
+            )
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise ValueError(
+                f"prefill.cache={self.prefill_cache}: {there} cannot be written to; name another folder, or null to "
+                "keep no pre-fills"
+            )
 
     def _check_tuning(self) -> None:
         """A k that was chosen on the questions it is reported on says nothing about others."""
@@ -163,6 +206,11 @@ class Settings:
 
     def _named(self, split: str) -> str:
         return split if "/" in split else f"{self.benchmark}/{split}"
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """Names of the levels, finest first."""
+        return ("low", *sorted(self.between, key=lambda name: self.between[name]), "high")
 
     @property
     def evaluated(self) -> str:

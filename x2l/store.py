@@ -6,7 +6,7 @@ over several devices, KVs of a layer go to the device of that layer, which is wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -17,6 +17,8 @@ from x2l.kv import KV, StoredKV, concat
 from x2l.models.positions import Placement, compacted, first_cursor, furthest, placement
 
 POSITIONS = ("keep", "compact")
+# Levels that stay on the compute device; all others wait on the host.
+RESIDENT = frozenset({"high"})
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,15 @@ class KVStore:
     def nbytes(self, level: str) -> tuple[int, ...]:
         """Bytes of keys and values of each chunk, as stored."""
         return tuple(kv.nbytes for kv in self.levels[level])
+
+    @property
+    def nbytes_host(self) -> int:
+        """Bytes of keys and values of all levels that wait on the host."""
+        return sum(sum(self.nbytes(level)) for level in self.levels if level not in RESIDENT)
+
+    def reloading(self, selected: Collection[int]) -> tuple[str, ...]:
+        """The assignment of the paper: `low` for the selected chunks, `high` for all others."""
+        return tuple("low" if c.index in selected else "high" for c in self.prompt.chunks)
 
     def mix(self, assignment: Sequence[str]) -> Mixed:
         """Joins prefix and chunks, each at the level that `assignment` names for it. Pure.

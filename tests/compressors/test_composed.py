@@ -205,7 +205,7 @@ def test_heads_of_different_length_are_stored_without_padding(family, codec):
     assert any(form.nbytes < form.decode().nbytes for form in uneven)
     if codec is None:  # the total is that of equal heads
         assert store.nbytes("high") == store.nbytes("low")
-    said = answer(model, store, model.question(QUESTION), (1,), 2)
+    said = answer(model, store, model.question(QUESTION), store.reloading((1,)), 2)
     assert said.first_logits.isfinite().all()
     mixed = store.mix(["high", "low", "high", "high"])
     assert said.kv_bytes_resident == mixed.nbytes < mixed.kv.nbytes
@@ -269,7 +269,7 @@ def test_layers_get_their_share_and_the_total_stays(family, layers):
             store.levels[name][i].tokens[index]
             for i, name in enumerate(["high", "low", "high", "high"])
         ]
-    said = answer(model, store, model.question(QUESTION), (1,), 2)
+    said = answer(model, store, model.question(QUESTION), store.reloading((1,)), 2)
     assert said.first_logits.isfinite().all() and said.kv_bytes_resident == mixed.kv.nbytes
     tokens = sum(mixed.kv.tokens)
     assert mixed.kv.nbytes == kv_bytes(model.shape, 1) * tokens // model.shape.layers

@@ -201,7 +201,9 @@ def with_base(base):
 def first_logits(model, compressor, ratio):
     levels = {"low": Level(compressor, ratio), "high": Level(compressor, 2 * ratio)}
     store = prefill(model, model.prompt(frames(14), 4), levels, context="low")
-    return answer(model, store, model.question("What is it?"), (1,), max_new_tokens=1).first_logits
+    return answer(
+        model, store, model.question("What is it?"), store.reloading((1,)), max_new_tokens=1
+    ).first_logits
 
 
 @pytest.mark.parametrize("compressor", [KeyNorm(), ToMe()])

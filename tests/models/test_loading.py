@@ -49,7 +49,9 @@ def folder(saved, tmp_path):
 def first_logits(model):
     levels = {"low": Level(KeyNorm(), 2), "high": Level(KeyNorm(), 4)}
     store = prefill(model, model.prompt(frames(6), 4), levels, context="low")
-    return answer(model, store, model.question("What is it?"), (1,), max_new_tokens=1).first_logits
+    return answer(
+        model, store, model.question("What is it?"), store.reloading((1,)), max_new_tokens=1
+    ).first_logits
 
 
 @pytest.mark.parametrize("family", FAMILIES)

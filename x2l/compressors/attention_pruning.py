@@ -159,6 +159,7 @@ class Compactor(RankedPruning):
     sketch: int = 48
     blending: float | None = None
     name: str = "compactor"
+    draws = True  # the sketch
     needs: ClassVar[frozenset[str]] = QUERIES
 
     def __post_init__(self) -> None:

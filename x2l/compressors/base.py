@@ -87,10 +87,13 @@ class Compressor(ABC):
         name: what errors call it (records and figures use the name of its yaml).
         ragged: whether heads may keep different numbers of KVs: `keep` a head on average, exactly. It then returns
             the longest head's number, and what only fills up shorter heads weighs 0.
+        draws: whether it reads `Observation.video_seed`. Only the pre-fill cache asks, and only x2l's own: of a class
+            that is not x2l's it takes it for granted.
     """
 
     name: str
     ragged: bool = False
+    draws: bool = False
 
     @property
     def needs(self) -> frozenset[str]:

@@ -107,6 +107,7 @@ class KVPress(RankedPruning):
     press: str
     options: Mapping[str, Any] | None = None
     name: str = "kvpress"
+    draws = True  # RandomPress does
 
     def __post_init__(self) -> None:
         """Checks the press and its options.

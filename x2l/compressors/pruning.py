@@ -280,6 +280,7 @@ class RandomPruning(ScoredPruning):
     """Keeps a random subset, drawn anew for every head and layer. Control. Final."""
 
     name: str = "random"
+    draws = True
 
     def score(self, kv: LayerKV, seen: Observation) -> Tensor:
         """Uniform draws."""

@@ -69,6 +69,16 @@ class VideoModel(ABC):
     dtype: torch.dtype
     scaling: float
 
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of all that the model brings to a pre-fill: weights, configuration, processor, arithmetic."""
+
+    @property
+    @abstractmethod
+    def layer_devices(self) -> tuple[torch.device, ...]:
+        """The device of each decoder layer, and so of its KVs."""
+
     @abstractmethod
     def prompt(self, frames: Frames, chunk_frames: int) -> Prompt:
         """Prepares a video and the text before it, cut into chunks of `chunk_frames` frames."""

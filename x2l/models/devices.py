@@ -1,4 +1,4 @@
-"""Where a model that may be spread over several devices takes its inputs."""
+"""Where a model that may be spread over several devices takes its inputs, and runs its layers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,16 @@ def input_device(hf: Any) -> torch.device:
     Weights that accelerate keeps on the host or on disk are on `meta` until they are used: the hook that brings them
     knows where the module runs.
     """
-    embedding = hf.get_input_embeddings()
-    runs_on = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)
-    return torch.device(embedding.weight.device if runs_on is None else runs_on)
+    return _runs_on(hf.get_input_embeddings())
+
+
+def layer_devices(hf: Any) -> tuple[torch.device, ...]:
+    """The device that each layer of the decoder runs on, which is where its KVs come to lie."""
+    return tuple(_runs_on(layer) for layer in hf.get_decoder().layers)
+
+
+def _runs_on(module: Any) -> torch.device:
+    hooks = (getattr(part, "_hf_hook", None) for part in module.modules())
+    told = (getattr(hook, "execution_device", None) for hook in hooks)
+    runs_on = next((device for device in told if device is not None), None)
+    return torch.device(next(module.parameters()).device if runs_on is None else runs_on)

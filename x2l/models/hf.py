@@ -18,8 +18,9 @@ from x2l.models.attention import Watch, attending, register
 from x2l.models.base import Embedded, ModelShape, VideoModel
 from x2l.models.cache import BufferCache
 from x2l.models.capture import capture, counted_attention, flop_counter, last_token_only, work
-from x2l.models.devices import input_device
+from x2l.models.devices import input_device, layer_devices
 from x2l.models.family import Family
+from x2l.models.fingerprint import fingerprint
 from x2l.models.layout import step_starts
 from x2l.models.positions import Placement
 from x2l.models.processing import Expanded, chunk_inputs, expand, options, temporal_patch, turn
@@ -112,6 +113,16 @@ class HFVideoModel(VideoModel):
             context_length=context_length(text),
         )
         self._vision_flops: dict[Any, int] = {}  # a memo: what a chunk of this work takes
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of weights, configuration, processor and arithmetic; reads all weights every time."""
+        return fingerprint(self.hf, self.processor, (self.positions_rule, self.options))
+
+    @property
+    def layer_devices(self) -> tuple[torch.device, ...]:
+        """The device of each decoder layer."""
+        return layer_devices(self.hf)
 
     # --- prompt -------------------------------------------------------------------------------------------------
 

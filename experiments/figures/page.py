@@ -1,0 +1,126 @@
+"""The page of all experiments: figure, commands, finding and provenance of each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.figures.output import Result
+from x2l.runinfo import RUN
+
+HEAD = """# The experiments of Video-X²L, run with x2l
+
+Written by `make paper` (`python -m experiments.paper`); do not edit. Each experiment is a pair: `conf/experiment/NAME.yaml` runs it,
+`experiments/figures/NAME.py` draws it. The small size shown here is {what}: it shows that every experiment runs and how it reads, not
+what the paper's models do. The commands for a real checkpoint and the published sets are at the top of each yaml.
+
+**No number of the paper's tables or figures was available, so none is shown.** What is grey and hollow was reported by the
+paper's authors elsewhere (a notebook, logs), for other models on other sets, and stands there for comparison of shape only; each is
+labelled and its source given. Accuracies come with 95 % intervals clustered by video, differences are paired by question. Findings
+are sentences made of the records' numbers.
+
+{provenance}
+"""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One experiment on the page.
+
+    Attributes:
+        name: of its yaml.
+        result: what its module made of the records.
+        commands: what was run.
+        runs: folders of its runs.
+        problems: what is not finished.
+    """
+
+    name: str
+    result: Result
+    commands: tuple[str, ...]
+    runs: Sequence[Path]
+    problems: tuple[str, ...] = ()
+
+
+def page(shown: Sequence[Shown], missing: Sequence[str] = ()) -> str:
+    """The whole page as Markdown.
+
+    Args:
+        shown: in the order of the page.
+        missing: experiments without records, and what is not finished.
+    """
+    found = [run / RUN for one in shown for run in one.runs]
+    infos = [json.loads(path.read_text()) for path in found if path.exists()]
+    parts = [HEAD.format(what=_what(infos), provenance=_provenance(infos))]
+    if missing:
+        parts.append("Not there, or not finished:\n\n" + "".join(f"- {line}\n" for line in missing))
+    parts.append(
+        "".join(
+            f"- [{one.result.title}](#{_anchor(one.result.title)}): {one.result.finding}\n"
+            for one in shown
+        )
+    )
+    return "\n".join([*parts, *map(_section, shown)])
+
+
+def _section(one: Shown) -> str:
+    result = one.result
+    files = f"[table](tables/{one.name}.md) · [PDF](figures/{one.name}.pdf) · [LaTeX](tables/{one.name}.tex)"
+    lines = [
+        f"## {result.title}",
+        "",
+        result.finding,
+        "",
+        f"![{result.title}](figures/{one.name}.png)",
+        "",
+        files,
+        "",
+        "```sh",
+        *one.commands,
+        "```",
+        "",
+    ]
+    return "\n".join(lines + [f"{note}\n" for note in result.notes])
+
+
+def _anchor(title: str) -> str:
+    """As GitHub makes it."""
+    kept = (c for c in title.lower().replace(" ", "-") if c.isalnum() or c in "-_")
+    return "".join(kept)
+
+
+def _what(infos: Sequence[dict[str, Any]]) -> str:
+    """Models and videos, as the runs say."""
+    configs = [info["config"] for info in infos]
+    models = _several(config["model"]["name_or_path"] for config in configs)
+    videos = sorted({config["benchmark"].get("videos", 0) for config in configs})
+    sets = _several(config["benchmark"]["_target_"].split(".")[-1].lower() for config in configs)
+    return (
+        f"{models} on {sets} ({videos[0]} to {videos[-1]} videos an experiment)"
+        if videos
+        else "empty"
+    )
+
+
+def _provenance(infos: Sequence[dict[str, Any]]) -> str:
+    """Commits, versions and machine of the runs."""
+    if not infos:
+        return ""
+    commits = _several(
+        f"{i['commit'][:7]}{' with changes not committed' if i['dirty'] else ''}"
+        for i in infos
+        if i["commit"]
+    )
+    versions = infos[0]["versions"]
+    return (
+        f"{len(infos)} runs at commit {commits or 'unknown'}; torch {versions['torch']}, transformers "
+        f"{versions['transformers']}; {_several(i['processor'] for i in infos)}, {infos[0]['cpu_threads']} thread a run; "
+        "FLOPs and bytes are closed forms, seconds were measured."
+    )
+
+
+def _several(values: Iterable[str]) -> str:
+    return ", ".join(sorted(set(values)))

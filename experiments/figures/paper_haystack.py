@@ -1,0 +1,222 @@
+"""Needle in a haystack: accuracy by length of the video and depth of the needle, one heat map a system and compressor.
+
+Length is the video's (`duration`), depth the middle of the ground-truth chunks as a share of all chunks, both from the
+records; questions with several ground-truth chunks count at their mean.
+
+python -m experiments.figures.paper_haystack outputs/paper/sweeps/paper_haystack
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from statistics import fmean
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from experiments.figures.cells import Cell, cells, compressors, only
+from experiments.figures.drawing import GREY, LABELS, LOOKS, described, legend, panels
+from experiments.figures.output import Result, main
+from experiments.figures.sourced import sourced as reported
+from experiments.figures.tables import Table
+from experiments.figures.words import difference, listed, percent
+from x2l.records import Record
+from x2l.statistics import Outcome, accuracy
+
+NAME = "paper_haystack"
+SYSTEMS = ("all", "none", "attention", "oracle")
+DEPTHS = 4  # bins; every one is a whole number of chunks from four chunks on
+MOST_LENGTHS = 6
+
+
+def depth(record: Record) -> int | None:
+    """Bin of the needle's place in the video, 0 at its beginning; None where the set does not say."""
+    if not record.gt_chunks:
+        return None
+    middle = fmean(chunk + 0.5 for chunk in record.gt_chunks) / len(record.kept_high)
+    return min(DEPTHS - 1, int(middle * DEPTHS))
+
+
+def lengths(records: Sequence[Record]) -> list[float]:
+    """Upper ends of the columns, seconds: the lengths there are; their quantiles where they are many."""
+    there = sorted({round(record.duration) for record in records})
+    if len(there) <= MOST_LENGTHS:
+        return [float(length) for length in there]
+    cuts = np.quantile([record.duration for record in records], np.linspace(0, 1, MOST_LENGTHS + 1))
+    return sorted({float(math.ceil(cut)) for cut in cuts[1:]})
+
+
+def grid(records: Sequence[Record], ends: Sequence[float]) -> dict[tuple[int, int], list[Record]]:
+    """Records by (depth, length); depth 0 for all where none is known."""
+    found: dict[tuple[int, int], list[Record]] = defaultdict(list)
+    for record in records:
+        column = next(at for at, end in enumerate(ends) if round(record.duration) <= end)
+        found[depth(record) or 0, column].append(record)
+    return found
+
+
+def make(records: Sequence[Record]) -> Result:
+    """Figure, table and a sentence."""
+    found = cells(records)
+    methods = compressors(found)
+    there = {cell.point.selector for cell in found}
+    systems = [name for name in SYSTEMS if name in there]
+    ends = lengths(records)
+    known = any(record.gt_chunks for record in records)
+    figure, axes = panels(len(systems) + 1, len(methods), width=2.15, height=2.25, below=0.9)
+    rows = []
+    for number, method in enumerate(methods):
+        line = axes[number * (len(systems) + 1) :][: len(systems) + 1]
+        for axis, name in zip(line, systems, strict=False):
+            cell = _all(found, method, name)
+            values = _map(axis, cell, ends, known)
+            axis.set_title(f"{method}, {LABELS[name].replace(' (bound)', '')}", fontsize=8)
+            rows += [(method, LABELS[name], *row) for row in values]
+        line[0].set_ylabel("depth of the needle (%)")
+        _means(line[-1], [_all(found, method, name) for name in systems], systems)
+    legend(figure, axes, columns=3)
+    described(figure, [_all(found, methods[0], systems[0])])
+    theirs = reported("haystack")
+    header = ("compressor", "system", "depth", *(f"{end:g} s" for end in ends))
+    return Result(
+        "Needle in a haystack: length and depth",
+        figure,
+        (
+            Table(
+                "Accuracy % (questions) by depth of the needle and length of the video",
+                header,
+                tuple(rows),
+                words=3,
+            ),
+        ),
+        _finding(found, methods, ends),
+        (theirs.told,),
+    )
+
+
+def _all(found: Sequence[Cell], method: str, selector: str) -> Cell:
+    """One system over all lengths: runs of several lengths are one cell here."""
+    own = [
+        cell for cell in found if (cell.point.compressor, cell.point.selector) == (method, selector)
+    ]
+    records = tuple(record for cell in own for record in cell.records)
+    return Cell(_pooled(records), records)
+
+
+def _pooled(records: Sequence[Record]):
+    from dataclasses import replace
+
+    from x2l.points import points
+
+    return points([replace(record, run_id="all") for record in records])[0]
+
+
+def _map(axes: Axes, cell: Cell, ends: Sequence[float], known: bool) -> list[tuple[str, ...]]:
+    """Draws one heat map; returns its rows for the table, the beginning of the video first."""
+    bins = DEPTHS if known else 1
+    by_place = grid(cell.records, ends)
+    share = np.full((bins, len(ends)), math.nan)
+    rows = []
+    for row in range(bins):
+        words = []
+        for column in range(len(ends)):
+            there = by_place.get((row, column), [])
+            if there:
+                share[row, column] = 100 * fmean(record.correct or 0.0 for record in there)
+                dark = share[row, column] < 55
+                axes.text(
+                    column,
+                    row,
+                    f"{share[row, column]:.0f}",
+                    ha="center",
+                    va="center",
+                    fontsize=7,
+                    color="white" if dark else "black",
+                )
+            words.append(f"{share[row, column]:.0f} ({len(there)})" if there else "-")
+        rows.append((f"{100 * row // bins} to {100 * (row + 1) // bins} %", *words))
+    axes.imshow(share, cmap="cividis", vmin=0, vmax=100, aspect="auto")
+    axes.grid(False)
+    axes.set_xticks(range(len(ends)), [f"{end:g}" for end in ends], fontsize=7)
+    axes.set_yticks(
+        np.arange(bins + 1) - 0.5, [f"{100 * n // bins}" for n in range(bins + 1)], fontsize=7
+    )
+    axes.set_xlabel("length (s)", fontsize=8)
+    return rows
+
+
+def _means(axes: Axes, own: Sequence[Cell], systems: Sequence[str]) -> None:
+    """Accuracy over all places; below, what others reported."""
+    looks = {"all": ("#444444", "p", ""), "none": ("#444444", "h", ""), **LOOKS}
+    for place, (cell, name) in enumerate(zip(own, systems, strict=True)):
+        p, (colour, marker, _) = cell.point, looks[name]
+        value = 100 * p.accuracy
+        axes.errorbar(
+            value,
+            place,
+            xerr=[[value - 100 * p.low], [100 * p.high - value]],
+            color=colour,
+            marker=marker,
+            ms=5,
+            capsize=2,
+            lw=1,
+        )
+    theirs = reported("haystack")
+    names = ("32x", "2x + 32x", "2x + 16x")
+    for place, (_, value) in enumerate(theirs.points, start=len(systems)):
+        axes.plot(
+            value,
+            place,
+            "o",
+            mfc="white",
+            mec=GREY,
+            ms=5,
+            label=theirs.label if place == len(systems) else None,
+        )
+    axes.set_yticks(
+        range(len(systems) + 3),
+        [LABELS[n].replace(" chunks (bound)", "") for n in systems] + list(names),
+        fontsize=7,
+    )
+    axes.yaxis.tick_right()
+    axes.invert_yaxis()
+    axes.set_xlim(0, 104)
+    axes.set_xlabel("accuracy, all places (%)", fontsize=8)
+    axes.tick_params("x", labelsize=7)
+
+
+def _finding(found: Sequence[Cell], methods: Sequence[str], ends: Sequence[float]) -> str:
+    told = []
+    for method in methods:
+        cell_of = {
+            name: _all(found, method, name)
+            for name in ("none", "attention", "oracle")
+            if any(c.point.selector == name for c in found)
+        }
+        parts = []
+        for name, cell in cell_of.items():
+            by_length = defaultdict(list)
+            for record in cell.records:
+                by_length[next(end for end in ends if round(record.duration) <= end)].append(record)
+            shares = [
+                percent(
+                    accuracy(
+                        [Outcome(r.sample_id, r.video_id, r.correct or 0.0) for r in by_length[end]]
+                    ).value,
+                    0,
+                )
+                for end in (ends[0], ends[-1])
+            ]
+            parts.append(f"{LABELS[name].replace(' (bound)', '')} {shares[0]} % and {shares[1]} %")
+        gap = ""
+        if "oracle" in cell_of:
+            gap = f" (over all lengths oracle minus all-high {difference(cell_of['oracle'], cell_of['none'])})"
+        told.append(f"{method}: {listed(parts)}{gap}")
+    whole = _all(found, methods[0], "none").point
+    return f"At {ends[0]:g} s and {ends[-1]:g} s, {'; '.join(told)}; {whole.n} questions on {whole.videos} videos of all lengths."
+
+
+if __name__ == "__main__":
+    main(NAME, make)

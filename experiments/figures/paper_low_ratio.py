@@ -1,0 +1,133 @@
+"""Low ratio 2 or 4: accuracy over KV bytes, one panel a compressor.
+
+python -m experiments.figures.paper_low_ratio outputs/paper/sweeps/paper_low_ratio
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from experiments.figures.cells import Cell, cells, comparisons, compressors, only, pick
+from experiments.figures.drawing import (
+    CONTROL,
+    LABELS,
+    LOOKS,
+    accuracy_axis,
+    described,
+    kv,
+    kv_axis,
+    legend,
+    line,
+    panels,
+)
+from experiments.figures.output import Result, main
+from experiments.figures.tables import Table
+from experiments.figures.words import accuracy, asked, differences, percent, points_of
+from x2l.records import Record
+
+NAME = "paper_low_ratio"
+SELECTORS = ("oracle", "attention", "random")
+
+
+def make(records: Sequence[Record]) -> Result:
+    """Figure, table and a sentence."""
+    found = cells(records)
+    methods = compressors(found)
+    ratios = sorted({cell.point.ratio_low for cell in found})
+    figure, axes = panels(len(methods), width=3.8, height=3.1, below=0.9, sharey=True)
+    for axis, method in zip(axes, methods, strict=True):
+        for ratio, hollow, dash in zip(ratios, (False, True), ("-", ":"), strict=False):
+            for selector in SELECTORS:
+                own = pick(found, compressor=method, selector=selector, ratio_low=ratio)
+                colour, marker, _ = LOOKS[selector]
+                label = f"{LABELS[selector]}, low {ratio:g}x"
+                line(axis, own, kv, label, (colour, marker, dash), hollow)
+            own = pick(found, compressor=method, selector="all", ratio_low=ratio)
+            line(axis, own, kv, f"all-low {ratio:g}x", (CONTROL, "p", ""), hollow)
+        high = pick(found, compressor=method, selector="none", ratio_low=ratios[0])
+        line(axis, high, kv, "all-high", (CONTROL, "h", ""))
+        axis.set_title(method)
+        kv_axis(axis)
+    accuracy_axis(axes, len(methods))
+    legend(figure, axes, columns=3)
+    described(figure, found, f"high {found[0].point.ratio_high:g}x")
+    rows = []
+    pairs = equal_bytes(found, ratios)
+    for (two, four), gap in zip(
+        pairs, comparisons([(two, four) for two, four in pairs]), strict=True
+    ):
+        p, q = two.point, four.point
+        mark = "*" if gap.p_holm < 0.05 else ""
+        rows.append(
+            (
+                p.compressor,
+                p.selector,
+                str(p.top_k),
+                accuracy(two),
+                percent(p.kv_share),
+                str(q.top_k),
+                accuracy(four),
+                percent(q.kv_share),
+                points_of(gap) + mark,
+            )
+        )
+    header = (
+        "compressor",
+        "selector",
+        "k",
+        f"low {ratios[0]:g}x, %",
+        "KV bytes %",
+        "k",
+        f"low {ratios[-1]:g}x, %",
+        "KV bytes %",
+        "difference, points (95 %)",
+    )
+    caption = f"Twice as many chunks at twice the low ratio, {asked(found[0])}; * p < 0.05, Holm over the {len(pairs)} of this table"
+    return Result(
+        f"Low ratio {' or '.join(f'{ratio:g}' for ratio in ratios)}",
+        figure,
+        (Table(caption, header, tuple(rows), words=2),),
+        _finding(found, pairs, ratios),
+    )
+
+
+def equal_bytes(found: Sequence[Cell], ratios: Sequence[float]) -> list[tuple[Cell, Cell]]:
+    """(k chunks at the smaller low ratio, twice as many at twice the ratio); the oracle's number is its own."""
+    pairs = []
+    for two in pick(found, ratio_low=ratios[0]):
+        p = two.point
+        if p.control or len(ratios) < 2:
+            continue
+        k = p.top_k if p.selector == "oracle" else p.top_k * ratios[-1] / ratios[0]
+        four = only(
+            found, compressor=p.compressor, selector=p.selector, ratio_low=ratios[-1], top_k=k
+        )
+        if four is not None:
+            pairs.append((two, four))
+    return pairs
+
+
+def _finding(
+    found: Sequence[Cell], pairs: Sequence[tuple[Cell, Cell]], ratios: Sequence[float]
+) -> str:
+    said = [
+        (a, b)
+        for a, b in pairs
+        if a.point.top_k == 4 or (a.point.selector != "oracle" and a.point.top_k == 2)
+    ]
+    said = [
+        (a, b)
+        for a, b in said
+        if (a.point.selector, a.point.top_k) in (("oracle", 4), ("attention", 4), ("random", 4))
+    ]
+    gaps = differences([(b, a) for a, b in said])
+    told = [
+        f"{a.point.compressor} with {a.point.selector} {percent(a.point.accuracy)} % (k = {a.point.top_k}, {percent(a.point.kv_share)} % of the KV bytes) and "
+        f"{percent(b.point.accuracy)} % (k = {b.point.top_k}, {percent(b.point.kv_share)} %), {gap}"
+        for (a, b), gap in zip(said, gaps, strict=True)
+    ]
+    return f"Low {ratios[0]:g}x and {ratios[-1]:g}x: {'; '.join(told)} ({asked(found[0])})."
+
+
+if __name__ == "__main__":
+    main(NAME, make)

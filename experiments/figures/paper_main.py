@@ -1,0 +1,190 @@
+"""Main table: full KVs, all-low, all-high, X²L at k = 1..5, and the controls that spend as much.
+
+python -m experiments.figures.paper_main outputs/paper/sweeps/paper_main
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from experiments.figures.cells import Cell, cells, comparisons, compressors, full, only, pick
+from experiments.figures.drawing import (
+    CONTROL,
+    LABELS,
+    LOOKS,
+    accuracy_axis,
+    described,
+    kv,
+    kv_axis,
+    legend,
+    level,
+    line,
+    panels,
+    sourced,
+)
+from experiments.figures.output import Result, main
+from experiments.figures.sourced import sourced as reported
+from experiments.figures.tables import Table
+from experiments.figures.words import accuracy, asked, differences, listed, percent, points_of
+from x2l.points import ALL_HIGH, ALL_LOW
+from x2l.records import Record
+from x2l.style import COLOURS
+
+NAME = "paper_main"
+ONE_PASS = {"context": "full", "positions": "keep", "pinned": ""}
+OFFICIAL = {"context": "own", "positions": "compact"}
+PRUNED = ("random", "uniform")  # compressors of the controls at equal ratios
+CHOOSING = ("attention", "oracle")
+K = 3  # that the finding is about: the official code's default
+
+
+def make(records: Sequence[Record]) -> Result:
+    """Figure, two tables and a sentence."""
+    found = cells(records)
+    methods = [name for name in compressors(found) if name not in PRUNED] or compressors(found)
+    methods = [name for name in methods if pick(found, compressor=name, selector="none")]
+    figure, axes = panels(len(methods), 2, width=3.9, height=3.0, below=1.1, sharey=True)
+    over_bytes, over_k = axes[: len(methods)], axes[len(methods) :]
+    theirs, theirs_by_k = reported("video_xl_mlvu"), reported("video_xl_2_by_k")
+    for axis, method in zip(over_bytes, methods, strict=True):
+        for selector in ("oracle", "attention", "random"):
+            own = pick(found, compressor=method, selector=selector, **ONE_PASS)
+            line(axis, own, kv, LABELS[selector], LOOKS[selector])
+        fewer = pick(found, selector="fewer_frames", context="full")
+        line(axis, fewer, kv, "fewer frames, uncompressed", LOOKS["fewer_frames"])
+        pruned = pick(found, compressor="random", selector="attention", context="full")
+        line(axis, pruned, kv, "attention, random pruning", (COLOURS[3], "D", "-."))
+        for control, marker in ((ALL_LOW, "p"), (ALL_HIGH, "h")):
+            name = {ALL_LOW: "all", ALL_HIGH: "none"}[control]
+            at = pick(found, compressor=method, selector=name, context="full")
+            line(axis, at, kv, control, (CONTROL, marker, ""))
+        level(axis, full(found), "full KVs")
+        sourced(axis, theirs)
+        axis.set_title(method)
+        kv_axis(axis)
+    for axis, method in zip(over_k, methods, strict=True):
+        for selector in CHOOSING:
+            colour, marker, _ = LOOKS[selector]
+            own = pick(found, compressor=method, selector=selector, **ONE_PASS)
+            line(axis, own, lambda p: p.top_k, LABELS[selector], LOOKS[selector])
+            official = pick(found, compressor=method, selector=selector, **OFFICIAL)
+            label = f"{LABELS[selector]}, official settings"
+            line(axis, official, lambda p: p.top_k, label, (colour, marker, ":"), hollow=True)
+        sourced(axis, theirs_by_k, "s")
+        axis.set_xlabel("k: chunks re-loaded")
+        axis.set_xticks(range(1, 6))
+    accuracy_axis(axes, len(methods))
+    legend(figure, axes)
+    described(figure, found)
+    return Result(
+        "Main table: X²L against full, all-low, all-high and controls at equal compute",
+        figure,
+        (_cells_table(found), _differences_table(found, methods)),
+        _finding(found, methods),
+        (
+            "Compressors: at 32x tome keeps little of what needle asks for and kmeans most of it (experiments/LOG.md), so the "
+            "two show re-loading where it has much and where it has little to add. Official settings: one pass a level, "
+            "compact positions, chunks of 10 frames, first and last chunk on top of k.",
+            theirs.told,
+            theirs_by_k.told,
+        ),
+    )
+
+
+def _cells_table(found: Sequence[Cell]) -> Table:
+    rows = []
+    for cell in sorted(found, key=_place):
+        p = cell.point
+        settings = "" if p.context == "full" else "official"
+        name = "-" if p.control == "full" or p.selector == "fewer_frames" else p.compressor
+        rows.append(
+            (
+                name,
+                p.control or LABELS.get(p.selector, p.selector),
+                settings,
+                "-" if p.top_k is None or p.control else str(p.top_k),
+                accuracy(cell),
+                percent(p.kv_share),
+                "-" if p.control else percent(p.recall, 0),
+                f"{p.flops_next * 1e-6:.0f}",
+            )
+        )
+    header = (
+        "compressor",
+        "method",
+        "settings",
+        "k",
+        "accuracy % (95 %)",
+        "KV bytes %",
+        "recall %",
+        "MFLOPs of one more question",
+    )
+    return Table(f"Accuracy and compute, {asked(found[0])}", header, tuple(rows), words=3)
+
+
+def _place(cell: Cell) -> tuple[object, ...]:
+    p = cell.point
+    order = ["full", "all-low", "all-high", "attention", "oracle", "random", "fewer_frames"]
+    rank = order.index(p.control or p.selector) if (p.control or p.selector) in order else 9
+    control = p.compressor in PRUNED or p.selector == "fewer_frames"
+    return p.control != "full", control, p.compressor, p.context != "full", rank, str(p.top_k)
+
+
+def rivals(found: Sequence[Cell], method: str, selector: str, k: int | str) -> dict[str, Cell]:
+    """What a cell is compared with: controls of equal bytes, and all-high."""
+    wanted = {
+        "all-high": {"compressor": method, "selector": "none"},
+        "random chunks": {"compressor": method, "selector": "random", "top_k": k},
+        "fewer frames": {"selector": "fewer_frames", "top_k": k},
+        "random pruning": {"compressor": "random", "selector": selector, "top_k": k},
+        "uniform pruning": {"compressor": "uniform", "selector": selector, "top_k": k},
+    }
+    there = {name: only(found, context="full", **fields) for name, fields in wanted.items()}
+    return {name: cell for name, cell in there.items() if cell is not None}
+
+
+def _differences_table(found: Sequence[Cell], methods: Sequence[str]) -> Table:
+    names = ("all-high", "random chunks", "fewer frames", "random pruning", "uniform pruning")
+    lines: list[tuple[tuple[str, ...], dict[str, Cell], Cell]] = []
+    for method in methods:
+        for selector in CHOOSING:
+            for cell in pick(found, compressor=method, selector=selector, **ONE_PASS):
+                k = cell.point.top_k
+                others = rivals(found, method, selector, k)
+                lines.append(((method, selector, str(k)), others, cell))
+    tested = comparisons([(other, cell) for _, others, cell in lines for other in others.values()])
+    results = iter(tested)
+    rows = []
+    for words, others, _ in lines:
+        told = {name: next(results) for name in others}
+        marks = [
+            points_of(told[n]) + ("*" if told[n].p_holm < 0.05 else "") if n in told else "-"
+            for n in names
+        ]
+        rows.append((*words, *marks))
+    caption = f"Paired differences in points (95 % interval), method minus control; * p < 0.05, Holm over the {len(tested)} of this table"
+    return Table(caption, ("compressor", "selector", "k", *names), tuple(rows), words=2)
+
+
+def _finding(found: Sequence[Cell], methods: Sequence[str]) -> str:
+    told = []
+    for method in methods:
+        for selector in CHOOSING:
+            cell = only(found, compressor=method, selector=selector, top_k=K, **ONE_PASS)
+            if cell is None:
+                continue
+            others = rivals(found, method, selector, K)
+            names = [n for n in ("all-high", "random chunks", "fewer frames") if n in others]
+            gaps = differences([(cell, others[n]) for n in names])
+            against = listed([f"{gap} against {n}" for n, gap in zip(names, gaps, strict=True)])
+            p = cell.point
+            told.append(
+                f"{method} with {selector} {percent(p.accuracy)} % at {percent(p.kv_share)} % of the KV bytes: {against}"
+            )
+    whole = full(found)
+    start = f"Full KVs {percent(whole.point.accuracy)} %; " if whole else ""
+    return f"{start}at k = {K}, {'; '.join(told)} ({asked(found[0])})."
+
+
+if __name__ == "__main__":
+    main(NAME, make)

@@ -1,0 +1,64 @@
+"""Numbers as the findings and tables say them. Nothing here judges: what is written is what was counted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from experiments.figures.cells import Cell, comparisons
+from x2l.comparison import Comparison
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share as per cent."""
+    return "-" if math.isnan(share) else f"{100 * share:.{digits}f}"
+
+
+def accuracy(cell: Cell) -> str:
+    """`39.2 (34.2 to 44.4)`, in per cent."""
+    p = cell.point
+    return f"{percent(p.accuracy)} ({percent(p.low)} to {percent(p.high)})"
+
+
+def points_of(found: Comparison) -> str:
+    """`+12.5 (3.1 to 21.9)`: a difference with its interval, in points."""
+    d = found.headline
+    return f"{100 * d.value:+.1f} ({100 * d.low:+.1f} to {100 * d.high:+.1f})"
+
+
+def p_value(p: float) -> str:
+    """`p < 0.001`, or with two digits."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+
+
+def difference(a: Cell, b: Cell) -> str:
+    """`+12.5 points (95 % interval +3.1 to +21.9; p = 0.01)`: a minus b, paired."""
+    return differences([(a, b)])[0]
+
+
+def differences(pairs: Sequence[tuple[Cell, Cell]]) -> list[str]:
+    """First minus second of each pair, p values corrected for all of them by Holm's rule."""
+    told = []
+    for found in comparisons([(b, a) for a, b in pairs]):
+        d = found.headline
+        told.append(
+            f"{100 * d.value:+.1f} points (95 % interval {100 * d.low:+.1f} to {100 * d.high:+.1f}, "
+            f"{p_value(found.p_holm)})"
+        )
+    return told
+
+
+def asked(cell: Cell) -> str:
+    """How much stands behind a cell."""
+    return f"{cell.point.n} questions, {cell.point.videos} videos"
+
+
+def listed(parts: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)
+
+
+def name_of(cell: Cell) -> str:
+    """A cell in a row of a table: control, or selector and k."""
+    p = cell.point
+    return p.control or f"{p.selector}, k = {p.top_k}"

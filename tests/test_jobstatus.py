@@ -1,0 +1,77 @@
+"""status.json: replaced in one step, alive while the job is, and true about how it ended."""
+
+import json
+import os
+import threading
+
+import pytest
+
+from x2l import jobstatus
+from x2l.jobstatus import StatusFile, read_status
+
+
+def test_it_is_replaced_in_one_step(tmp_path, monkeypatch):
+    status = StatusFile(tmp_path, "abc")
+    status.write("running", records=1)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        status.write("done", records=2)
+    assert json.loads((tmp_path / "status.json").read_text())["state"] == "running"
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (KeyboardInterrupt(), "interrupted"),
+        (SystemExit(-1), "interrupted"),  # a cluster's time-out, to be started again
+        (ValueError("no such thing"), "failed"),
+    ],
+)
+def test_however_a_job_ends_is_written_with_what_it_had_done(tmp_path, error, state):
+    status = StatusFile(tmp_path, "abc", ["a=1"])
+    with pytest.raises(type(error)), status.kept(), status.kept():
+        assert read_status(tmp_path)["state"] == "running"
+        status.count(records=3)
+        raise error
+    values = read_status(tmp_path)
+    assert (values["state"], values["records"]) == (state, 3)
+    if state == "failed":
+        assert values["error"] == "ValueError: no such thing" and "Traceback" in values["traceback"]
+    with StatusFile(tmp_path, "abc", ["a=1"]).kept():  # begun again: the old error is gone
+        again = read_status(tmp_path)
+        assert "error" not in again and again["records"] == 3 and again["overrides"] == [["a=1"]]
+
+
+def test_a_silent_job_gives_signs_of_life_until_it_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobstatus, "BEAT", 0.01)
+    touched = threading.Event()
+    real = os.utime
+    monkeypatch.setattr(os, "utime", lambda path: (real(path), touched.set()))
+    status = StatusFile(tmp_path, "abc")
+    before = threading.active_count()
+    with status.kept():
+        assert touched.wait(5)
+    assert threading.active_count() == before
+
+
+def test_progress_is_told_now_and_then_and_never_lost(tmp_path, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(jobstatus.time, "monotonic", lambda: clock[0])
+    status = StatusFile(tmp_path, "abc")
+    status.write("running", records=0)
+    for number in range(1, 6):
+        clock[0] += jobstatus.TELL / 4
+        status.tell(records=number)
+    assert read_status(tmp_path)["records"] == 4
+    status.write("done")
+    assert read_status(tmp_path)["records"] == 5
+
+
+def test_requests_that_share_a_folder_are_all_remembered_but_not_those_of_another_run(tmp_path):
+    for run_id, override in (("old", "x=0"), ("abc", "a=1"), ("abc", "a=2"), ("abc", "a=1")):
+        StatusFile(tmp_path, run_id, [override]).write("done", records=1)
+    assert read_status(tmp_path)["overrides"] == [["a=2"], ["a=1"]]

@@ -1,0 +1,160 @@
+"""What a pre-fill's KVs follow from, as one hash: the model, the very pixels, the prompt, levels, settings, the code.
+
+Two pre-fills of one address have the same KVs. The reverse need not hold: whatever might matter counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from x2l.chunks import Prompt
+from x2l.compressors.base import Compressor, Level
+from x2l.sources import sources_digest
+from x2l.store_files import tensor_bytes
+from x2l.video import Frames
+
+# Source files behind every pre-fill, with all that they import; those of compressors and codecs come with the levels.
+_CODE = ("x2l.prefill", "x2l.models.hf", "x2l.store_files")
+# Of frames, what does not reach the model: a video may be moved.
+_PLACE = frozenset({"path", "reader"})
+_PLAIN = (type(None), bool, int, float, str, bytes)
+_SEVERAL = (tuple, list, set, frozenset)
+_LONGEST_PATH = 1000
+
+
+class Unaddressable(ValueError):
+    """Something that a level consists of cannot be told from something else by what is in it."""
+
+
+def address(
+    fingerprint: str,
+    code: str,
+    prompt: Prompt,
+    levels: Mapping[str, Level],
+    settings: Mapping[str, Any],
+    video_seed: int,
+) -> str:
+    """32 hex digits that name the KVs of one pre-fill.
+
+    Args:
+        fingerprint: of the model, see `models/fingerprint.py`.
+        code: from `code_digest`.
+        prompt: of the video, with its frames.
+        levels: name -> compressor, ratio, codec and layers.
+        settings: further plain values that shape KVs: context, positions.
+        video_seed: counts only where a compressor may draw at random.
+
+    Raises:
+        Unaddressable: a level holds what cannot be told apart.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    seed = video_seed if draws(levels) else None
+    for value in (fingerprint, code, prompt, dict(levels), dict(settings), seed):
+        for part in _told(value):
+            digest.update(len(part).to_bytes(8, "little"))
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def code_digest(levels: Mapping[str, Level]) -> str:
+    """A hash of the source files behind a pre-fill, those of compressors and codecs outside x2l included.
+
+    Raises:
+        Unaddressable: a class has no source file.
+    """
+    modules = set(_CODE)
+    for level in levels.values():
+        modules |= {base.__module__ for kind in _classes(level) for base in kind.__mro__}
+    try:
+        return sources_digest(modules - {"builtins", "abc", "typing"})
+    except ValueError as error:
+        raise Unaddressable(str(error)) from error
+
+
+def draws(levels: Mapping[str, Level]) -> bool:
+    """Whether a compressor may draw at random: x2l's own say so, any other one might."""
+    kinds = {kind for level in levels.values() for kind in _classes(level)}
+    return any(
+        kind.draws or not kind.__module__.startswith("x2l.")
+        for kind in kinds
+        if issubclass(kind, Compressor)
+    )
+
+
+def _classes(value: Any) -> Iterator[type]:
+    """Classes of an object and of all that it holds."""
+    if type(value) in _PLAIN or isinstance(value, Tensor | torch.dtype | torch.device | Path):
+        return
+    if isinstance(value, Mapping):
+        parts = list(value.values())
+    elif type(value) in _SEVERAL:
+        parts = list(value)
+    else:
+        yield type(value)
+        parts = list(_held(value).values())
+    for part in parts:
+        yield from _classes(part)
+
+
+def _held(value: Any) -> dict[str, Any]:
+    """Fields and attributes of an object."""
+    own = {f.name: getattr(value, f.name) for f in fields(value)} if is_dataclass(value) else {}
+    return own | getattr(value, "__dict__", {})
+
+
+def _told(value: Any) -> Iterator[bytes]:
+    """A value as bytes that no other value has; of any other type than is known here it is refused.
+
+    Raises:
+        Unaddressable: see `address`.
+    """
+    kind = type(value)
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    if isinstance(value, str | Path):
+        yield f"text {str(value)!r}".encode()
+        if len(str(value)) < _LONGEST_PATH and "\0" not in str(value) and Path(value).is_file():
+            yield Path(value).read_bytes()  # a method that reads a file follows from what is in it
+    elif kind in _PLAIN:
+        whole = kind is float and value.is_integer()  # a ratio of 2.0 is one of 2
+        yield f"{'int' if whole else kind.__name__} {int(value) if whole else value!r}".encode()
+    elif isinstance(value, Tensor):
+        yield f"{name} {value.dtype} {tuple(value.shape)}".encode()
+        yield bytes_of(value)
+    elif kind in _SEVERAL:
+        items = sorted(value, key=repr) if kind in (set, frozenset) else value
+        yield f"{name} of {len(value)}".encode()
+        for item in items:
+            yield from _told(item)
+    elif isinstance(value, Mapping):
+        yield f"mapping of {len(value)}".encode()
+        for key, item in value.items():
+            yield from _told(key)
+            yield from _told(item)
+    elif isinstance(value, torch.dtype | torch.device):
+        yield f"{name} {value}".encode()
+    elif isinstance(value, Frames):
+        yield from _told(
+            {f.name: getattr(value, f.name) for f in fields(value) if f.name not in _PLACE}
+        )
+    elif is_dataclass(value) or hasattr(value, "__dict__"):
+        if isinstance(value, type) or inspect.isroutine(value) or inspect.ismodule(value):
+            raise Unaddressable(
+                f"{value!r}: a class, function or module as a setting has no value to tell by"
+            )
+        yield f"object {name}".encode()
+        yield from _told(_held(value))
+    else:
+        raise Unaddressable(f"{value!r} of class {name}: what is in it cannot be told")
+
+
+def bytes_of(tensor: Tensor) -> bytes:
+    """A hash of a tensor's bytes."""
+    return hashlib.blake2b(tensor_bytes(tensor)).digest()

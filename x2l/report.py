@@ -1,0 +1,376 @@
+"""`x2l-report SWEEP`: everything a sweep found, as one HTML file that needs no network.
+
+SWEEP is a sweep's folder, a run's, or any folder of those. The file is made from the records alone, again
+each time; it may be made while a sweep is going. What could not be shown is said in it, with what to run.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jinja2
+
+from x2l.comparison import CellRecords, read_cells
+from x2l.compute_axes import AXES, KV_BYTES, ComputeAxis, comparable
+from x2l.curves import draw
+from x2l.naming import Names, names
+from x2l.points import ALL_HIGH, ALL_LOW, FULL, WORDS, Point, pareto, points
+from x2l.records import Record
+from x2l.reporting import cells, differences, runs
+from x2l.reporting.differences import RANDOM, Cell
+from x2l.reporting.figures import Picture, overview, picture
+from x2l.reporting.tables import Column, Table, number, percent, words
+from x2l.runinfo import now
+from x2l.scoring import outcomes
+from x2l.stages import STAGES
+from x2l.status import Job, jobs
+from x2l.sweep_tables import sweep_title
+
+REPORT = "report.html"
+TEMPLATE = "report.html.j2"
+MOST_PANELS = 12  # of compressors side by side; more are not drawn in panels
+OPEN_PANELS = 4  # as many are shown at once
+MOST_GROUPS = 6  # of cells that cannot be compared with each other, e.g. several models
+_ADD_FULL = "compressor=key_norm levels.low.ratio=1 levels.high.ratio=1 selector=none"
+
+
+@dataclass(frozen=True)
+class CurveOf:
+    """Accuracy over one kind of compute, for one group of comparable cells.
+
+    Attributes:
+        title: of the figure.
+        figure: all cells in one panel.
+        front: the cells numbered in it.
+        panels: the same by compressor and selector; None where there are too many.
+        open: whether the panels are shown at once.
+    """
+
+    title: str
+    figure: Picture
+    front: Table
+    panels: Picture | None
+    open: bool
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the template shows; `None` and empty parts are passed over, and `missing` says why."""
+
+    title: str
+    lead: str
+    facts: tuple[tuple[str, str], ...]
+    missing: tuple[str, ...]
+    curves: tuple[tuple[str, str, tuple[CurveOf, ...]], ...]  # name, heading, figures of one axis
+    budget: Table | None
+    cells: Table
+    tasks: Table | None
+    selection: Table | None
+    full: Table | None
+    random: Table | None
+    stages: Table
+    ratios: Table
+    failures: tuple[Table, ...]
+    unparsed: str
+    provenance: tuple[Table, ...]
+    command: str | None
+    made: str
+
+
+def gather(folder: Path) -> Report:
+    """Reads everything under a folder.
+
+    Args:
+        folder: a sweep, a run, or any folder of those.
+
+    Raises:
+        ValueError: no such folder, or no answer in it yet.
+    """
+    found = jobs([folder]) if folder.is_dir() else []
+    try:
+        read = read_cells(folder, {})
+    except ValueError as error:
+        raise ValueError(_why_nothing(error, found)) from error
+    all_cells = [_cell(one) for one in read]
+    order = {id(p): i for i, p in enumerate(sorted_points([cell.point for cell in all_cells]))}
+    all_cells.sort(key=lambda cell: order[id(cell.point)])
+    rows = [cell.point for cell in all_cells]
+    records = [record for cell in all_cells for record in cell.records.records]
+    called, infos = names(rows), runs.run_infos(found)
+    task_rows = points(records, by_task=True)
+    against_full = differences.against_full(all_cells)
+    against_random = differences.against_random(all_cells)
+    failures = (
+        runs.states_table(found),
+        runs.memory_table(found, records),
+        runs.errors_table(found),
+    )
+    selection = cells.selection_table(rows, called)
+    return Report(
+        title=folder.resolve().name,
+        lead=sweep_title(rows),
+        facts=_facts(rows, records, found, infos),
+        missing=tuple(_missing(all_cells, against_random, selection, infos)),
+        curves=_curves(rows, called),
+        budget=cells.budget_table(rows, called),
+        cells=cells.cells_table(rows, called),
+        tasks=cells.tasks_table(rows, task_rows, called),
+        selection=selection,
+        full=differences.differences_table("Against full KVs", against_full, called),
+        random=differences.differences_table(
+            "Against random selection of as many chunks", against_random, called
+        ),
+        stages=cells.stages_table(rows, called),
+        ratios=cells.ratios_table(rows),
+        failures=tuple(table for table in failures if table is not None),
+        unparsed=_unparsed(rows),
+        provenance=(runs.sessions_table(infos), runs.commands_table(found, infos)),
+        command=runs.sweep_command(folder),
+        made=now(),
+    )
+
+
+def render(report: Report) -> str:
+    """The HTML file. Everything that came from outside is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "reporting"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    stages = [cells.NAMES_OF_STAGES[stage] for stage in STAGES]
+    return environment.get_template(TEMPLATE).render(report=report, stages=stages)
+
+
+def write_report(folder: Path, out: Path | None = None) -> Path:
+    """Writes the report of a folder, replacing an older one in one step.
+
+    Args:
+        folder: see `gather`.
+        out: the file; None = `report.html` in the folder.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: see `gather`.
+    """
+    text = render(gather(folder))
+    path = out or folder / REPORT
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+def sorted_points(rows: Sequence[Point]) -> list[Point]:
+    """Controls first, then what is best at the least bytes: the order in which a reader looks."""
+    controls = (FULL, ALL_LOW, ALL_HIGH)
+    return sorted(
+        rows,
+        key=lambda p: (
+            p.model,
+            p.benchmark,
+            p.protocol,
+            controls.index(p.control) if p.control else len(controls),
+            p.compressor,
+            p.ratio_low,
+            p.ratio_high,
+            p.selector,
+            p.kv_share,
+        ),
+    )
+
+
+def _cell(read: CellRecords) -> Cell:
+    (point,) = points(read.records)
+    return Cell(read, point, frozenset(outcome.unit for outcome in outcomes(read.records)))
+
+
+def _why_nothing(error: ValueError, found: Sequence[Job]) -> str:
+    reasons = [
+        f"\n  {job.name}: {job.state}{f' ({job.reason})' * bool(job.reason)}" for job in found
+    ]
+    more = f"\n  and {len(reasons) - 20} more" if len(reasons) > 20 else ""
+    return f"{error}{''.join(reasons[:20])}{more}"
+
+
+def _facts(
+    rows: Sequence[Point],
+    records: Sequence[Record],
+    found: Sequence[Job],
+    infos: Mapping[str, Mapping[str, Any]],
+) -> tuple[tuple[str, str], ...]:
+    """What was swept, on what, and how much of it there is."""
+
+    def values(name: str) -> str:
+        shown = {
+            getattr(p, name) for p in rows if p.control != FULL or name in ("model", "benchmark")
+        }
+        shown = shown or {getattr(p, name) for p in rows}
+        ordered = sorted(
+            shown, key=lambda v: (isinstance(v, str), v is None, v if v is not None else 0)
+        )
+        return ", ".join(
+            f"{v:g}" if isinstance(v, float) else "–" if v in (None, "") else str(v)
+            for v in ordered
+        )
+
+    swept = {
+        name
+        for name in ("compressor", "selector", "top_k", *WORDS)
+        if name not in ("run_id", "selector_config")
+        and len({getattr(p, name) for p in rows if p.control != FULL}) > 1
+    }
+    words_of = {"compressor": "compressors", "selector": "selectors", "frames": "frames (mean)"}
+    axes = [
+        (words_of.get(name, name), values(name))
+        for name in ("compressor", "selector", "top_k", *WORDS)
+        if name in swept
+    ]
+    questions = len({record.sample_id for record in records})
+    videos = len({record.video_id for record in records})
+    done = sum(job.state in runs.SOUND for job in found)
+    fixed = [
+        ("model", f"{values('model')} ({values('dtype')})"),
+        ("benchmark", f"{values('benchmark')}, protocol {values('protocol')}"),
+        ("questions", f"{questions:,} about {videos:,} videos"),
+        (
+            "cells",
+            f"{len(rows):,} in {len(found):,} runs, {done:,} of them done; {len(records):,} answers",
+        ),
+        ("hardware", "; ".join(runs.hardware(infos)) or "not recorded"),
+    ]
+    return (*fixed, *((f"swept: {name}", told) for name, told in axes))
+
+
+def _missing(
+    all_cells: Sequence[Cell],
+    against_random: Sequence[differences.Pair],
+    selection: Table | None,
+    infos: Mapping[str, object],
+) -> list[str]:
+    """What the report cannot show, and what to run for it."""
+    told = []
+    for group in comparable(cell.point for cell in all_cells):
+        where = f" of {group[0].model} on {group[0].benchmark}, {group[0].frames:g} frames"
+        if not any(p.control == FULL for p in group):
+            told.append(f"no full-KV run{where} in this sweep: add {_ADD_FULL}")
+        if max(p.videos for p in group) < 2:
+            told.append(
+                f"one video{where}: intervals say nothing about others; raise benchmark.videos or limit"
+            )
+    selecting = [c.point for c in all_cells if not c.point.control]
+    if selecting and not any(p.selector == RANDOM for p in selecting):
+        told.append("no random selection in this sweep to compare with: add selector=random")
+    elif selecting and not against_random:
+        told.append("no cell has a random one of the same pre-fill and top_k beside it")
+    if not selecting:
+        told.append("no cell re-loads chunks: there is no selection to show")
+    elif selection is None:
+        told.append("recall is not known: this benchmark does not say which chunks hold the answer")
+    if all(p.n == 0 for p in (c.point for c in all_cells)):
+        told.append(
+            "no accuracy: no answer is known, or none could be read; see `prediction` in records.jsonl"
+        )
+    if not infos:
+        told.append("no run.json beside the records: code, versions and hardware are not known")
+    return told
+
+
+def _curves(
+    rows: Sequence[Point], called: Names
+) -> tuple[tuple[str, str, tuple[CurveOf, ...]], ...]:
+    groups = comparable(rows)[:MOST_GROUPS]
+    return tuple(
+        (
+            axis.name,
+            f"Accuracy over {axis.words}",
+            tuple(_curve(g, axis, called, len(groups) > 1) for g in groups),
+        )
+        for axis in AXES
+        if groups
+    )
+
+
+def _curve(group: Sequence[Point], axis: ComputeAxis, called: Names, several: bool) -> CurveOf:
+    title = sweep_title(group) if several else ""
+    best = pareto(group, axis.field)
+    scale, unit = axis.scaled(max(axis.value(p) for p in group))
+    front = Table(
+        f"Pareto front over {axis.words}",
+        (
+            Column("no."),
+            Column("cell", numbers=False),
+            Column("accuracy %"),
+            Column(unit),
+        ),
+        tuple(
+            (
+                number(i, "{:.0f}"),
+                words(called.cell(p)),
+                percent(p.accuracy, p.low, p.high),
+                number(axis.value(p), scale=scale),
+            )
+            for i, p in enumerate(best, start=1)
+        ),
+    )
+    accuracies = [100 * p.accuracy for p in group]
+    listed = ", ".join(f"{called.cell(p)} {100 * p.accuracy:.1f} %" for p in best[:8])
+    alt = (
+        f"Accuracy over {axis.words}, {len(group)} cells between {min(accuracies):.1f} and "
+        f"{max(accuracies):.1f} %. On the Pareto front, cheapest first: {listed}."
+    )
+    columns = len({p.compressor for p in group if p.control != FULL})
+    panels = None
+    if 1 < columns <= MOST_PANELS:
+        drawn = draw(group, sweep_title(group), over=(axis.field,))
+        panels = picture(drawn, f"{alt} One panel a compressor, one line a selector.", "png")
+    opened = axis is KV_BYTES and columns <= OPEN_PANELS
+    return CurveOf(title, picture(overview(group, axis, called), alt), front, panels, opened)
+
+
+def _unparsed(rows: Sequence[Point]) -> str:
+    """One sentence on the answers that could not be read; empty where all could."""
+    worst = max(rows, key=lambda p: p.parse_failures)
+    if not worst.parse_failures:
+        return ""
+    return (
+        f"Answers without a readable letter: {sum(p.parse_failures for p in rows):,} in all, at most "
+        f"{worst.parse_failures:,} in one cell ({worst.compressor} {worst.selector}); the table of cells has "
+        "each cell's."
+    )
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script; exit status 1 where nothing is answered yet, 2 where there is no such folder."""
+    parser = argparse.ArgumentParser(
+        prog="x2l-report", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, metavar="SWEEP", help="sweep or run")
+    parser.add_argument("--out", type=Path, metavar="FILE", help=f"default: SWEEP/{REPORT}")
+    options = parser.parse_args(arguments)
+    if not options.folder.is_dir():
+        _fail(f"SWEEP={options.folder}: no such folder; give one that x2l wrote", 2)
+    if options.out is not None and options.out.is_dir():
+        _fail(f"--out={options.out}: is a folder; give a file, e.g. {options.out / REPORT}", 2)
+    try:
+        path = write_report(options.folder, options.out)
+    except ValueError as error:
+        _fail(str(error), 1)
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
