@@ -6,9 +6,9 @@ DEMO := $(or $(X2L_OUTPUTS),outputs)/sweeps/demo
 # One thread per process: the small model gains nothing from more, and other work shares the cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check clean help
+.PHONY: demo paper test test-cluster check clean help
 help: ## this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -22,8 +22,18 @@ demo: $(VENV)/.installed ## needle videos -> sweep of the small model -> table a
 	$(BIN)/x2l -m experiment=demo compressor=key_norm levels.low.ratio=1 levels.high.ratio=1 selector=none
 	$(BIN)/x2l-collect $(DEMO)
 
+paper: $(VENV)/.installed ## the paper's experiments, small -> figures, tables, outputs/paper/README.md (resumes)
+	$(BIN)/python -m experiments.paper
+
 test: $(VENV)/.installed ## every test, on two cores
 	$(BIN)/python -m pytest -n 2
+
+$(VENV)/.installed-cluster: $(VENV)/.installed
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev,joblib,slurm,ray]'
+	@touch $@
+
+test-cluster: $(VENV)/.installed-cluster ## a sweep through every engine, minutes; SLURM where sinfo answers
+	$(BIN)/python -m pytest -m cluster tests/cluster
 
 check: $(VENV)/.installed ## lint, format, types, layers
 	$(BIN)/ruff check .

@@ -21,7 +21,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ from x2l import run
 from x2l.jobstatus import read_status
 from x2l.records import RECORDS, Record, RecordWriter, deterministic, load, read_json_lines
 from x2l.runinfo import processor_name, write_json
-from x2l.runner import run as _  # noqa: F401 - imported here once, not in every child
 from x2l.status import find_runs, jobs
 
 SWEEP = ["compressor=key_norm,tome", "levels.high.ratio=8,32", "selector=[none,oracle,random]"]
@@ -50,6 +49,11 @@ class Kill:
     claimed_too_many: int  # by status.json
     torn: int  # lines cut off in mid-write, so far
     state: str  # what x2l-status says of the job at hand
+
+    @property
+    def line(self) -> str:
+        """For the results."""
+        return f"{self.seconds:.1f} s, {self.doing}: {self.answers} on disk, {self.new} of this child; {self.state}"
 
 
 def sweep(folder: Path, overrides: Sequence[str], report: int) -> None:
@@ -100,15 +104,26 @@ def everything(pipe: int) -> list[Key]:
         return [tuple(json.loads(line)) for line in lines]
 
 
-def uncut(folder: Path, overrides: Sequence[str]) -> float:
-    """Runs the sweep to its end; returns the seconds it took."""
+def uncut(folder: Path, overrides: Sequence[str]) -> tuple[float, float]:
+    """Runs the sweep to its end; returns the seconds until its first and its last record."""
     start = time.monotonic()
     with child(folder, overrides) as (number, pipe):
-        everything(pipe)  # so that the pipe never fills up
+        with os.fdopen(os.dup(pipe)) as lines:
+            times = [time.monotonic() - start for _ in lines]
         _, code = os.waitpid(number, 0)
     if code:
         raise SystemExit(f"the sweep failed: see {folder.parent / 'log'}")
-    return time.monotonic() - start
+    return (times[0], times[-1]) if times else (0.0, 0.0)
+
+
+def prepare(overrides: Sequence[str]) -> None:
+    """Makes the videos, and has imported here, once for all children, whatever a sweep imports."""
+    from x2l import runner  # noqa: F401
+    from x2l.models.loading import load
+
+    load("x2l_tiny")
+    own = [override for override in overrides if override.startswith("benchmark.")]
+    run.build_benchmark(run.composed(own)).prepare()
 
 
 def keys(folder: Path) -> list[Key]:
@@ -146,7 +161,9 @@ def found_after(folder: Path, seconds: float, new: Sequence[Key], ever: set[Key]
         max(0, values.get("records", 0) - len(keys(one))) for one, values in status.items()
     )
     at_hand = max(status.values(), key=lambda values: values.get("updated", ""), default={})
-    doing = at_hand.get("doing") or at_hand.get("state", "nothing yet")
+    doing = at_hand.get("doing") or {"done": "between two jobs"}.get(
+        at_hand.get("state", "nothing"), "nothing written yet"
+    )
     states = {job.state for job in jobs([folder])} - {"done", "not-started"}
     return Kill(
         round(seconds, 3),
@@ -164,14 +181,15 @@ def found_after(folder: Path, seconds: float, new: Sequence[Key], ever: set[Key]
 def kills(folder: Path, overrides: Sequence[str], number: int, seed: int) -> dict[str, Any]:
     """Kills the sweep `number` times; returns what was found."""
     draw = random.Random(seed)
-    taken = uncut(folder / "uncut", overrides)
-    print(f"uncut: {len(keys(folder / 'uncut'))} records in {taken:.1f} s")
+    prepare(overrides)
+    first, last = uncut(folder / "uncut", overrides)
+    print(f"uncut: {len(keys(folder / 'uncut'))} records in {last:.1f} s, the first in {first:.1f}")
     found: list[Kill] = []
     compared: list[int] = []
     ever: set[Key] = set()
     place = folder / "killed-0"
     while len(found) < number:
-        delay = draw.uniform(0, taken / 3)
+        delay = draw.uniform(0, first + (last - first) / 4)
         start = time.monotonic()
         with child(place, overrides) as (process, pipe):
             time.sleep(delay)
@@ -196,6 +214,7 @@ def kills(folder: Path, overrides: Sequence[str], number: int, seed: int) -> dic
         "sweeps": len(compared),
         "records": len(keys(folder / "uncut")),
         "reported": sum(kill.new for kill in found),
+        "children_with_records": sum(kill.new > 0 for kill in found),
         "lost": sum(kill.lost for kill in found),
         "doubled": max([kill.doubled for kill in found])
         + max(len(keys(one)) - len(set(keys(one))) for one in folder.glob("killed-*")),
@@ -204,8 +223,8 @@ def kills(folder: Path, overrides: Sequence[str], number: int, seed: int) -> dic
         "differing": sum(compared),
         "moments": dict(Counter(kill.doing for kill in found)),
         "states": dict(Counter(kill.state for kill in found)),
-        "seconds_uncut": round(taken, 1),
-        "each": [asdict(kill) for kill in found],
+        "seconds_uncut": round(last, 1),
+        "each": [kill.line for kill in found],
     }
 
 

@@ -3,9 +3,8 @@ import json
 import pytest
 
 from tests.synthetic import record, sweep
-from x2l.collect import _chart, collect, find_runs, main
+from x2l.collect import collect, find_runs, main
 from x2l.jobstatus import StatusFile
-from x2l.points import points
 from x2l.records import RecordWriter
 
 RESULTS = ("points.csv", "points_by_task.csv", "curve.png", "curve.pdf")
@@ -101,16 +100,3 @@ def test_answers_that_do_not_count_cost_the_figure_at_most(tmp_path, capsys, cha
     assert "95% interval" in told.out and str(tmp_path / "points_by_task.csv") in told.out
     assert (str(tmp_path / "curve.png") in told.out) == figure == (tmp_path / "curve.png").exists()
     assert ("warning: no figure: points: nothing to draw" in told.err) != figure
-
-
-def test_settings_of_one_selector_are_lines_of_the_chart():
-    records = [
-        record(selector="hit_rate", selector_config=c, top_k=k) for c in "ab" for k in (1, 2)
-    ]
-    records += [record(selector="attention", selector_config="c", top_k=k) for k in (1, 2)]
-    _, rows = _chart(points(records))
-    assert {row[0] for row in rows} == {
-        "tome hit_rate settings a",
-        "tome hit_rate settings b",
-        "tome attention",
-    }

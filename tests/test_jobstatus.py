@@ -3,11 +3,12 @@
 import json
 import os
 import threading
+import time
 
 import pytest
 
 from x2l import jobstatus
-from x2l.jobstatus import StatusFile, read_status
+from x2l.jobstatus import StatusFile, alone, read_status
 
 
 def test_it_is_replaced_in_one_step(tmp_path, monkeypatch):
@@ -75,3 +76,34 @@ def test_requests_that_share_a_folder_are_all_remembered_but_not_those_of_anothe
     for run_id, override in (("old", "x=0"), ("abc", "a=1"), ("abc", "a=2"), ("abc", "a=1")):
         StatusFile(tmp_path, run_id, [override]).write("done", records=1)
     assert read_status(tmp_path)["overrides"] == [["a=2"], ["a=1"]]
+
+
+def test_a_second_job_in_a_folder_waits_until_the_first_has_ended(tmp_path, caplog):
+    order, begun = [], threading.Event()
+
+    def second():
+        begun.set()
+        with alone(tmp_path):
+            order.append("second")
+
+    waiting = threading.Thread(target=second)
+    StatusFile(tmp_path, "abc").write("running")
+    with alone(tmp_path):
+        waiting.start()
+        assert begun.wait(5)
+        latest = time.monotonic() + 10
+        while "waiting until it has ended" not in caplog.text and time.monotonic() < latest:
+            time.sleep(0.001)
+        order.append("first")
+    waiting.join(5)
+    assert order == ["first", "second"]
+    assert f"process {os.getpid()} on " in caplog.text
+
+
+def test_a_file_system_without_locks_is_told(tmp_path, caplog, monkeypatch):
+    def unsupported(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(jobstatus.fcntl, "flock", unsupported)
+    with alone(tmp_path):
+        assert "give it to one job at a time" in caplog.text

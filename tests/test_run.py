@@ -14,18 +14,20 @@ ROOT = Path(__file__).parents[1]
 # A real but short run: two generated videos of 16 seconds.
 SMALL = ["benchmark.videos=2", "benchmark.seconds=16", "benchmark.questions=1", "tracker=none"]
 SMALL += ["video.frames=16", "max_new_tokens=2"]
-EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
+# Those of the paper run in test_paper.py.
+FILES = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
+EXPERIMENTS = [name for name in FILES if not name.startswith("paper_")]
 pytestmark = pytest.mark.slow
 
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-def x2l(cwd, *arguments, module="x2l.run"):
+def x2l(cwd, *arguments, module="x2l.run", path=ROOT):
     return subprocess.run(
         [sys.executable, "-m", module, *arguments],
         cwd=cwd,
-        env=ENVIRONMENT,
+        env={**ENVIRONMENT, "PYTHONPATH": f"{ROOT}:{path}"},
         capture_output=True,
         text=True,
         check=False,
@@ -56,23 +58,58 @@ def test_one_run_prints_results_and_where_they_lie(tmp_path):
     assert "levels.high.ratio: 32 there, 16 now" in other.stderr
 
 
-def test_a_sweep_goes_on_past_a_bad_run_and_resumes(tmp_path):
-    sweep = ["-m", *SMALL, "hydra.sweep.dir=outputs/s", "compressor=key_norm"]
-    sweep += ["levels.high.ratio=0.5,8,32", "selector=none"]
-    first = x2l(tmp_path, *sweep)
-    assert first.returncode == 1
-    assert "error: levels.high.ratio=0.5: must be tokens in / tokens out" in first.stderr
-    folder = tmp_path / "outputs" / "s"
-    assert sorted(states(folder).values()) == ["done", "done", "failed"]
-    assert "x2l-collect outputs/s" in first.stdout
-    before = {p: p.read_bytes() for p in folder.rglob("records.jsonl")}
-    assert len(before) == 2
-    x2l(tmp_path, *sweep)
-    assert {p: p.read_bytes() for p in folder.rglob("records.jsonl")} == before
+BROKEN = """
+from dataclasses import dataclass
+from x2l.compressors.pruning import ScoredPruning
 
+@dataclass(frozen=True)
+class Broken(ScoredPruning):
+    name: str = "broken"
+    def score(self, kv, seen):
+        raise ZeroDivisionError("inside the method")
+    def flops(self, sizes):
+        return 0
+"""
+
+
+def test_a_sweep_goes_on_past_every_kind_of_bad_job_and_resumes(tmp_path):
+    """A bad checkpoint name, a wrong value, an exception inside; in batches, of which none stops the next."""
+    (tmp_path / "broken.py").write_text(BROKEN)
+    (tmp_path / "my" / "compressor").mkdir(parents=True)
+    (tmp_path / "my" / "compressor" / "broken.yaml").write_text("_target_: broken.Broken\n")
+    sweep = ["--config-dir", "my", "-m", *SMALL, "hydra.sweep.dir=outputs/s", "selector=none"]
+    sweep += ["model.name_or_path=x2l_tiny,./nowhere", "compressor=broken,key_norm"]
+    sweep += ["levels.high.ratio=0.5,8", "hydra.sweeper.max_batch_size=3"]
+    first = x2l(tmp_path, *sweep, path=tmp_path)
+    assert first.returncode == 1
+    folder = tmp_path / "outputs" / "s"
+    assert sorted(states(folder).values()) == ["done", *["failed"] * 7]
+    wrong = "levels.high.ratio=0.5: must be tokens in / tokens out"
+    inside = "ZeroDivisionError: inside the method"
+    assert f"error: {wrong}" in first.stderr
+    for run in folder.glob("*-8x-*"):
+        status, log = json.loads((run / "status.json").read_text()), (run / "run.log").read_text()
+        told = inside if "x2l_tiny" in str(status["overrides"]) else "./nowhere: no such"
+        if status["state"] == "failed":
+            assert told in log and told in status["error"] and f"{run.name}: failed" in first.stderr
+            assert ("Traceback" in log) == (told == inside)
+    for run in folder.glob("*-0.5x-*"):
+        assert wrong in (run / "run.log").read_text()
+    assert "x2l-collect outputs/s" in first.stdout
+    (records,) = (file for file in folder.rglob("records.jsonl") if file.stat().st_size)
+    before = records.read_bytes()
+    again = x2l(tmp_path, *sweep, path=tmp_path)
+    assert again.returncode == 1 and records.read_bytes() == before
+    assert len((folder / "sweep.jsonl").read_text().splitlines()) == 2
+
+    shown = x2l(tmp_path, "outputs/s", module="x2l.status")
+    assert shown.returncode == 1 and "8 jobs: 1 done, 7 failed; 6 answers" in shown.stdout
     collected = x2l(tmp_path, "outputs/s", "--tracker", "none", module="x2l.collect")
-    assert collected.returncode in (1, 2)  # the bad run is named; a model may parse nothing at all
-    assert (folder / "points.csv").read_text().count("\n") == 1 + 2
+    assert collected.returncode in (
+        1,
+        2,
+    )  # the bad jobs are named; a model may parse nothing at all
+    assert (folder / "points.csv").read_text().count("\n") == 1 + 1
 
 
 def test_a_bad_video_gives_a_result_and_a_bad_exit_status(tmp_path):

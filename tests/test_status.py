@@ -53,8 +53,10 @@ def test_a_process_lives_until_it_ends_even_if_nobody_has_noticed(gone):
     assert lives(this_process()) is True and lives(gone) is False
     assert lives(None) is None and lives("another-boot/pid:[1]/1/1") is None
     child = subprocess.Popen(["true"])
-    while processes._start(child.pid) is not None:  # a zombie has ended
+    latest = time.monotonic() + 10
+    while processes._start(child.pid) is not None and time.monotonic() < latest:
         time.sleep(0.001)
+    assert processes._start(child.pid) is None and child.returncode is None  # a zombie has ended
     assert child.wait() == 0
     machine, pid, start = this_process().rsplit("/", 2)
     assert lives(f"{machine}/{pid}/{int(start) + 1}") is False  # the number was given anew
@@ -122,6 +124,14 @@ def test_every_unfinished_job_is_one_line_with_its_reason(tmp_path):
         "a: failed, 0 of ? answers: top_k=99: too many; run it again, or remove the folder",
         "b: done-with-errors, 5 of 9 answers: left out: v1: VideoError: empty, and 1 more; 2 answers out of memory",
     ]
+
+
+def test_lines_fit_the_screen(tmp_path):
+    run(tmp_path, "a", "failed", error="x")
+    change(tmp_path / "a", error="word " * 50)
+    lines = table(jobs([tmp_path]), width=60).splitlines()
+    assert len(lines[1]) == 60 and lines[1].endswith("…")
+    assert "word " * 49 in table(jobs([tmp_path]))
 
 
 @pytest.mark.parametrize(("state", "code"), [("done", 0), ("failed", 1)])

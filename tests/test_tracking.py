@@ -1,84 +1,12 @@
-import json
-import subprocess
-import sys
 from pathlib import Path
 
-import pytest
+from tests.synthetic import record, sweep
+from x2l.points import points
+from x2l.sweep_tables import sweep_tables
+from x2l.tracking import NoTracker, place_id, written_anew
 
-from tests.synthetic import sweep
-from x2l.collect import collect
-from x2l.records import RecordWriter
-from x2l.tracking import NoTracker, WandbTracker, place_id
-
-
-def offline_runs(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("run-*.wandb") if "latest-run" not in p.parts)
-
-
-def read_back(file: Path) -> dict:
-    """What W&B really wrote, by its own reader."""
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL
-    )
-    found: dict = {"history": [], "summary": {}, "exit": None}
-    for line in map(json.loads, done.stdout.splitlines()):
-        if line["type"] == "history":
-            found["history"].append(line["history"]["item"])
-        elif line["type"] == "run":
-            found |= {"id": line["run"]["run_id"], "group": line["run"]["run_group"]}
-            found["config"] = line["run"]["config"]["update"]
-        elif line["type"] == "exit":
-            found["exit"] = line["exit"].get("exit_code", 0)
-    return found
-
-
-def logged_table(file: Path, path: str) -> list[dict]:
-    values = json.loads((file.parent / "files" / path).read_text())
-    return [dict(zip(values["columns"], row, strict=True)) for row in values["data"]]
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    """A home of the test's own, so that what is written there shows."""
-    home = tmp_path / "home"
-    home.mkdir()
-    monkeypatch.setenv("HOME", str(home))
-    for name in ("CACHE", "DATA", "CONFIG"):
-        monkeypatch.setenv(f"WANDB_{name}_DIR", "")  # restored afterwards
-        monkeypatch.delenv(f"WANDB_{name}_DIR")
-    return home
-
-
-def track(folder, **changes):
-    options = {"run_id": "abc", "name": "n", "group": "g", "config": {"a": {"b": 1}}, **changes}
-    return WandbTracker(folder=folder, **options)
-
-
-def test_an_offline_run_holds_what_was_logged(tmp_path, home, capfd):
-    with track(tmp_path / "run") as tracker:
-        for answers in (2, 4):
-            tracker.log({"answers": answers, "accuracy/oracle k=1": answers / 10})
-        tracker.summarize({"final/accuracy": 0.4})
-    (file,) = offline_runs(tmp_path / "run")
-    found = read_back(file)
-    assert (found["id"], found["group"], found["exit"]) == ("abc", "g", 0)
-    assert found["config"]["a"] == {"b": 1}
-    assert [row["accuracy/oracle k=1"] for row in found["history"]] == [0.2, 0.4]
-    assert list(home.rglob("*")) == []
-    assert capfd.readouterr() == ("", "")
-
-
-def test_a_failed_run_says_so(tmp_path):
-    with pytest.raises(ZeroDivisionError), track(tmp_path / "run"):
-        raise ZeroDivisionError
-    (file,) = offline_runs(tmp_path / "run")
-    assert read_back(file)["exit"] == 1
-
-
-def test_other_modes_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"tracker.mode='cloud': must be offline or online"):
-        track(tmp_path, mode="cloud")
+RECORDS = sweep(compressors=("tome",), videos=3, questions=3)
+TABLES = sweep_tables(points(RECORDS), points(RECORDS, by_task=True))
 
 
 def test_no_tracker_takes_the_same_and_writes_nothing(tmp_path):
@@ -89,48 +17,63 @@ def test_no_tracker_takes_the_same_and_writes_nothing(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.fixture
-def collected(tmp_path):
-    folder = tmp_path / "sweep"
-    (folder / "run").mkdir(parents=True)
-    with RecordWriter(folder / "run" / "records.jsonl") as writer:
-        for record in sweep(compressors=("tome",), videos=4, questions=3):
-            writer.append(record)
-    return folder, collect([folder], folder)
-
-
-def test_the_sweep_has_one_run_with_table_chart_and_picture(collected):
-    folder, rows = collected
-    (file,) = offline_runs(folder)
-    found = read_back(file)
-    logged = {key for row in found["history"] for key in row}
-    (path,) = (row["points.path"] for row in found["history"] if "points.path" in row)
-    table = logged_table(file, path)
-    assert sorted(r["accuracy_percent"] for r in table) == sorted(100 * p.accuracy for p in rows)
-    assert {r["line"] for r in table} == {
-        "full",
-        *(f"tome {name}" for name in ("all-low", "all-high", "oracle", "attention", "random")),
-    }
-    assert any(key.startswith("accuracy_versus_compute") for key in logged)
-    assert list(file.parent.rglob("curve_*.png"))
-
-
-def test_collecting_again_piles_nothing_up(collected):
-    folder, rows = collected
-    (before,) = offline_runs(folder)
-    written = before.read_bytes()
-    assert collect([folder], folder) == rows
-    assert offline_runs(folder) == [before]  # nothing changed: the same run, not written again
-    with RecordWriter(folder / "run" / "records.jsonl") as writer:
-        for record in sweep(compressors=("tome",), videos=5, questions=3):
-            writer.append(record)
-    collect([folder], folder)
-    (after,) = offline_runs(folder)
-    assert after.read_bytes() != written  # its folder is named by the second, which may be the same
-    assert after.name == before.name  # the same id
-
-
 def test_folders_of_one_name_have_ids_of_their_own():
     first, second = Path("outputs/sweeps/a/tome"), Path("outputs/sweeps/b/tome")
     assert place_id(first) != place_id(second)
     assert place_id(first) == place_id(Path("elsewhere").resolve() / "sweeps" / "a" / "tome")
+
+
+def test_only_what_has_changed_is_written_anew(tmp_path):
+    file, calls = tmp_path / "points.csv", []
+    file.write_text("a")
+
+    def write(tables=TABLES, more="offline"):
+        return written_anew(tmp_path / "home", tables, [file], more, lambda: calls.append(1))
+
+    assert write() and not write() and len(calls) == 1
+    assert write(more="online")
+    file.write_text("b")
+    assert write(more="online") and not write(more="online")
+    fewer = sweep_tables(points(RECORDS[:9]), points(RECORDS[:9], by_task=True))
+    assert write(fewer, "online") and len(calls) == 4
+
+
+def test_what_all_cells_share_is_the_configuration_and_what_differs_has_a_column():
+    assert TABLES.config["model"] == "x2l_tiny" and TABLES.config["frames"] == 128
+    assert "ratio_high" not in TABLES.config and "selector" not in TABLES.config
+    other = points([*RECORDS, record(run_id="b", chunk_frames=16, top_k=3)])
+    tables = sweep_tables(other, other)
+    at = tables.columns.index("chunk_frames")
+    assert {row[at] for row in tables.rows} == {8, 16} and "chunk_frames" not in tables.config
+
+
+def test_settings_of_one_selector_are_lines_of_the_chart():
+    records = [
+        record(selector="hit_rate", selector_config=c, top_k=k) for c in "ab" for k in (1, 2)
+    ]
+    records += [record(selector="attention", selector_config="c", top_k=k) for k in (1, 2)]
+    rows = points(records)
+    lines = {
+        "tome hit_rate settings a",
+        "tome hit_rate settings b",
+        "tome attention",
+    }
+    tables = sweep_tables(rows, rows)
+    assert {row[0] for row in tables.rows} == lines
+    assert all({line for line, _, _ in chart.lines} == lines for chart in tables.charts)
+
+
+def test_fronts_are_of_comparable_cells_and_know_no_truth():
+    shown = dict(kv_bytes_resident=1000)
+    records = [
+        record(run_id="a", model="a", correct=0.0, **shown),
+        record(run_id="b", model="b", correct=1.0, kv_bytes_resident=10),
+        record(run_id="c", model="a", selector="oracle", correct=1.0, kv_bytes_resident=10),
+    ]
+    rows = points(records)
+    (chart,) = (c for c in sweep_tables(rows, rows).charts if c.name == "kv_bytes")
+    assert chart.front == (
+        ("tome attention a k=1", 1.0, 0.0),
+        ("tome attention b k=1", 0.01, 100.0),
+    )
+    assert chart.x == "kv_bytes_kB" and chart.steps == 1000

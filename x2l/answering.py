@@ -228,7 +228,7 @@ def _check_budgets_of_bytes(
     for top_k in settings.top_k:
         if is_budget(top_k):
             least = budget_bytes(model, prompt, levels, 0, settings.pinned)
-            if budget_of(str(top_k), full) < least:
+            if budget_of(top_k, full) < least:
                 raise ConfigError(
                     f"top_k={top_k}: must be at least {100 * least / full:.1f}% ({least:,} bytes), what {video_id} "
                     "takes with every chunk that is not pinned at the level high; raise it, or levels.high.ratio"
@@ -249,7 +249,7 @@ def _by_budget(
         for cell in cells:
             k = top_k_of(cell, sample, settings, len(prompt.chunks))
             if is_budget(k):
-                spent = budget_of(str(k), kv_bytes(model.shape, prompt.tokens))
+                spent = budget_of(k, kv_bytes(model.shape, prompt.tokens))
             else:
                 count = len(gt or ()) if k == GT else k
                 spent = budget_bytes(model, prompt, levels, count, settings.pinned)

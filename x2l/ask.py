@@ -225,6 +225,7 @@ def _open(
     from x2l.memory import memory_explained
     from x2l.own_video import check_questions, open_video, thumbnails
     from x2l.prefill import check_budgets
+    from x2l.prefill_cache import open_cache
     from x2l.video import read_frames
 
     settings = made.settings
@@ -234,6 +235,7 @@ def _open(
         frames = read_frames(path, settings.frames, settings.fps, settings.reader)
     log.info("loading %s", settings.model)
     with config_errors():
+        cache = open_cache(settings.prefill_cache, settings.prefill_cache_gb, made.levels)
         model = made.load_model()
         count, patch = len(frames.pixels), model.temporal_patch
         with memory_explained(f"preparing {path}", count, chunk, dtype, patch):
@@ -241,7 +243,7 @@ def _open(
             pictures = thumbnails(frames, prompt.chunks) if pictured else ()
         check_questions(model, prompt, made.levels, settings, cell, questions)
         check_budgets(made.levels, prompt, model.shape)
-    return open_video(model, frames, prompt, made.levels, cell, settings), pictures
+    return open_video(model, frames, prompt, made.levels, cell, settings, cache), pictures
 
 
 def _answer(video: OwnVideo, text: str, folder: Path | None, pictures: Sequence[Tensor]) -> None:

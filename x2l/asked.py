@@ -118,7 +118,7 @@ class AskedQuestion:
             return store.reloading(select(relevance, k, cell.pinned, self.gt))
         if not is_budget(k):
             return by_rank(relevance, counts_of(k, levels), levels, cell.pinned)
-        left = budget_of(str(k), self.video.fields["kv_bytes_full"]) - store.prefix.nbytes
+        left = budget_of(k, self.video.fields["kv_bytes_full"]) - store.prefix.nbytes
         with config_errors():
             sizes_by_level = {level: store.nbytes(level) for level in levels}
             return by_bytes(relevance, sizes_by_level, left, levels, cell.pinned)

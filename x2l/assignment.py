@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import TypeGuard
 
 from torch import Tensor
 
@@ -27,7 +28,7 @@ def ladder(top_k: int | str) -> tuple[int, ...] | None:
     return None
 
 
-def is_budget(top_k: int | str | None) -> bool:
+def is_budget(top_k: int | str | None) -> TypeGuard[str]:
     """Whether it is a budget of bytes: `12%` or `64MB`."""
     return isinstance(top_k, str) and bool(_SHARE.fullmatch(top_k) or _BYTES.fullmatch(top_k))
 
@@ -68,7 +69,7 @@ def check_top_k(
     """
     if is_budget(top_k):
         check_selection(0, pinned)
-        if not 0 < float(top_k.rstrip("%kMGB")) <= (100 if "%" in top_k else math.inf):  # type: ignore[union-attr]
+        if not 0 < float(top_k.rstrip("%kMGB")) <= (100 if "%" in top_k else math.inf):
             raise ValueError(f"{field}={top_k}: must be above 0, and at most 100%")
         return
     if isinstance(top_k, str) and top_k not in (GT, TASK) and ladder(top_k) is None:

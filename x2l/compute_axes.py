@@ -49,11 +49,21 @@ AXES = (KV_BYTES, FLOPS, SECONDS)
 
 
 def comparable(rows: Iterable[Point]) -> list[list[Point]]:
-    """The cells over all tasks that have an accuracy, in groups within which they may be compared."""
+    """The cells over all tasks that have an accuracy, in groups within which they may be compared.
+
+    A cell that ran out of memory for some videos stands with those that have most nearly as many frames.
+    """
+    shown = [row for row in rows if row.task == ALL_TASKS and row.n > 0]
     groups: dict[tuple[object, ...], list[Point]] = defaultdict(list)
-    for row in rows:
-        if row.task == ALL_TASKS and row.n > 0:
+    for row in shown:
+        if not row.out_of_memory:
             groups[tuple(getattr(row, name) for name in COMPARABLE)].append(row)
+    for row in shown:
+        if row.out_of_memory:
+            own = (row.model, row.benchmark, row.protocol)
+            near = [key for key in groups if key[:3] == own]
+            frames = {key: abs(groups[key][0].frames - row.frames) for key in near}
+            groups[min(frames, key=lambda key: frames[key], default=(*own, row.frames))].append(row)
     return list(groups.values())
 
 

@@ -122,6 +122,14 @@ def _k(point: Point) -> list[str]:
     return [] if point.top_k is None else [f"k={point.top_k}"]
 
 
+def panel_count(points: Sequence[Point]) -> int:
+    """How many panels `draw` makes for each kind of compute."""
+    shown = [p for p in points if p.task == ALL_TASKS and p.n > 0]
+    return len({p.compressor for p in shown if p.control != FULL} or {"none"}) * len(
+        _variants(shown)
+    )
+
+
 def save(figure: Figure, folder: Path) -> tuple[Path, Path]:
     """Writes curve.png and curve.pdf into `folder`; equal points give equal bytes."""
     png, pdf = folder / "curve.png", folder / "curve.pdf"
@@ -162,10 +170,10 @@ def table(points: Sequence[Point], others: Sequence[Line] = ()) -> str:
                 str(p.parse_failures),
                 "-" if p.control or math.isnan(p.recall) else f"{p.recall:.2f}",
                 _percent(p.kv_share),
-                f"{p.flops * 1e-9:.3g}",
-                f"{p.flops_next * 1e-9:.2g}",
-                f"{p.seconds:.2g}",
-                f"{p.seconds_next:.2g}",
+                _number(p.flops * 1e-9, ".3g"),
+                _number(p.flops_next * 1e-9, ".2g"),
+                _number(p.seconds, ".2g"),
+                _number(p.seconds_next, ".2g"),
                 *([str(p.out_of_memory)] if short else []),
             ]
         )
@@ -196,7 +204,11 @@ def _marked(point: Point) -> str:
 
 
 def _percent(share: float) -> str:
-    return "-" if math.isnan(share) else f"{100 * share:.1f}"
+    return _number(100 * share, ".1f")
+
+
+def _number(value: float, form: str) -> str:
+    return "-" if math.isnan(value) else format(value, form)
 
 
 def _why_nothing(points: Sequence[Point]) -> str:

@@ -4,6 +4,7 @@ A failed job must say so itself: Hydra's job log stays empty when the job dies, 
 leaves nothing behind but what was on disk before. Read by `status.py`.
 """
 
+import fcntl
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ from x2l.runinfo import now, write_json
 
 STATUS = "status.json"
 SWEEP = "sweep.jsonl"  # in a sweep's folder: one line each time it was started
+LOCK = ".lock"
 BEAT = 20.0  # seconds between signs of life of a running job
 TELL = 2.0  # seconds between two states of progress
 # `incomplete`: all that was asked now is done, but not all that an earlier session asked.
@@ -58,7 +60,8 @@ class StatusFile:
             "started": now(),
             "overrides": [one for one in asked if one != list(overrides)] + [list(overrides)],
         }
-        self._counts = {name: earlier[name] for name in ("records", "expected") if name in earlier}
+        kept = ("records", "expected")
+        self._counts: dict[str, Any] = {n: earlier[n] for n in kept if n in earlier}
         self._told = 0.0
         self._beating = False
 
@@ -109,8 +112,8 @@ class StatusFile:
             self._beating = False
 
     def _write(self, state: State, **more: Any) -> None:
-        values = {"state": state, **self._base, "updated": now(), **self._counts, **more}
-        write_json(self.path, values)
+        first: dict[str, Any] = {"state": state, **self._base, "updated": now()}
+        write_json(self.path, {**first, **self._counts, **more})
         self._told = time.monotonic()
 
     def _beat(self, stop: threading.Event) -> None:
@@ -119,6 +122,26 @@ class StatusFile:
                 os.utime(self.path)
             except OSError as error:  # a full or vanished disk; the job itself will meet it, too
                 log.warning("%s cannot be touched: %s", self.path, error)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Inside, no other job answers in `folder`; waits for one that does.
+
+    Two at once would answer everything twice: the same command given again while a cluster still works on it, or
+    parallel jobs that differ in what is no part of the folder's name. The system ends a dead process's lock.
+    """
+    with (folder / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            status = read_status(folder) or {}
+            other = f"process {status.get('pid', '?')} on {status.get('host', '?')}"
+            log.warning("%s: %s answers in it; waiting until it has ended", folder, other)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:  # a file system without locks
+            log.warning("%s cannot be locked (%s): give it to one job at a time", folder, error)
+        yield
 
 
 def read_status(folder: Path) -> dict[str, Any] | None:

@@ -163,7 +163,10 @@ class LayerKV(StoredLayer):
 
 def concat_layers(stored: Sequence[StoredLayer]) -> LayerKV:
     """Joins one layer's KVs along the tokens, in the order given, decoded on the device of the first."""
-    parts = [part.to(stored[0].device).decode() for part in stored]
+    device = stored[0].device
+    # Most lie there already, and asking is cheaper than making every part anew.
+    there = (part if part.device == device else part.to(device) for part in stored)
+    parts = [part.decode() for part in there]
     heads = max(max(part.positions.shape[1], part.weights.shape[0]) for part in parts)
     axes = parts[0].positions.shape[0]
     return LayerKV(

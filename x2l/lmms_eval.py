@@ -183,7 +183,8 @@ def _metric(values: Mapping[str, Any]) -> Any:
 
 
 def _label(record: Record) -> str:
-    parts = [record.compressor, f"{record.ratio_low:g}x", f"{record.ratio_high:g}x"]
+    ratios = [record.ratio_low, *sorted(record.ratios_between.values()), record.ratio_high]
+    parts = [record.compressor, *(f"{ratio:g}x" for ratio in ratios)]
     parts += [record.selector, *([] if record.top_k is None else [f"k{record.top_k}"])]
     return "-".join([*parts, *record.pinned, record.selector_config])
 

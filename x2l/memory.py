@@ -92,6 +92,24 @@ def memory_explained(
     Raises:
         MemoryShortage: memory ran out; what was allocated for `doing` has been let go.
     """
+    with _explained(_line(doing, frames, chunk_frames, dtype, patch)):
+        yield
+
+
+@contextmanager
+def loading_explained(dtype: str) -> Iterator[None]:
+    """As `memory_explained`, while a model is loaded; the stage is `load`."""
+    half = "" if dtype in ("bfloat16", "float16") else "model.dtype=bfloat16, "
+    remedy = f"{half}a smaller model or several GPUs (model.device=null model.device_map=auto)"
+    with (
+        _explained(f"out of memory: loading the model, {dtype}; use {remedy}"),
+        naming_stage("load"),
+    ):
+        yield
+
+
+@contextmanager
+def _explained(line: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -100,7 +118,6 @@ def memory_explained(
         traceback.clear_frames(error.__traceback__)  # they hold the tensors that did not fit
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        line = _line(doing, frames, chunk_frames, dtype, patch)
         raise MemoryShortage(line, _stage_of(error), asked_bytes(error)) from None
 
 

@@ -25,10 +25,11 @@ from x2l.limits import check_question
 from x2l.memory import memory_explained
 from x2l.models.base import VideoModel
 from x2l.prefill import prefill
+from x2l.prefill_cache import PrefillCache
 from x2l.progress import Progress
 from x2l.selectors.base import FrameSelector, Query
 from x2l.settings import Settings, config_errors
-from x2l.stages import VIDEO_STAGES
+from x2l.stages import PREFILL_STAGES, VIDEO_STAGES
 from x2l.store import KVStore
 from x2l.timespans import merged
 from x2l.video import Frames
@@ -50,7 +51,8 @@ class VideoFacts:
         kv_bytes_full: what the KVs of all of them would take, uncompressed.
         kv_bytes_host: L-KVs of all chunks, waiting on the host.
         flops: of vision, pre-fill and compression, closed form.
-        seconds: of the same, measured.
+        seconds: of the same, measured; of a pre-fill that was kept, when it was computed.
+        seconds_load: that loading it took; None if it was computed now.
     """
 
     path: str
@@ -63,6 +65,7 @@ class VideoFacts:
     kv_bytes_host: int
     flops: int
     seconds: float
+    seconds_load: float | None = None
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,7 @@ class OwnVideo:
         top_k = 0 if cell.top_k is None else cell.top_k
         if not is_budget(top_k):
             return by_rank(relevance, counts_of(top_k, levels), levels, cell.pinned)
-        left = budget_of(str(top_k), self.facts.kv_bytes_full) - store.prefix.nbytes
+        left = budget_of(top_k, self.facts.kv_bytes_full) - store.prefix.nbytes
         sizes = {level: store.nbytes(level) for level in levels}
         return by_bytes(relevance, sizes, left, levels, cell.pinned)
 
@@ -189,6 +192,7 @@ def open_video(
     levels: Mapping[str, Level],
     cell: Cell,
     settings: Settings,
+    cache: PrefillCache | None = None,
 ) -> OwnVideo:
     """Pre-fills a video, with a progress bar.
 
@@ -199,6 +203,7 @@ def open_video(
         levels: `low` and `high`.
         cell: selector, top_k and pinned chunks.
         settings: checked values.
+        cache: where pre-fills are kept, if they are.
 
     Raises:
         ContextError: the video is longer than the model's context.
@@ -215,17 +220,22 @@ def open_video(
         start = time.perf_counter()
         if isinstance(cell.selector, FrameSelector):
             prepared = cell.selector.prepare(frames, prompt.chunks, meter)
-        store = prefill(
-            model,
-            prompt,
-            levels,
-            settings.context,
-            settings.positions,
-            meter,
-            video_seed=settings.seed,
-            progress=progress.at,
-        )
+        context, positions, seed = settings.context, settings.positions, settings.seed
+
+        def compute() -> KVStore:
+            return prefill(
+                model, prompt, levels, context, positions, meter, seed, progress=progress.at
+            )
+
+        loaded = None
+        if cache is None:
+            store = compute()
+        else:
+            shape = {"context": context, "positions": positions}
+            store, loaded = cache.get(compute, model, prompt, levels, shape, seed, meter)
         seconds = time.perf_counter() - start
+        if loaded is not None:
+            seconds += sum(meter.seconds[stage] for stage in PREFILL_STAGES) - loaded.seconds
     facts = VideoFacts(
         path=frames.path,
         duration=frames.duration,
@@ -237,6 +247,7 @@ def open_video(
         kv_bytes_host=store.nbytes_host,
         flops=sum(meter.flops[stage] for stage in VIDEO_STAGES),
         seconds=seconds,
+        seconds_load=None if loaded is None else loaded.seconds,
     )
     return OwnVideo(model, settings, cell, store, prepared, facts)
 

@@ -151,8 +151,9 @@ def points(
     unique = {record.key: record for record in records}
     short = {one.key: one for one in unanswered(shortages, unique.values())}
     cells: dict[tuple[str, ...], list[Record | Shortage]] = defaultdict(list)
-    for key, member in [*unique.items(), *short.items()]:
-        run_id, _, *cell = key
+    every: list[Record | Shortage] = [*unique.values(), *short.values()]
+    for member in every:
+        run_id, _, *cell = member.key
         cells[(run_id, *cell)].append(member)
     found: list[Point] = []
     for members in cells.values():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -56,11 +57,14 @@ def address(
         Unaddressable: a level holds what cannot be told apart.
     """
     digest = hashlib.blake2b(digest_size=16)
-    seed = video_seed if draws(levels) else None
-    for value in (fingerprint, code, prompt, dict(levels), dict(settings), seed):
-        for part in _told(value):
-            digest.update(len(part).to_bytes(8, "little"))
-            digest.update(part)
+    try:
+        seed = video_seed if draws(levels) else None
+        for value in (fingerprint, code, prompt, dict(levels), dict(settings), seed):
+            for part in _told(value):
+                digest.update(len(part).to_bytes(8, "little"))
+                digest.update(part)
+    except RecursionError as error:
+        raise Unaddressable("a level holds something that holds itself") from error
     return digest.hexdigest()
 
 
@@ -70,12 +74,11 @@ def code_digest(levels: Mapping[str, Level]) -> str:
     Raises:
         Unaddressable: a class has no source file.
     """
-    modules = set(_CODE)
-    for level in levels.values():
-        modules |= {base.__module__ for kind in _classes(level) for base in kind.__mro__}
     try:
-        return sources_digest(modules - {"builtins", "abc", "typing"})
-    except ValueError as error:
+        kinds = {kind for level in levels.values() for kind in _classes(level)}
+        modules = {base.__module__ for kind in kinds for base in kind.__mro__}
+        return sources_digest({*_CODE, *modules} - sys.stdlib_module_names)
+    except (ValueError, RecursionError) as error:
         raise Unaddressable(str(error)) from error
 
 
@@ -92,6 +95,8 @@ def draws(levels: Mapping[str, Level]) -> bool:
 def _classes(value: Any) -> Iterator[type]:
     """Classes of an object and of all that it holds."""
     if type(value) in _PLAIN or isinstance(value, Tensor | torch.dtype | torch.device | Path):
+        return
+    if _without_value(value):
         return
     if isinstance(value, Mapping):
         parts = list(value.values())
@@ -110,6 +115,17 @@ def _held(value: Any) -> dict[str, Any]:
     return own | getattr(value, "__dict__", {})
 
 
+def _names_a_file(value: str | Path) -> bool:
+    text = str(value)
+    if isinstance(value, str) and not ("." in text or "/" in text):
+        return False  # a word, whatever lies around
+    return len(text) < _LONGEST_PATH and "\0" not in text and Path(text).is_file()
+
+
+def _without_value(value: Any) -> bool:
+    return isinstance(value, type) or inspect.isroutine(value) or inspect.ismodule(value)
+
+
 def _told(value: Any) -> Iterator[bytes]:
     """A value as bytes that no other value has; of any other type than is known here it is refused.
 
@@ -120,8 +136,9 @@ def _told(value: Any) -> Iterator[bytes]:
     name = f"{kind.__module__}.{kind.__qualname__}"
     if isinstance(value, str | Path):
         yield f"text {str(value)!r}".encode()
-        if len(str(value)) < _LONGEST_PATH and "\0" not in str(value) and Path(value).is_file():
-            yield Path(value).read_bytes()  # a method that reads a file follows from what is in it
+        if _names_a_file(value):  # a method that reads a file follows from what is in it
+            with open(value, "rb") as file:
+                yield hashlib.file_digest(file, "blake2b").digest()
     elif kind in _PLAIN:
         whole = kind is float and value.is_integer()  # a ratio of 2.0 is one of 2
         yield f"{'int' if whole else kind.__name__} {int(value) if whole else value!r}".encode()
@@ -145,7 +162,7 @@ def _told(value: Any) -> Iterator[bytes]:
             {f.name: getattr(value, f.name) for f in fields(value) if f.name not in _PLACE}
         )
     elif is_dataclass(value) or hasattr(value, "__dict__"):
-        if isinstance(value, type) or inspect.isroutine(value) or inspect.ismodule(value):
+        if _without_value(value):
             raise Unaddressable(
                 f"{value!r}: a class, function or module as a setting has no value to tell by"
             )

@@ -51,6 +51,17 @@ class Loaded:
     peak_bytes: int | None
 
 
+def open_cache(
+    folder: str | None, gigabytes: float, levels: Mapping[str, Level]
+) -> PrefillCache | None:
+    """The cache that `prefill.cache` and `prefill.cache_gb` name; None where no folder is named.
+
+    Raises:
+        ValueError: see `PrefillCache`.
+    """
+    return None if folder is None else PrefillCache(Path(folder).expanduser(), gigabytes, levels)
+
+
 class PrefillCache:
     """A folder of pre-fills, as one run uses it. Final."""
 
@@ -121,11 +132,13 @@ class PrefillCache:
     def summary(self) -> str:
         """One line on what came of it."""
         dropped = f", {self.dropped} damaged ones dropped" if self.dropped else ""
-        sizes = [size for _, size, _ in self._entries()]
-        return (
-            f"pre-fills: {self.loaded} loaded, {self.computed} computed{dropped}; {self.folder} holds {len(sizes)} in "
-            f"{sum(sizes) / 1e9:.3g} of {self.limit / 1e9:g} GB"
-        )
+        told = f"pre-fills: {self.loaded} loaded, {self.computed} computed{dropped}; {self.folder} "
+        try:
+            sizes = [size for _, size, _ in self._entries()]
+        except OSError as error:
+            return f"{told}cannot be listed ({error.strerror})"
+        of = f"{sum(sizes) / 1e9:.3g} of {self.limit / 1e9:g} GB"
+        return f"{told}holds {len(sizes)} in {of}"
 
     def path(self, key: str) -> Path:
         """The file of an address."""
@@ -232,8 +245,6 @@ class PrefillCache:
 
     def _entries(self) -> Iterator[tuple[Path, int, int]]:
         """Files of the cache, their bytes, and when they were used last (ns)."""
-        if not self.folder.is_dir():
-            return
         with os.scandir(self.folder) as entries:
             for entry in entries:
                 if _ENTRY.fullmatch(entry.name) or _PART.fullmatch(entry.name):

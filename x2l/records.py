@@ -100,7 +100,7 @@ class Record:
     kv_bytes_budget: int | None = None  # what the control fewer_frames had to match
     frames_prefilled: int | None = None  # by the control fewer_frames; `frames` and `kv_bytes_full`
     # are then still the video's as sampled
-    # The pre-fill came from prefill.cache, in so many seconds; its own are those of when it was computed. None: computed
+    # The pre-fill came from prefill.cache in so many seconds; its own are those of when it was computed. None: computed
     seconds_prefill_load: float | None = None
     # Where there are more than two levels; `selected` are then the chunks re-loaded at any of the finer ones.
     ratios_between: Mapping[str, float] = dataclasses.field(default_factory=dict)

@@ -41,13 +41,19 @@ _SETTINGS = (
 def head_text(video: OwnVideo) -> str:
     """The video, the settings and the pre-fill, a line each."""
     facts = video.facts
+    loaded = facts.seconds_load
+    kept = (
+        ""
+        if loaded is None
+        else f" when it was computed; loaded from prefill.cache in {loaded:.2f} s"
+    )
     return "\n".join(
         [
             f"video       {facts.path}: {_pictured(video)}, {_counted(len(facts.spans), 'chunk')} of "
             f"{video.settings.chunk_frames}",
             f"settings    {_settings_text(video)}",
             f"pre-fill    {facts.tokens:,} tokens, {_number(facts.flops, 'FLOPs')}, "
-            f"{facts.seconds:.2f} s",
+            f"{facts.seconds:.2f} s{kept}",
         ]
     )
 
@@ -96,6 +102,7 @@ def reply_json(video: OwnVideo, reply: Reply) -> dict[str, Any]:
             "tokens": facts.tokens,
             "flops": facts.flops,
             "seconds": facts.seconds,
+            "seconds_load": facts.seconds_load,
             "kv_bytes_host": facts.kv_bytes_host,
         },
         "video": {

@@ -5,6 +5,7 @@ each time; it may be made while a sweep is going. What could not be shown is sai
 """
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,23 +17,24 @@ import jinja2
 
 from x2l.comparison import CellRecords, read_cells
 from x2l.compute_axes import AXES, KV_BYTES, ComputeAxis, comparable
-from x2l.curves import draw
+from x2l.curves import draw, panel_count
 from x2l.naming import Names, names
 from x2l.points import ALL_HIGH, ALL_LOW, FULL, WORDS, Point, pareto, points
 from x2l.records import Record
 from x2l.reporting import cells, differences, runs
 from x2l.reporting.differences import RANDOM, Cell
-from x2l.reporting.figures import Picture, overview, picture
+from x2l.reporting.figures import MOST_BARS, Picture, overview, picture
 from x2l.reporting.tables import Column, Table, number, percent, words
 from x2l.runinfo import now
 from x2l.scoring import outcomes
+from x2l.shortages import load_shortages
 from x2l.stages import STAGES
 from x2l.status import Job, jobs
 from x2l.sweep_tables import sweep_title
 
 REPORT = "report.html"
 TEMPLATE = "report.html.j2"
-MOST_PANELS = 12  # of compressors side by side; more are not drawn in panels
+MOST_PANELS = 24  # more, one for each compressor and setting, are not drawn
 OPEN_PANELS = 4  # as many are shown at once
 MOST_GROUPS = 6  # of cells that cannot be compared with each other, e.g. several models
 _ADD_FULL = "compressor=key_norm levels.low.ratio=1 levels.high.ratio=1 selector=none"
@@ -48,6 +50,7 @@ class CurveOf:
         front: the cells numbered in it.
         panels: the same by compressor and selector; None where there are too many.
         open: whether the panels are shown at once.
+        left_out: how many panels there would be, where they are not drawn.
     """
 
     title: str
@@ -55,6 +58,7 @@ class CurveOf:
     front: Table
     panels: Picture | None
     open: bool
+    left_out: int
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class Report:
     facts: tuple[tuple[str, str], ...]
     missing: tuple[str, ...]
     curves: tuple[tuple[str, str, tuple[CurveOf, ...]], ...]  # name, heading, figures of one axis
+    groups_left_out: int
     budget: Table | None
     cells: Table
     tasks: Table | None
@@ -95,13 +100,13 @@ def gather(folder: Path) -> Report:
         read = read_cells(folder, {})
     except ValueError as error:
         raise ValueError(_why_nothing(error, found)) from error
-    all_cells = [_cell(one) for one in read]
-    order = {id(p): i for i, p in enumerate(sorted_points([cell.point for cell in all_cells]))}
-    all_cells.sort(key=lambda cell: order[id(cell.point)])
-    rows = [cell.point for cell in all_cells]
-    records = [record for cell in all_cells for record in cell.records.records]
+    records = [record for one in read for record in one.records]
+    short = [one for job in found if job.folder for one in load_shortages(job.folder)]
+    rows = sorted_points(points(records, shortages=short))
+    by_key = {_key(one.records[0]): one for one in read}
+    all_cells = [_cell(by_key[_key(p)], p) for p in rows if _key(p) in by_key]
     called, infos = names(rows), runs.run_infos(found)
-    task_rows = points(records, by_task=True)
+    task_rows = points(records, by_task=True, shortages=short)
     against_full = differences.against_full(all_cells)
     against_random = differences.against_random(all_cells)
     failures = (
@@ -116,6 +121,7 @@ def gather(folder: Path) -> Report:
         facts=_facts(rows, records, found, infos),
         missing=tuple(_missing(all_cells, against_random, selection, infos)),
         curves=_curves(rows, called),
+        groups_left_out=max(0, len(comparable(rows)) - MOST_GROUPS),
         budget=cells.budget_table(rows, called),
         cells=cells.cells_table(rows, called),
         tasks=cells.tasks_table(rows, task_rows, called),
@@ -144,7 +150,9 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
     )
     stages = [cells.NAMES_OF_STAGES[stage] for stage in STAGES]
-    return environment.get_template(TEMPLATE).render(report=report, stages=stages)
+    return environment.get_template(TEMPLATE).render(
+        report=report, stages=stages, most_bars=MOST_BARS
+    )
 
 
 def write_report(folder: Path, out: Path | None = None) -> Path:
@@ -183,14 +191,19 @@ def sorted_points(rows: Sequence[Point]) -> list[Point]:
             p.ratio_low,
             p.ratio_high,
             p.selector,
-            p.kv_share,
+            (math.isnan(p.kv_share), p.kv_share),
         ),
     )
 
 
-def _cell(read: CellRecords) -> Cell:
-    (point,) = points(read.records)
+def _cell(read: CellRecords, point: Point) -> Cell:
     return Cell(read, point, frozenset(outcome.unit for outcome in outcomes(read.records)))
+
+
+def _key(of: Record | Point) -> tuple[object, ...]:
+    """What tells cells apart, in records and in points."""
+    pinned = of.pinned if isinstance(of.pinned, str) else "+".join(of.pinned)
+    return of.run_id, of.selector, of.selector_config, of.top_k, pinned
 
 
 def _why_nothing(error: ValueError, found: Sequence[Job]) -> str:
@@ -209,37 +222,24 @@ def _facts(
 ) -> tuple[tuple[str, str], ...]:
     """What was swept, on what, and how much of it there is."""
 
-    def values(name: str) -> str:
-        shown = {
-            getattr(p, name) for p in rows if p.control != FULL or name in ("model", "benchmark")
-        }
-        shown = shown or {getattr(p, name) for p in rows}
-        ordered = sorted(
-            shown, key=lambda v: (isinstance(v, str), v is None, v if v is not None else 0)
-        )
-        return ", ".join(
-            f"{v:g}" if isinstance(v, float) else "–" if v in (None, "") else str(v)
-            for v in ordered
-        )
+    def values(name: str, of: Sequence[Point]) -> str:
+        found = {getattr(p, name) for p in of}
+        numbers = sorted(v for v in found if isinstance(v, int | float))
+        texts = sorted(v for v in found if isinstance(v, str) and v)
+        return ", ".join([*(f"{v:g}" for v in numbers), *texts])
 
-    swept = {
-        name
-        for name in ("compressor", "selector", "top_k", *WORDS)
-        if name not in ("run_id", "selector_config")
-        and len({getattr(p, name) for p in rows if p.control != FULL}) > 1
-    }
+    passed_over = ("model", "benchmark", "protocol", "dtype", "run_id", "selector_config")
+    fields = [n for n in ("compressor", "selector", "top_k", *WORDS) if n not in passed_over]
+    compressed = [p for p in rows if p.control != FULL]
+    swept = {n for n in fields if len({getattr(p, n) for p in compressed}) > 1}
     words_of = {"compressor": "compressors", "selector": "selectors", "frames": "frames (mean)"}
-    axes = [
-        (words_of.get(name, name), values(name))
-        for name in ("compressor", "selector", "top_k", *WORDS)
-        if name in swept
-    ]
+    axes = [(words_of.get(n, n), values(n, compressed)) for n in fields if n in swept]
     questions = len({record.sample_id for record in records})
     videos = len({record.video_id for record in records})
     done = sum(job.state in runs.SOUND for job in found)
     fixed = [
-        ("model", f"{values('model')} ({values('dtype')})"),
-        ("benchmark", f"{values('benchmark')}, protocol {values('protocol')}"),
+        ("model", f"{values('model', rows)} ({values('dtype', rows)})"),
+        ("benchmark", f"{values('benchmark', rows)}, protocol {values('protocol', rows)}"),
         ("questions", f"{questions:,} about {videos:,} videos"),
         (
             "cells",
@@ -257,15 +257,17 @@ def _missing(
     infos: Mapping[str, object],
 ) -> list[str]:
     """What the report cannot show, and what to run for it."""
-    told = []
+    told, without = [], []
     for group in comparable(cell.point for cell in all_cells):
         where = f" of {group[0].model} on {group[0].benchmark}, {group[0].frames:g} frames"
         if not any(p.control == FULL for p in group):
-            told.append(f"no full-KV run{where} in this sweep: add {_ADD_FULL}")
+            without.append(where)
         if max(p.videos for p in group) < 2:
             told.append(
                 f"one video{where}: intervals say nothing about others; raise benchmark.videos or limit"
             )
+    if without:
+        told.insert(0, f"no full-KV run{';'.join(without)} in this sweep: add {_ADD_FULL}")
     selecting = [c.point for c in all_cells if not c.point.control]
     if selecting and not any(p.selector == RANDOM for p in selecting):
         told.append("no random selection in this sweep to compare with: add selector=random")
@@ -301,6 +303,7 @@ def _curves(
 
 def _curve(group: Sequence[Point], axis: ComputeAxis, called: Names, several: bool) -> CurveOf:
     title = sweep_title(group) if several else ""
+    called = names(group) if several else called
     best = pareto(group, axis.field)
     scale, unit = axis.scaled(max(axis.value(p) for p in group))
     front = Table(
@@ -327,13 +330,14 @@ def _curve(group: Sequence[Point], axis: ComputeAxis, called: Names, several: bo
         f"Accuracy over {axis.words}, {len(group)} cells between {min(accuracies):.1f} and "
         f"{max(accuracies):.1f} %. On the Pareto front, cheapest first: {listed}."
     )
-    columns = len({p.compressor for p in group if p.control != FULL})
-    panels = None
-    if 1 < columns <= MOST_PANELS:
+    panels, count = None, panel_count(group)
+    if 1 < count <= MOST_PANELS:
         drawn = draw(group, sweep_title(group), over=(axis.field,))
         panels = picture(drawn, f"{alt} One panel a compressor, one line a selector.", "png")
-    opened = axis is KV_BYTES and columns <= OPEN_PANELS
-    return CurveOf(title, picture(overview(group, axis, called), alt), front, panels, opened)
+    opened = axis is KV_BYTES and count <= OPEN_PANELS
+    left_out = count if count > MOST_PANELS else 0
+    figure = picture(overview(group, axis, called), alt)
+    return CurveOf(title, figure, front, panels, opened, left_out)
 
 
 def _unparsed(rows: Sequence[Point]) -> str:

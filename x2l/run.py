@@ -4,6 +4,7 @@ The only module that imports hydra or omegaconf.
 """
 
 import gc
+import hashlib
 import json
 import logging
 import os
@@ -17,7 +18,9 @@ from typing import Any
 
 import hydra
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
@@ -25,7 +28,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from x2l.benchmarks.base import Benchmark
-from x2l.jobstatus import StatusFile
+from x2l.jobstatus import StatusFile, alone
+from x2l.launchers import requeue_ends_the_process
 from x2l.runinfo import (
     check_folder,
     checkpoint_digest,
@@ -55,7 +59,15 @@ def run_folder(*, _root_: DictConfig) -> str:
     raw = OmegaConf.to_container(_root_, resolve=False)
     assert isinstance(raw, dict)
     choices = raw.pop("hydra", {}).get("runtime", {}).get("choices", {})
-    config = plain(OmegaConf.create(raw))
+    try:
+        return _folder_name(plain(OmegaConf.create(raw)), choices)
+    except (OmegaConfBaseException, AttributeError, KeyError, TypeError, ValueError) as error:
+        # Raised here, it would end the whole sweep; the job itself will meet it, and say so in this folder.
+        log.debug("no name: %s", error)
+        return f"unusable-{hashlib.sha256(repr(raw).encode()).hexdigest()[:8]}"
+
+
+def _folder_name(config: Mapping[str, Any], choices: Mapping[str, Any]) -> str:
     levels = config["levels"]
     ranked = _ranked(levels)
     names = [_level_name(choices, level, levels[level]) for level in ranked]
@@ -92,6 +104,20 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 
 OmegaConf.register_new_resolver("x2l.folder", run_folder, replace=True)
+
+
+def _own_launchers() -> None:
+    """Lets the files in conf/hydra/launcher/ stand for the plugins' own of the same names.
+
+    Hydra 1.3 would check ours against theirs, with a warning, and refuse what theirs do not have.
+    """
+    Plugins.instance()  # loads what is installed; each plugin stores its configuration then
+    stored = ConfigStore.instance().repo["hydra"]["launcher"]
+    for path in (CONF / "hydra" / "launcher").glob("*.yaml"):
+        stored.pop(path.name, None)
+
+
+_own_launchers()
 
 
 def composed(overrides: Sequence[str]) -> DictConfig:
@@ -170,13 +196,21 @@ def _task(config: DictConfig) -> None:
 
 def _watched(config: DictConfig, folder: Path) -> int:
     """`execute`, with a status that tells of it from the first moment on."""
-    values = plain(config)
+    typed = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    assert isinstance(typed, list)
+    overrides = [str(override) for override in typed]
+    try:
+        values = plain(config)
+    except OmegaConfBaseException as error:
+        with StatusFile(folder, "unknown", overrides).kept():
+            raise ConfigError(_in_short(error)) from error
     run_id = identity(values)
     with config_errors():
         check_folder(folder, run_id, values)  # the status of another run is not ours to replace
-    status = StatusFile(folder, run_id, list(HydraConfig.get().overrides.task))
-    with status.kept():
-        return execute(config, folder, status)
+    with alone(folder):
+        status = StatusFile(folder, run_id, overrides)
+        with status.kept(), requeue_ends_the_process():
+            return execute(config, folder, status)
 
 
 def execute(config: DictConfig, folder: Path, status: StatusFile) -> int:
@@ -348,8 +382,8 @@ def _settings(
         top_k_by_task=values["selection"]["top_k_by_task"] or {},
         tuned_on=config.selection.tuned_on,
         fewer_frames=config.control.fewer_frames,
-        prefill_cache=config.prefill.cache,
-        prefill_cache_gb=config.prefill.cache_gb,
+        prefill_cache=config.prefill.get("cache"),
+        prefill_cache_gb=config.prefill.get("cache_gb", Settings.prefill_cache_gb),
     )
     name = settings.model
     check_checkpoint(name)

@@ -22,10 +22,10 @@ from x2l.cells import Cell, cells, check_samples
 from x2l.compressors.base import Level
 from x2l.jobstatus import State, StatusFile
 from x2l.limits import ContextError
-from x2l.memory import MemoryShortage, memory_explained, naming_stage
+from x2l.memory import MemoryShortage, loading_explained, memory_explained
 from x2l.models.base import VideoModel
 from x2l.points import POINTS, points, write_points
-from x2l.prefill_cache import PrefillCache
+from x2l.prefill_cache import open_cache
 from x2l.progress import Progress
 from x2l.records import RECORDS, Record, RecordKey, RecordWriter, append_json, load
 from x2l.runinfo import RunInfo, check_folder
@@ -116,6 +116,8 @@ class _Loop:
         self.settings, self.benchmark, self.levels = settings, benchmark, levels
         self.folder, self.status = folder, status
         self.cells = cells(selectors, settings)
+        # Now, as it reads the sources of compressors, which may be edited while the run goes on.
+        self.cache = open_cache(settings.prefill_cache, settings.prefill_cache_gb, levels)
         # Everything of this run in the folder, what earlier sessions asked for included.
         self.stored: dict[RecordKey, Record] = {}
         self.shortages: dict[RecordKey, Shortage] = {}
@@ -195,13 +197,11 @@ class _Loop:
         tracker: Tracker,
     ) -> None:
         torch.manual_seed(self.settings.seed)
-        with config_errors():
-            cache = self._prefill_cache()
         todo = [(sample, cells) for sample in samples if (cells := self._missing(sample))]
         self.videos = len({sample.video_id for sample, _ in todo})
         self.status.write("running", doing="loading the model", **self.counts())
         try:
-            with config_errors(), self._memory_explained("loading the model"), naming_stage("load"):
+            with config_errors(), loading_explained(self.settings.dtype):
                 model = load_model()
                 check_temporal_patch(self.settings.chunk_frames, model.temporal_patch)
         except MemoryShortage as error:
@@ -220,7 +220,7 @@ class _Loop:
                 try:
                     with self._memory_explained(f"answering about {asked[0][0].video}"):
                         for result in answer_video(
-                            model, self.benchmark, self.settings, self.levels, asked, cache
+                            model, self.benchmark, self.settings, self.levels, asked, self.cache
                         ):
                             if isinstance(result, Record):
                                 self._keep(result, writer)
@@ -239,16 +239,8 @@ class _Loop:
                 tracked.log(metrics.running(self.stored.values()))
             errors = {"errors": float(len(self.errors))}
             tracked.summarize({**errors, **metrics.final(self.stored.values())})
-        if cache is not None:
-            log.info(cache.summary())
-
-    def _prefill_cache(self) -> PrefillCache | None:
-        own = self.settings
-        if own.prefill_cache is None:
-            return None
-        return PrefillCache(
-            Path(own.prefill_cache).expanduser(), own.prefill_cache_gb, self.levels
-        )
+        if self.cache is not None:
+            log.info(self.cache.summary())
 
     def _keep(self, record: Record, writer: RecordWriter) -> None:
         writer.append(record)

@@ -67,8 +67,9 @@ class Shortage:
 
     @property
     def cell(self) -> str:
-        """The cell's name."""
-        return self.selector if self.top_k is None else f"{self.selector} k={self.top_k}"
+        """The cell's name, as tables give it."""
+        k = "" if self.top_k is None else f" k={self.top_k}"
+        return f"{self.compressor} {self.selector}{k}"
 
 
 def append_shortage(folder: Path, shortage: Shortage) -> None:

@@ -2,6 +2,10 @@
 
 Followed are x2l itself and every module outside Python's and the installed packages' folders; of an installed package
 that is imported its version is told. What is imported by a computed name is not seen.
+
+What counts is the code that runs, not the file: a source is read when it is first asked for, which should be soon after
+it was imported, and again only if the module is loaded again. So a file that is edited while a process runs tells
+nothing about that process.
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
+# Module -> the spec that it was loaded by (`importlib.reload` makes a new one), and its source then.
+_read: dict[str, tuple[object, bytes]] = {}
 
 
 def sources_digest(modules: Iterable[str]) -> str:
@@ -36,16 +42,16 @@ def sources_digest(modules: Iterable[str]) -> str:
             )
     digest = hashlib.blake2b(digest_size=16)
     found, versions = _closure(roots)
-    for name, path in sorted(found.items()):
+    for name, source in sorted(found.items()):
         digest.update(f"{name}\n".encode())
-        digest.update(hashlib.blake2b(path.read_bytes()).digest())
+        digest.update(hashlib.blake2b(source).digest())
     digest.update(repr(sorted(versions.items())).encode())
     return digest.hexdigest()
 
 
-def _closure(roots: Iterable[str]) -> tuple[dict[str, Path], dict[str, str]]:
-    """Source files by module, and versions of the installed packages that these import."""
-    found: dict[str, Path] = {}
+def _closure(roots: Iterable[str]) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Sources by module, and versions of the installed packages that these import."""
+    found: dict[str, bytes] = {}
     versions: dict[str, str] = {}
     waiting = list(roots)
     while waiting:
@@ -58,10 +64,11 @@ def _closure(roots: Iterable[str]) -> tuple[dict[str, Path], dict[str, str]]:
         if path is None:
             continue  # compiled, or no module but a name in one
         if not _installed(path):
-            found[name] = path
-            waiting += _imported(name, path)
+            found[name] = _source(name, path)
+            inside = name if path.name == "__init__.py" else name.rpartition(".")[0]
+            waiting += _imports(inside, found[name])
         elif name in roots:
-            found[name] = path  # a class of it is in use: no version says so exactly
+            found[name] = _source(name, path)  # a class of it is in use: no version says so exactly
         else:
             versions[package] = str(getattr(sys.modules.get(package), "__version__", None))
     return found, versions
@@ -97,10 +104,25 @@ def _install_folders() -> frozenset[Path]:
     return frozenset(Path(folder).resolve() for folder in folders)
 
 
-def _imported(name: str, path: Path) -> Iterator[str]:
-    """Names of modules that a source file imports anywhere in it, and of the packages that hold them."""
-    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    for node in ast.walk(ast.parse(path.read_bytes())):
+def _source(name: str, path: Path) -> bytes:
+    """The source that a module was loaded from; of one that is not loaded, its file."""
+    module = sys.modules.get(name)
+    if module is None:
+        return path.read_bytes()
+    loaded = getattr(module, "__spec__", None) or module
+    if name not in _read or _read[name][0] is not loaded:
+        _read[name] = loaded, path.read_bytes()
+    return _read[name][1]
+
+
+@cache  # by what is in the source
+def _imports(package: str, source: bytes) -> frozenset[str]:
+    """Names of modules that a source imports anywhere in it, and of the packages that hold them."""
+    return frozenset(_names(package, ast.parse(source)))
+
+
+def _names(package: str, tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
         whole: list[str] = []
         if isinstance(node, ast.Import):
             whole = [alias.name for alias in node.names]

@@ -5,6 +5,7 @@ no Hydra, no torch, no records.
 """
 
 import argparse
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ GOING = ("running", "queued")
 # Beside those of `jobstatus.State`, which jobs write themselves.
 MEANING = {
     "queued": "the sweep goes on and has not begun it",
-    "not-started": "the sweep ended before it began",
+    "not-started": "the process that was to begin it has ended (a cluster may still begin it)",
     "killed": "its process is gone",
     "silent": f"its process is there, but has given no sign of life for {SILENT:.0f} s",
     "unknown": "records without a status",
@@ -37,7 +38,7 @@ class Job:
         name: of its folder; where it has none yet, the overrides that tell it from the other jobs.
         folder: of its results; None if it has not begun.
         state: as `jobstatus.State`, or one of `MEANING`.
-        values: of its status.json.
+        values: of its status.json; of a job that has not begun, its overrides.
     """
 
     name: str
@@ -106,7 +107,8 @@ def jobs(folders: Sequence[Path]) -> list[Job]:
             if key not in begun:
                 told = " ".join(word for word in job if word not in shared)
                 state = "queued" if goes_on else "not-started"
-                waiting.append(Job(told or "the only job", None, state))
+                known = {"overrides": [job]}
+                waiting.append(Job(told or "the only job", None, state, known))
                 continue
             status = statuses[begun[key]] or {}
             old = _seconds(status["updated"]) < _seconds(started["started"])
@@ -155,8 +157,13 @@ def unfinished(jobs: Sequence[Job]) -> list[str]:
     return lines
 
 
-def table(jobs: Sequence[Job]) -> str:
-    """One line a job, and one of totals."""
+def table(jobs: Sequence[Job], width: int | None = None) -> str:
+    """One line a job, and one of totals.
+
+    Args:
+        jobs: from `jobs`.
+        width: of the screen, where lines are cut off; None = no limit.
+    """
     lines = [["job", "state", "answers", "of", "", "a minute", "left", ""]]
     for job in jobs:
         done, of = job.values.get("records", 0), job.values.get("expected")
@@ -179,8 +186,12 @@ def table(jobs: Sequence[Job]) -> str:
     for line in lines:
         cells = [cell.ljust(w) for cell, w in zip(line[:2], widths[:2], strict=True)]
         cells += [cell.rjust(w) for cell, w in zip(line[2:-1], widths[2:], strict=True)]
-        told.append("  ".join([*cells, line[-1]]).rstrip())
+        told.append(_cut("  ".join([*cells, line[-1]]).rstrip(), width))
     return "\n".join([*told, "", _totals(jobs)])
+
+
+def _cut(line: str, width: int | None) -> str:
+    return line if width is None or len(line) <= width else f"{line[: width - 1]}…"
 
 
 def _totals(jobs: Sequence[Job]) -> str:
@@ -240,16 +251,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not found:
         named = ", ".join(map(str, options.folders))
         parser.error(f"folders={named}: hold no {STATUS} and no {SWEEP}; run x2l first")
-    print(table(found))
+    screen = sys.stdout.isatty()
+    print(table(found, _width(screen)))
     try:
         while options.watch and any(job.state in GOING for job in found):
             time.sleep(options.watch)
             found = jobs(options.folders)
-            clear = "\033[H\033[2J" if sys.stdout.isatty() else "\n"
-            print(clear + table(found), flush=True)
+            clear = "\033[H\033[2J" if screen else "\n"
+            print(clear + table(found, _width(screen)), flush=True)
     except KeyboardInterrupt:
         print(file=sys.stderr)
     sys.exit(0 if all(job.state == "done" for job in found) else 1)
+
+
+def _width(screen: bool) -> int | None:
+    return shutil.get_terminal_size().columns if screen else None
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Points -> the tables and charts that a tracker shows of a sweep. Pure."""
 
+import math
 from collections.abc import Sequence
 
 from x2l.compute_axes import AXES, ComputeAxis, front
@@ -8,14 +9,25 @@ from x2l.points import FULL, WORDS, Point
 from x2l.scoring import ALL_TASKS
 from x2l.tracking import Chart, SweepTables
 
-_COLUMNS = ("line", "top_k", "accuracy_percent", "low_percent", "high_percent", "n", "videos")
-_COLUMNS += ("unparsed", "kv_percent", "kv_megabytes", "gflops", "gflops_next", "seconds")
-_COLUMNS += ("seconds_next", "recall", "precision", "hit")
+_COLUMNS = (
+    *("line", "top_k", "accuracy_percent", "low_percent", "high_percent", "n", "videos"),
+    *(
+        "unparsed",
+        "out_of_memory",
+        "kv_percent",
+        "kv_megabytes",
+        "gflops",
+        "gflops_next",
+        "seconds",
+    ),
+    *("seconds_next", "recall", "precision", "hit"),
+)
 _TASK_COLUMNS = ("line", "top_k", "task", "accuracy_percent", "low_percent", "high_percent", "n")
 
 
 def sweep_title(rows: Sequence[Point]) -> str:
     """One line: benchmark, model, videos, and the ratios where all cells share them."""
+    rows = [row for row in rows if row.n or not row.out_of_memory] or rows
 
     def values(name: str, form: str) -> str:
         return ", ".join(form.format(value) for value in sorted({getattr(r, name) for r in rows}))
@@ -49,7 +61,7 @@ def sweep_tables(rows: Sequence[Point], task_rows: Sequence[Point]) -> SweepTabl
         if len({getattr(row, name) for row in rows}) == 1
     }
     fronts = {axis.name: set(map(id, front(rows, axis))) for axis in AXES}
-    ordered = sorted(rows, key=lambda row: row.kv_share)
+    ordered = sorted(rows, key=lambda row: (math.isnan(row.kv_share), row.kv_share))
     return SweepTables(
         title=sweep_title(rows),
         config=shared,
@@ -87,8 +99,8 @@ def _chart(rows: Sequence[Point], axis: ComputeAxis, called: Names) -> Chart:
     best = front(rows, axis)
     return Chart(
         name=axis.name,
-        title=f"Accuracy over {axis.words}",
-        x=f"{axis.words} ({unit})",
+        title=f"Accuracy over {axis.words} ({unit})",
+        x=f"{axis.name}_{unit}",  # plain: trackers read more into brackets
         lines=tuple(sorted(lines)),
         front=tuple((called.cell(p), axis.value(p) * scale, 100 * p.accuracy) for p in best),
         steps=(1e6 if axis.unit == "s" else 1.0) / scale,
@@ -103,6 +115,7 @@ def _row(row: Point, called: Names) -> tuple[object, ...]:
         row.n,
         row.videos,
         row.parse_failures,
+        row.out_of_memory,
         100 * row.kv_share,
         row.kv_bytes_resident * 1e-6,
         row.flops * 1e-9,

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from x2l.tracking import SweepTables, place_id, written_anew
 
-HOME = "wandb"
+HOME, STATE = "wandb", ".state"
 _KEYS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
 
 
@@ -67,7 +67,7 @@ class WandbTracker:
         # told where its caches go; what the user has set stays.
         self.folder.mkdir(parents=True, exist_ok=True)
         for name in ("CACHE", "DATA", "CONFIG"):
-            place = self.folder / HOME / ".state" / name.lower()
+            place = self.folder / HOME / STATE / name.lower()
             os.environ.setdefault(f"WANDB_{name}_DIR", str(place.absolute()))
         import wandb
 
@@ -199,6 +199,9 @@ def track_sweep(
     def write() -> None:
         for old in home.glob(f"*run-*-{run_id}"):  # only directories of this very run
             shutil.rmtree(old)
+        # Copies of the old run's files; runs of x2l itself have none.
+        if (staged := home / STATE / "data" / "artifacts" / "staging").is_dir():
+            shutil.rmtree(staged)
         tracker = WandbTracker(
             folder,
             run_id=run_id,

@@ -15,7 +15,7 @@ from x2l.collect import records_under
 from x2l.records import Record
 from x2l.style import RC
 
-DPI = 130
+DPI = 125
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def write(result: Result, name: str, out: Path) -> list[Path]:
     for path in files:
         path.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(RC):
-        result.figure.savefig(files[0], dpi=DPI)
+        result.figure.savefig(files[0], dpi=DPI, pil_kwargs={"optimize": True})
         result.figure.savefig(files[1], metadata={"CreationDate": None})
     told = f"{result.finding}\n\n" + "\n".join(map(markdown, result.tables))
     files[2].write_text(f"# {result.title}\n\n{told}")

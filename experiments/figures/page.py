@@ -13,14 +13,16 @@ from x2l.runinfo import RUN
 
 HEAD = """# The experiments of Video-X²L, run with x2l
 
-Written by `make paper` (`python -m experiments.paper`); do not edit. Each experiment is a pair: `conf/experiment/NAME.yaml` runs it,
-`experiments/figures/NAME.py` draws it. The small size shown here is {what}: it shows that every experiment runs and how it reads, not
-what the paper's models do. The commands for a real checkpoint and the published sets are at the top of each yaml.
+Written by `make paper` (`python -m experiments.paper`); do not edit. Each experiment is a pair:
+`conf/experiment/NAME.yaml` runs it, `experiments/figures/NAME.py` draws it. Shown here: {what}. At this size
+the page shows that every experiment runs and how it reads, not what the paper's models do; the commands for a
+real checkpoint and the published sets are at the top of each yaml.
 
-**No number of the paper's tables or figures was available, so none is shown.** What is grey and hollow was reported by the
-paper's authors elsewhere (a notebook, logs), for other models on other sets, and stands there for comparison of shape only; each is
-labelled and its source given. Accuracies come with 95 % intervals clustered by video, differences are paired by question. Findings
-are sentences made of the records' numbers.
+**No number of the paper's tables or figures was available, so none is shown.** What is grey and hollow was
+reported by the paper's authors elsewhere (a notebook, logs), of other models on other sets: it is there to
+compare shapes, labelled, with its source below the figure. Accuracies come with 95 % intervals clustered by
+video, differences are paired by question; marks over one value stand a little side by side. Each finding is a
+sentence filled in with numbers of the records.
 
 {provenance}
 """
@@ -57,12 +59,8 @@ def page(shown: Sequence[Shown], missing: Sequence[str] = ()) -> str:
     parts = [HEAD.format(what=_what(infos), provenance=_provenance(infos))]
     if missing:
         parts.append("Not there, or not finished:\n\n" + "".join(f"- {line}\n" for line in missing))
-    parts.append(
-        "".join(
-            f"- [{one.result.title}](#{_anchor(one.result.title)}): {one.result.finding}\n"
-            for one in shown
-        )
-    )
+    contents = [f"- [{one.result.title}](#{_anchor(one.result.title)})\n" for one in shown]
+    parts.append("".join(contents))
     return "\n".join([*parts, *map(_section, shown)])
 
 
@@ -98,11 +96,10 @@ def _what(infos: Sequence[dict[str, Any]]) -> str:
     models = _several(config["model"]["name_or_path"] for config in configs)
     videos = sorted({config["benchmark"].get("videos", 0) for config in configs})
     sets = _several(config["benchmark"]["_target_"].split(".")[-1].lower() for config in configs)
-    return (
-        f"{models} on {sets} ({videos[0]} to {videos[-1]} videos an experiment)"
-        if videos
-        else "empty"
-    )
+    if not videos:
+        return "nothing"
+    span = f"{videos[0]} to {videos[-1]}" if videos[1:] else f"{videos[0]}"
+    return f"{models} on {sets} ({span} videos an experiment)"
 
 
 def _provenance(infos: Sequence[dict[str, Any]]) -> str:
@@ -117,8 +114,8 @@ def _provenance(infos: Sequence[dict[str, Any]]) -> str:
     versions = infos[0]["versions"]
     return (
         f"{len(infos)} runs at commit {commits or 'unknown'}; torch {versions['torch']}, transformers "
-        f"{versions['transformers']}; {_several(i['processor'] for i in infos)}, {infos[0]['cpu_threads']} thread a run; "
-        "FLOPs and bytes are closed forms, seconds were measured."
+        f"{versions['transformers']}; {_several(i['processor'] for i in infos)}, {infos[0]['cpu_threads']} thread a "
+        "run; FLOPs and bytes are closed forms, seconds were measured."
     )
 
 

@@ -99,7 +99,11 @@ def _finding(found: Sequence[Cell], methods: Sequence[str], ratios: Sequence[flo
                 f"{percent(re_loaded.point.accuracy)} % with, {gap}"
             )
     if not told:
-        return f"Ground-truth chunks are not known here; without them: {'; '.join(f'{c.point.compressor} {c.point.ratio_high:g}x {percent(c.point.accuracy)} %' for c in found)}."
+        own = [
+            f"{c.point.compressor} {c.point.ratio_high:g}x {percent(c.point.accuracy)} %"
+            for c in found
+        ]
+        return f"Where answers lie is not known here; without their chunks: {', '.join(own)} ({asked(found[0])})."
     return f"{'; '.join(told)} ({asked(found[0])})."
 
 

@@ -12,6 +12,7 @@ from experiments.figures.drawing import (
     LABELS,
     MARKERS,
     accuracy_axis,
+    beside,
     described,
     kv,
     kv_axis,
@@ -21,7 +22,7 @@ from experiments.figures.drawing import (
 )
 from experiments.figures.output import Result, main
 from experiments.figures.tables import Table
-from experiments.figures.words import accuracy, asked, differences, percent, points_of
+from experiments.figures.words import accuracy, asked, differences, marked, percent, stars
 from x2l.records import Record
 from x2l.style import COLOURS
 
@@ -40,9 +41,11 @@ def make(records: Sequence[Record]) -> Result:
     )
     places = [(selector, method) for selector in selectors for method in methods]
     for axis, (selector, method) in zip(axes, places, strict=True):
-        for size, colour, marker in zip(sizes, COLOURS, MARKERS, strict=False):
+        looks = zip(sizes, COLOURS, MARKERS, strict=False)
+        for place, (size, colour, marker) in enumerate(looks):
             own = pick(found, compressor=method, selector=selector, chunk_frames=size)
-            line(axis, own, kv, f"{size} frames a chunk", (colour, marker, "-"))
+            at = beside(kv, place, len(sizes))
+            line(axis, own, at, f"{size} frames a chunk", (colour, marker, "-"))
         axis.set_title(f"{method}, {LABELS[selector]}, k = {_ks(found)}")
         kv_axis(axis)
     accuracy_axis(axes, len(methods))
@@ -64,7 +67,7 @@ def _ks(found: Sequence[Cell]) -> str:
 
 
 def same_frames(found: Sequence[Cell], method: str, selector: str, frames: int) -> list[Cell]:
-    """The cells that re-load as many frames, by chunk size; the oracle's largest k, which re-loads all that is needed."""
+    """The cells that re-load as many frames, by chunk size; of the oracle those of its largest k."""
     own = pick(found, compressor=method, selector=selector)
     if selector == "oracle":
         most = max((cell.point.top_k for cell in own), default=0)
@@ -98,7 +101,7 @@ def _table(found: Sequence[Cell]) -> Table:
         ),
     ):
         p, gap = cell.point, gaps.get(id(cell))
-        told = "-" if gap is None else points_of(gap) + ("*" if gap.p_holm < 0.05 else "")
+        told = "-" if gap is None else marked(gap)
         k, recall = ("-", "-") if p.control else (str(p.top_k), percent(p.recall, 0))
         rows.append(
             (
@@ -122,7 +125,7 @@ def _table(found: Sequence[Cell]) -> Table:
         "KV bytes %",
         f"against {REFERENCE} frames, points (95 %)",
     )
-    caption = f"Accuracy by chunk size at one k, {asked(found[0])}; * p < 0.05, Holm over the {len(pairs)} of this table"
+    caption = f"Accuracy by chunk size at one k, {asked(found[0])}; {stars(len(pairs))}"
     return Table(caption, header, tuple(rows), words=2)
 
 
@@ -135,12 +138,19 @@ def _finding(found: Sequence[Cell], methods: Sequence[str], sizes: Sequence[int]
                 continue
             first, last = own[0], own[-1]
             what = "all true chunks" if selector == "oracle" else f"{max(sizes)} frames"
+            gap = differences([(last, first)])[0]
             told.append(
-                f"{method} with {selector} ({what} re-loaded) {percent(first.point.accuracy)} % in chunks of {first.point.chunk_frames} frames "
-                f"({percent(first.point.kv_share)} % of the KV bytes) and {percent(last.point.accuracy)} % in chunks of {last.point.chunk_frames} "
-                f"({percent(last.point.kv_share)} %), {differences([(last, first)])[0]}"
+                f"{method} with {selector} ({what} re-loaded) {_of(first)} and {_of(last)}, {gap}"
             )
     return f"{'; '.join(told)} ({asked(found[0])})."
+
+
+def _of(cell: Cell) -> str:
+    p = cell.point
+    share = percent(p.kv_share)
+    return (
+        f"{percent(p.accuracy)} % in chunks of {p.chunk_frames} frames ({share} % of the KV bytes)"
+    )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from experiments.figures.cells import Cell, cells, comparisons, compressors, onl
 from experiments.figures.drawing import accuracy_axis, described, kv, kv_axis, panels
 from experiments.figures.output import Result, main
 from experiments.figures.tables import Table
-from experiments.figures.words import accuracy, asked, percent, points_of
+from experiments.figures.words import LEVEL, accuracy, asked, percent, points_of
 from experiments.methods_table import compressor, kind
 from x2l.records import Record
 from x2l.style import COLOURS
@@ -101,19 +101,20 @@ def _finding(found: Sequence[Cell], names: Sequence[str], kinds: dict[str, str])
     own = sorted((cell for cell in own if cell), key=lambda cell: -cell.point.accuracy)
     gaps = comparisons([(random, cell) for cell in own])
     told = [
-        f"{cell.point.compressor} ({kinds[cell.point.compressor]}) {percent(cell.point.accuracy)} %, {points_of(gap)} points"
+        f"{cell.point.compressor} ({kinds[cell.point.compressor]}) {percent(cell.point.accuracy)} %, "
+        f"{points_of(gap)} points"
         for cell, gap in zip(own, gaps, strict=True)
-        if gap.p_holm < 0.05
+        if gap.p_holm < LEVEL
     ]
     others = [
-        cell.point.compressor for cell, gap in zip(own, gaps, strict=True) if gap.p_holm >= 0.05
+        cell.point.compressor for cell, gap in zip(own, gaps, strict=True) if gap.p_holm >= LEVEL
     ]
     words = (
-        f"those that differ from it (p < 0.05 by Holm over {len(own)}) are {'; '.join(told)}"
+        f"those told from it (p < 0.05 by Holm over {len(own)}) are {'; '.join(told)}"
         if told
-        else f"none of {len(own)} differs from it (p < 0.05 by Holm)"
+        else f"none of {len(own)} is told from it (p < 0.05 by Holm)"
     )
-    rest = f"; {', '.join(others)} do not" if told and others else ""
+    rest = f"; {', '.join(others)} are not" if told and others else ""
     return f"At {ratio:g}x random pruning keeps {percent(random.point.accuracy)} %; {words}{rest} ({asked(random)})."
 
 

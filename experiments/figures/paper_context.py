@@ -13,7 +13,7 @@ from experiments.figures.cells import Cell, cells, comparisons, compressors, pic
 from experiments.figures.drawing import accuracy_axis, described, legend, panels
 from experiments.figures.output import Result, main
 from experiments.figures.tables import Table
-from experiments.figures.words import accuracy, asked, difference, percent, points_of
+from experiments.figures.words import accuracy, asked, difference, marked, percent, stars
 from x2l.records import Record
 from x2l.style import COLOURS
 
@@ -51,7 +51,7 @@ def make(records: Sequence[Record]) -> Result:
         (_table(found, methods, contexts),),
         _finding(found, methods),
         (
-            "Seconds are medians over videos, of vision, decoder and compression; two commands ran side by side, one core each.",
+            "Seconds are medians over videos, of vision, decoder and compression; make paper runs two at once.",
         ),
     )
 
@@ -98,16 +98,14 @@ def _table(found: Sequence[Cell], methods: Sequence[str], contexts: Sequence[str
                     gaps.get((method, context, name)),
                 )
                 told.append("-" if cell is None else accuracy(cell))
-                told.append(
-                    "-" if gap is None else points_of(gap) + ("*" if gap.p_holm < 0.05 else "")
-                )
+                told.append("-" if gap is None else marked(gap))
             any_cell = _any(found, method, context)
             rows.append(
                 (method, context, f"{decoder(any_cell):.2f}", f"{seconds(any_cell):.2f}", *told)
             )
     columns = [part for name in there for part in (f"{_word(name)} %", "against own")]
     header = ("compressor", "context", "decoder GFLOPs", "seconds", *columns)
-    caption = f"Contexts, {asked(found[0])}; differences in points; * p < 0.05, Holm over the {len(pairs)} of this table"
+    caption = f"Contexts, {asked(found[0])}; differences in points; {stars(len(pairs))}"
     return Table(caption, header, tuple(rows), words=2)
 
 
@@ -125,7 +123,8 @@ def _finding(found: Sequence[Cell], methods: Sequence[str]) -> str:
             )
             if one and two:
                 told.append(
-                    f"{method} {_word(name)} {percent(one.point.accuracy)} % in one pass (full) and {percent(two.point.accuracy)} % in two (own), {difference(one, two)}"
+                    f"{method} {_word(name)} {percent(one.point.accuracy)} % in one pass (full) and "
+                    f"{percent(two.point.accuracy)} % in two (own), {difference(one, two)}"
                 )
     if not told:
         return f"Only {', '.join(sorted({c.point.context for c in found}))} was run ({asked(found[0])})."

@@ -1,4 +1,4 @@
-"""Needle in a haystack: accuracy by length of the video and depth of the needle, one heat map a system and compressor.
+"""Needle in a haystack: accuracy by length of the video and depth of the needle, a heat map a system and compressor.
 
 Length is the video's (`duration`), depth the middle of the ground-truth chunks as a share of all chunks, both from the
 records; questions with several ground-truth chunks count at their mean.
@@ -11,17 +11,19 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import fmean
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from experiments.figures.cells import Cell, cells, compressors, only
+from experiments.figures.cells import Cell, cells, compressors
 from experiments.figures.drawing import GREY, LABELS, LOOKS, described, legend, panels
 from experiments.figures.output import Result, main
 from experiments.figures.sourced import sourced as reported
 from experiments.figures.tables import Table
 from experiments.figures.words import difference, listed, percent
+from x2l.points import Point, points
 from x2l.records import Record
 from x2l.statistics import Outcome, accuracy
 
@@ -105,11 +107,7 @@ def _all(found: Sequence[Cell], method: str, selector: str) -> Cell:
     return Cell(_pooled(records), records)
 
 
-def _pooled(records: Sequence[Record]):
-    from dataclasses import replace
-
-    from x2l.points import points
-
+def _pooled(records: Sequence[Record]) -> Point:
     return points([replace(record, run_id="all") for record in records])[0]
 
 
@@ -164,7 +162,7 @@ def _means(axes: Axes, own: Sequence[Cell], systems: Sequence[str]) -> None:
             lw=1,
         )
     theirs = reported("haystack")
-    names = ("32x", "2x + 32x", "2x + 16x")
+    names = ("theirs, 32x", "theirs, 2x + 32x", "theirs, 2x + 16x")
     for place, (_, value) in enumerate(theirs.points, start=len(systems)):
         axes.plot(
             value,
@@ -180,6 +178,8 @@ def _means(axes: Axes, own: Sequence[Cell], systems: Sequence[str]) -> None:
         [LABELS[n].replace(" chunks (bound)", "") for n in systems] + list(names),
         fontsize=7,
     )
+    for tick in axes.get_yticklabels()[len(systems) :]:
+        tick.set_color(GREY)
     axes.yaxis.tick_right()
     axes.invert_yaxis()
     axes.set_xlim(0, 104)
@@ -215,7 +215,8 @@ def _finding(found: Sequence[Cell], methods: Sequence[str], ends: Sequence[float
             gap = f" (over all lengths oracle minus all-high {difference(cell_of['oracle'], cell_of['none'])})"
         told.append(f"{method}: {listed(parts)}{gap}")
     whole = _all(found, methods[0], "none").point
-    return f"At {ends[0]:g} s and {ends[-1]:g} s, {'; '.join(told)}; {whole.n} questions on {whole.videos} videos of all lengths."
+    behind = f"{whole.n} questions on {whole.videos} videos of all lengths"
+    return f"At {ends[0]:g} s and {ends[-1]:g} s, {'; '.join(told)}; {behind}."
 
 
 if __name__ == "__main__":

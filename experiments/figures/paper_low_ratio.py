@@ -13,6 +13,7 @@ from experiments.figures.drawing import (
     LABELS,
     LOOKS,
     accuracy_axis,
+    beside,
     described,
     kv,
     kv_axis,
@@ -22,7 +23,7 @@ from experiments.figures.drawing import (
 )
 from experiments.figures.output import Result, main
 from experiments.figures.tables import Table
-from experiments.figures.words import accuracy, asked, differences, percent, points_of
+from experiments.figures.words import accuracy, asked, differences, marked, percent, stars
 from x2l.records import Record
 
 NAME = "paper_low_ratio"
@@ -37,11 +38,11 @@ def make(records: Sequence[Record]) -> Result:
     figure, axes = panels(len(methods), width=3.8, height=3.1, below=0.9, sharey=True)
     for axis, method in zip(axes, methods, strict=True):
         for ratio, hollow, dash in zip(ratios, (False, True), ("-", ":"), strict=False):
-            for selector in SELECTORS:
+            for place, selector in enumerate(SELECTORS):
                 own = pick(found, compressor=method, selector=selector, ratio_low=ratio)
                 colour, marker, _ = LOOKS[selector]
                 label = f"{LABELS[selector]}, low {ratio:g}x"
-                line(axis, own, kv, label, (colour, marker, dash), hollow)
+                line(axis, own, beside(kv, place, 3), label, (colour, marker, dash), hollow)
             own = pick(found, compressor=method, selector="all", ratio_low=ratio)
             line(axis, own, kv, f"all-low {ratio:g}x", (CONTROL, "p", ""), hollow)
         high = pick(found, compressor=method, selector="none", ratio_low=ratios[0])
@@ -57,7 +58,6 @@ def make(records: Sequence[Record]) -> Result:
         pairs, comparisons([(two, four) for two, four in pairs]), strict=True
     ):
         p, q = two.point, four.point
-        mark = "*" if gap.p_holm < 0.05 else ""
         rows.append(
             (
                 p.compressor,
@@ -68,7 +68,7 @@ def make(records: Sequence[Record]) -> Result:
                 str(q.top_k),
                 accuracy(four),
                 percent(q.kv_share),
-                points_of(gap) + mark,
+                marked(gap),
             )
         )
     header = (
@@ -82,7 +82,7 @@ def make(records: Sequence[Record]) -> Result:
         "KV bytes %",
         "difference, points (95 %)",
     )
-    caption = f"Twice as many chunks at twice the low ratio, {asked(found[0])}; * p < 0.05, Holm over the {len(pairs)} of this table"
+    caption = f"Twice as many chunks at twice the low ratio, {asked(found[0])}; {stars(len(pairs))}"
     return Result(
         f"Low ratio {' or '.join(f'{ratio:g}' for ratio in ratios)}",
         figure,
@@ -110,20 +110,13 @@ def equal_bytes(found: Sequence[Cell], ratios: Sequence[float]) -> list[tuple[Ce
 def _finding(
     found: Sequence[Cell], pairs: Sequence[tuple[Cell, Cell]], ratios: Sequence[float]
 ) -> str:
-    said = [
-        (a, b)
-        for a, b in pairs
-        if a.point.top_k == 4 or (a.point.selector != "oracle" and a.point.top_k == 2)
-    ]
-    said = [
-        (a, b)
-        for a, b in said
-        if (a.point.selector, a.point.top_k) in (("oracle", 4), ("attention", 4), ("random", 4))
-    ]
+    """Of k = 4: the oracle at one k, attention at equal bytes."""
+    said = [(a, b) for a, b in pairs if a.point.top_k == 4 and a.point.selector != "random"]
     gaps = differences([(b, a) for a, b in said])
     told = [
-        f"{a.point.compressor} with {a.point.selector} {percent(a.point.accuracy)} % (k = {a.point.top_k}, {percent(a.point.kv_share)} % of the KV bytes) and "
-        f"{percent(b.point.accuracy)} % (k = {b.point.top_k}, {percent(b.point.kv_share)} %), {gap}"
+        f"{a.point.compressor} with {a.point.selector} {percent(a.point.accuracy)} % (k = {a.point.top_k}, "
+        f"{percent(a.point.kv_share)} % of the KV bytes) and {percent(b.point.accuracy)} % (k = {b.point.top_k}, "
+        f"{percent(b.point.kv_share)} %), {gap}"
         for (a, b), gap in zip(said, gaps, strict=True)
     ]
     return f"Low {ratios[0]:g}x and {ratios[-1]:g}x: {'; '.join(told)} ({asked(found[0])})."

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from experiments.figures.by_setting import at, marks
-from experiments.figures.cells import Cell, cells, comparisons, compressors, pick
+from experiments.figures.cells import Cell, cells, comparisons, compressors
 from experiments.figures.drawing import accuracy_axis, described, legend, panels
 from experiments.figures.output import Result, main
 from experiments.figures.tables import Table
-from experiments.figures.words import accuracy, asked, differences, percent, points_of
+from experiments.figures.words import accuracy, asked, marked, spread, stars
 from x2l.points import Point
 from x2l.records import Record
 
@@ -54,7 +54,6 @@ def make(records: Sequence[Record]) -> Result:
     rows = []
     for (keep, compact), gap in zip(pairs, comparisons(pairs), strict=True):
         p = keep.point
-        mark = "*" if gap.p_holm < 0.05 else ""
         rows.append(
             (
                 p.compressor,
@@ -62,11 +61,11 @@ def make(records: Sequence[Record]) -> Result:
                 CELLS[p.selector],
                 accuracy(keep),
                 accuracy(compact),
-                points_of(gap) + mark,
+                marked(gap),
             )
         )
     header = ("compressor", "context", "cell", "keep, %", "compact, %", "difference, points (95 %)")
-    caption = f"Positions, {asked(found[0])}; compact minus keep; * p < 0.05, Holm over the {len(pairs)} of this table"
+    caption = f"Positions, {asked(found[0])}; compact minus keep; {stars(len(pairs))}"
     return Result(
         "Positions: keep or compact",
         figure,
@@ -79,13 +78,10 @@ def make(records: Sequence[Record]) -> Result:
 
 
 def _finding(found: Sequence[Cell], pairs: Sequence[tuple[Cell, Cell]]) -> str:
-    said = [(a, b) for a, b in pairs if a.point.selector in ("none", "oracle", "attention")]
-    gaps = differences([(b, a) for a, b in said])
-    told = [
-        f"{a.point.compressor} {CELLS[a.point.selector]} (context {a.point.context}) {percent(a.point.accuracy)} % and {percent(b.point.accuracy)} %, {gap}"
-        for (a, b), gap in zip(said, gaps, strict=True)
-    ]
-    return f"Keep and compact: {'; '.join(told)} ({asked(found[0])})."
+    def name(cell: Cell) -> str:
+        return f"{CELLS[cell.point.selector]} in context {cell.point.context}"
+
+    return f"Compact against keep, {spread(pairs, name)} ({asked(found[0])})."
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Selection policies at one k: accuracy beside chunk recall, so that what selection loses is told from what compression loses.
+"""Selection policies at one k: accuracy beside chunk recall: what selection loses, what compression loses.
 
 python -m experiments.figures.paper_selectors outputs/paper/sweeps/paper_selectors
 """
@@ -11,7 +11,7 @@ from experiments.figures.cells import Cell, cells, comparisons, compressors, onl
 from experiments.figures.drawing import CONTROL, described, legend, panels
 from experiments.figures.output import Result, main
 from experiments.figures.tables import Table
-from experiments.figures.words import accuracy, asked, differences, percent, points_of
+from experiments.figures.words import accuracy, asked, differences, marked, percent, stars
 from x2l.records import Record
 from x2l.style import COLOURS
 
@@ -84,8 +84,8 @@ def make(records: Sequence[Record]) -> Result:
     ]
     if RETRIEVER not in names:
         notes.append(
-            "The retriever (CLIP, SigLIP or X-CLIP) was not run: its weights could not be downloaded here. The command that adds it is at "
-            "the top of conf/experiment/paper_selectors.yaml."
+            "The retriever (CLIP, SigLIP or X-CLIP) was not run: its weights could not be downloaded here. The command "
+            "that adds it is at the top of conf/experiment/paper_selectors.yaml."
         )
     return Result(
         "Selection policies at equal budget",
@@ -116,7 +116,7 @@ def _table(found: Sequence[Cell], chosen: Sequence[Cell]) -> Table:
         found, key=lambda c: (c.point.compressor, c.point.ratio_high, -c.point.accuracy)
     ):
         p, gap = cell.point, by_cell.get(id(cell))
-        told = "-" if gap is None else points_of(gap) + ("*" if gap.p_holm < 0.05 else "")
+        told = "-" if gap is None else marked(gap)
         recall = "-" if p.control else percent(p.recall, 0)
         rows.append(
             (
@@ -138,7 +138,7 @@ def _table(found: Sequence[Cell], chosen: Sequence[Cell]) -> Table:
         "KV bytes %",
         "against random chunks, points (95 %)",
     )
-    caption = f"Selectors at k = {chosen[0].point.top_k}, {asked(found[0])}; * p < 0.05, Holm over the {len(gaps)} of this table"
+    caption = f"Selectors at k = {chosen[0].point.top_k}, {asked(found[0])}; {stars(len(gaps))}"
     return Table(caption, header, tuple(rows), words=3)
 
 
@@ -154,7 +154,8 @@ def _finding(chosen: Sequence[Cell], methods: Sequence[str], ratios: Sequence[fl
         gaps = differences(pairs)
         parts = [f"{a.point.selector} {gap}" for (a, _), gap in zip(pairs, gaps, strict=True)]
         told.append(f"{method}: {', '.join(parts)}")
-    return f"Against random chunks of as many bytes, at {ratios[-1]:g}x and k = {chosen[0].point.top_k}: {'; '.join(told)} ({asked(chosen[0])})."
+    at = f"at {ratios[-1]:g}x and k = {chosen[0].point.top_k}"
+    return f"Against random chunks of as many bytes, {at}: {'; '.join(told)} ({asked(chosen[0])})."
 
 
 if __name__ == "__main__":

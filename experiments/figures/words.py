@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from experiments.figures.cells import Cell, comparisons
 from x2l.comparison import Comparison
+
+LEVEL = 0.05  # of p values, after Holm's correction
 
 
 def percent(share: float, digits: int = 1) -> str:
@@ -24,6 +26,16 @@ def points_of(found: Comparison) -> str:
     """`+12.5 (3.1 to 21.9)`: a difference with its interval, in points."""
     d = found.headline
     return f"{100 * d.value:+.1f} ({100 * d.low:+.1f} to {100 * d.high:+.1f})"
+
+
+def marked(found: Comparison) -> str:
+    """The difference, starred where it is told from zero."""
+    return points_of(found) + ("*" if found.p_holm < LEVEL else "")
+
+
+def stars(count: int) -> str:
+    """What a caption says of those stars."""
+    return f"* p < {LEVEL:g}, Holm over the {count} of this table"
 
 
 def p_value(p: float) -> str:
@@ -46,6 +58,24 @@ def differences(pairs: Sequence[tuple[Cell, Cell]]) -> list[str]:
             f"{p_value(found.p_holm)})"
         )
     return told
+
+
+def spread(pairs: Sequence[tuple[Cell, Cell]], name: Callable[[Cell], str]) -> str:
+    """How many of some paired differences are told from zero, and the largest.
+
+    Args:
+        pairs: (without, with); their difference is with minus without.
+        name: of a cell, beside its compressor.
+    """
+    found = comparisons(pairs)
+    clear = sum(one.p_holm < LEVEL for one in found)
+    most = max(range(len(found)), key=lambda at: abs(found[at].headline.value))
+    (before, after), gap = pairs[most], found[most]
+    return (
+        f"{clear} of {len(found)} paired differences are told from zero (p < 0.05 by Holm); the largest is that of "
+        f"{after.point.compressor}, {name(after)}: {percent(before.point.accuracy)} % to "
+        f"{percent(after.point.accuracy)} %, {points_of(gap)} points, {p_value(gap.p_holm)}"
+    )
 
 
 def asked(cell: Cell) -> str:

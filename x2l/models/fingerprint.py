@@ -54,7 +54,7 @@ def weights_digest(module: nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         if tensor.is_meta or not tensor.numel():
             continue
-        flat = tensor.detach().contiguous().view(-1)
+        flat = tensor.detach().contiguous().as_strided((tensor.numel(),), (1,))
         if tensor.device.type == "cpu":
             digest.update(memoryview(flat.view(torch.uint8).numpy()))
         else:

@@ -39,11 +39,13 @@ def cells_table(rows: Sequence[Point], called: Names) -> Table:
     scales = {axis.name: axis.scaled(largest([axis.value(p) for p in rows])) for axis in AXES}
     fronts = {axis.name: set(map(id, front(rows, axis))) for axis in AXES}
     kv, flops, _ = (scales[axis.name] for axis in AXES)
+    short = any(p.out_of_memory for p in rows)
     columns = (
         _CELL,
-        Column("accuracy %", title="95 % interval below, clustered by video"),
+        Column("accuracy %", title="with its 95 % interval, clustered by video"),
         Column("n", title="questions that count (or groups of tries)"),
         Column("unparsed", title="answers without a readable letter"),
+        *([Column("out of memory", title="questions")] if short else []),
         Column("KV %", title="bytes resident while answering, of the uncompressed cache's"),
         Column(f"KV {kv[1]}", title=AXES[0].words),
         Column(flops[1], title=AXES[1].words),
@@ -58,6 +60,7 @@ def cells_table(rows: Sequence[Point], called: Names) -> Table:
             percent(p.accuracy, p.low, p.high),
             number(p.n, "{:.0f}"),
             number(p.parse_failures, "{:.0f}"),
+            *([number(p.out_of_memory, "{:.0f}")] if short else []),
             percent(p.kv_share),
             number(p.kv_bytes_resident, scale=kv[0]),
             number(p.flops, scale=flops[0]),
@@ -177,6 +180,8 @@ def ratios_table(rows: Sequence[Point]) -> Table:
     """Ratios that were really obtained against those asked for; one row for each way to compress."""
     groups: dict[tuple[object, ...], list[Point]] = defaultdict(list)
     for p in rows:
+        if not math.isfinite(p.measured_ratio_low):  # out of memory throughout
+            continue
         groups[p.model, p.compressor, p.ratio_low, p.ratio_high, p.chunk_frames].append(p)
     columns = (
         Column("compressor", numbers=False),

@@ -9,7 +9,7 @@ from x2l.compute_axes import COMPARABLE
 from x2l.naming import Names
 from x2l.points import FULL, Point
 from x2l.reporting.cells import cell_name
-from x2l.reporting.tables import Column, Interval, Table, Value, number, percent, words
+from x2l.reporting.tables import Column, Interval, Table, Value, number, percent
 from x2l.statistics import Difference
 
 RANDOM = "random"
@@ -76,12 +76,16 @@ def differences_table(caption: str, pairs: Sequence[Pair], called: Names) -> Tab
         Column("cell", numbers=False),
         Column("against %", title="accuracy of what it is compared with, on the shared questions"),
         Column("cell %", title="its accuracy on the same questions"),
-        Column("difference, points", title="95 % interval below, paired, clustered by video"),
+        Column("difference, points", title="with its 95 % interval, paired, clustered by video"),
         Column("interval", numbers=False),
-        Column("right > wrong", title="questions that were right there and are wrong here"),
-        Column("wrong > right", title="questions that were wrong there and are right here"),
+        Column("lost", title="questions that were right there and are wrong here"),
+        Column("gained", title="questions that were wrong there and are right here"),
         Column("n"),
         Column("p (Holm)", title="corrected for all rows of this table"),
+        Column(
+            "KV %",
+            title="the cell's bytes resident, of the uncompressed cache's; then those it is compared with",
+        ),
     )
     rows = tuple(
         _row(one, b.point, called, (left, right)) for one, (_, b) in zip(found, pairs, strict=True)
@@ -95,21 +99,18 @@ def _row(
     d = one.headline
     low, value, high = 100 * d.low, 100 * d.value, 100 * d.high
     a, b = one.headline_accuracies
-    name = cell_name(point, called)
-    if one.unequal_bytes and point.selector != RANDOM and one.a["selector"] == RANDOM:
-        shares = f"{100 * one.kv_share_b:.1f} and {100 * one.kv_share_a:.1f} %"
-        name = words(name.text, f"{name.note} KV bytes differ: {shares}".strip())
     told = f"{round(value, 1) + 0.0:+.1f}"
     return (
-        name,
+        cell_name(point, called),
         percent(a.value),
         percent(b.value),
         Value(told, sort=value, note=f"{low:+.1f} to {high:+.1f}"),
         Value(told, sort=value, picture=_interval(d, *reach)),
-        number(d.lost, "{:.0f}"),
-        number(d.gained, "{:.0f}"),
-        number(d.count, "{:.0f}"),
+        number(one.micro.lost, "{:.0f}"),
+        number(one.micro.gained, "{:.0f}"),
+        number(one.micro.count, "{:.0f}"),
         Value(_p(one.p_holm), sort=one.p_holm),
+        number(one.kv_share_b, "{:.1f}", 100, f"against {100 * one.kv_share_a:.1f}"),
     )
 
 

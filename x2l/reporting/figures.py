@@ -5,6 +5,7 @@ import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -19,10 +20,13 @@ from x2l.naming import Names
 from x2l.points import FULL, Point, pareto
 from x2l.style import COLOURS, MARKERS, RC
 
-MOST_BARS = 60  # cells of which every interval is drawn
+MOST_BARS = 60  # cells of which every interval is drawn; of more, those on the front
 MOST_COLOURS = 7  # compressors that colours still tell apart
 MOST_LINES = 24  # lines that may still be followed
-_SVG = {"svg.hashsalt": "x2l", "svg.fonttype": "path"}  # equal points give equal bytes
+_SVG: dict[Any, Any] = {
+    "svg.hashsalt": "x2l",
+    "svg.fonttype": "path",
+}  # equal points give equal bytes
 
 
 @dataclass(frozen=True)
@@ -70,9 +74,9 @@ def overview(group: Sequence[Point], axis: ComputeAxis, called: Names) -> Figure
                 lines[called.line(p)].append(p)
         if coloured and len(lines) <= MOST_LINES:
             _lines(axes, lines, at, look)
-        every = len(group) <= MOST_BARS
+        every, on_front = len(group) <= MOST_BARS, set(map(id, best))
         for p in group:
-            _cell(axes, p, at[id(p)], look, every or bool(p.control) or p in best)
+            _cell(axes, p, at[id(p)], look, every or id(p) in on_front)
         for number, p in enumerate(best, start=1):
             axes.annotate(
                 str(number),

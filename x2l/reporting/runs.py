@@ -17,6 +17,11 @@ from x2l.status import MEANING, Job
 
 ERRORS = "errors.jsonl"  # as the runner names it
 SOUND = ("done", "done-with-errors")
+REMEDIES = {
+    "interrupted": "stopped; the same command again does what is missing",
+    "killed": "its process is gone; the same command again does what is missing",
+    "incomplete": "answers that an earlier call asked for are missing; its command again gives them",
+}
 
 
 def states_table(jobs: Sequence[Job]) -> Table | None:
@@ -25,7 +30,8 @@ def states_table(jobs: Sequence[Job]) -> Table | None:
     for job in jobs:
         if job.state in SOUND:
             continue
-        reason = job.reason or MEANING.get(job.state, "")
+        meaning = REMEDIES.get(job.state) or MEANING.get(job.state, "")
+        reason = job.reason or meaning
         answered, expected = job.values.get("records", 0), job.values.get("expected")
         counts = f"{answered} of {'?' if expected is None else expected}"
         found.append((words(job.name), words(job.state), words(counts), words(reason)))
@@ -60,11 +66,12 @@ def memory_table(jobs: Sequence[Job], records: Sequence[Record]) -> Table | None
         ValueError: a run's out_of_memory.jsonl is another program's.
     """
     groups: dict[tuple[str, ...], list[Any]] = defaultdict(list)
-    for job in jobs:
-        shortages = load_shortages(job.folder) if job.folder else []
-        for one in unanswered(shortages, records):
-            cell = f"{one.compressor} {one.cell}, high {one.ratio_high:g}x"
-            groups[cell, job.name, one.stage or "between stages", one.device].append(one)
+    every = [one for job in jobs if job.folder for one in load_shortages(job.folder)]
+    run_of = {job.values.get("run_id"): job.name for job in jobs}
+    for one in unanswered(every, records):
+        cell = f"{one.cell}, high {one.ratio_high:g}x"
+        run = run_of.get(one.run_id, one.run_id)
+        groups[cell, run, one.stage or "between stages", one.device].append(one)
     found = []
     for (cell, run, stage, device), members in groups.items():
         most = max((one.asked_bytes or 0 for one in members), default=0)
@@ -114,14 +121,15 @@ def hardware(infos: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def sessions_table(infos: Mapping[str, Mapping[str, Any]]) -> Table:
     """What code and versions computed, one row for each combination."""
     groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for name, info in infos.items():
+    for info in infos.values():
         for session in info["sessions"]:
             commit = str(session["commit"] or "no checkout")[:12]
             changed = " with uncommitted changes" if session["dirty"] else ""
             versions = ", ".join(f"{k} {v}" for k, v in session["versions"].items())
             machine = f"{session['processor']} ({session['device']})"
             key = (commit + changed, str(session["code"]), versions, machine)
-            groups[(*key, str(session["checkpoint"] or "–"))].append(f"{session['started']} {name}")
+            weights = str(session["checkpoint"] or "–")
+            groups[(*key, weights)].append(session["started"])
     columns = (
         "commit",
         "hash of the source",
@@ -133,9 +141,9 @@ def sessions_table(infos: Mapping[str, Mapping[str, Any]]) -> Table:
         "last",
     )
     found = []
-    for key, members in groups.items():
-        started = sorted(member.split()[0] for member in members)
-        found.append((*map(words, key), words(len(members)), words(started[0]), words(started[-1])))
+    for made_with, members in groups.items():
+        times = (words(min(members)), words(max(members)))
+        found.append((*map(words, made_with), words(len(members)), *times))
     return Table("Code, versions and machines", _text_columns(columns), tuple(found))
 
 
@@ -145,13 +153,8 @@ def commands_table(jobs: Sequence[Job], infos: Mapping[str, Mapping[str, Any]]) 
     for job in jobs:
         info = infos.get(job.name)
         identity = info["run_id"] if info else str(job.values.get("run_id", "–"))
-        found.append(
-            (
-                words(job.name),
-                words(identity),
-                words(run_command(job.folder) if job.folder else "not started"),
-            )
-        )
+        command = run_command(job.folder) if job.folder else "not started"
+        found.append((words(job.name), words(identity), words(command)))
     return Table(
         "Runs", _text_columns(("run", "hash of the configuration", "command")), tuple(found)
     )
@@ -161,7 +164,7 @@ def run_command(folder: Path) -> str:
     """The command of one run, from the overrides that Hydra wrote beside it."""
     overrides = _yaml(folder / ".hydra" / "overrides.yaml")
     if not isinstance(overrides, list):
-        return "not recorded; run.json holds the configuration"
+        return "not recorded"
     return shlex.join(["x2l", *map(str, overrides)])
 
 

@@ -1,0 +1,15 @@
+"""Notebooks under test (pytest-nbmake) write to a folder of their own and look at no sweep that happens to be there."""
+
+import tempfile
+
+import pytest
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call():
+    """Runs one notebook."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("X2L_OUTPUTS", folder)
+        patch.delenv("X2L_SWEEP", raising=False)
+        patch.setenv("IPYTHONDIR", f"{folder}/ipython")
+        return (yield)

@@ -1,0 +1,265 @@
+"""Figures of the experiments: records in; figure, tables and one sentence out, whatever the records say."""
+
+import importlib
+import json
+import re
+from dataclasses import replace
+
+import pytest
+from matplotlib.colors import to_hex
+
+from experiments import paper
+from experiments.figures import paper_haystack, paper_hit_rate, paper_main
+from experiments.figures.cells import cells, only
+from experiments.figures.drawing import GREY
+from experiments.figures.output import made, main, write
+from experiments.figures.page import Shown, page
+from experiments.figures.sourced import FILE, sourced
+from experiments.figures.tables import Table, latex, markdown
+from tests import paper_records
+from tests.synthetic import record
+from x2l.records import RecordWriter
+from x2l.runinfo import RUN
+
+SOURCED = json.loads(FILE.read_text())
+
+
+def result(name, records=None):
+    module = importlib.import_module(f"experiments.figures.{name}")
+    return made(module.make, paper_records.of(name) if records is None else records)
+
+
+def drawn(figure):
+    """(label, line) of everything that a legend would name."""
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            yield label, getattr(handle, "lines", [handle])[0]
+
+
+@pytest.mark.parametrize("name", paper.NAMES)
+def test_an_experiment_becomes_a_figure_tables_and_a_sentence(name):
+    records = paper_records.of(name)
+    whole = result(name, records)
+    assert all(axes.has_data() for axes in whole.figure.axes)
+    assert whole.tables and all(table.rows for table in whole.tables)
+    for text in (whole.finding, *map(markdown, whole.tables), *whole.notes):
+        assert "nan" not in text and "None" not in text, text
+    assert whole.finding.endswith(".") and re.search(r"\d", whole.finding)
+    for label, line in drawn(whole.figure):
+        if "Video-XL" not in label:
+            continue
+        assert (line.get_markerfacecolor(), to_hex(line.get_markeredgecolor())) == ("white", GREY)
+        assert line.get_linestyle() in (":", "None")
+
+
+@pytest.mark.parametrize("name", [n for n in paper.NAMES if paper_records.told(n)])
+def test_a_set_that_does_not_say_where_answers_lie_is_drawn_as_well(name):
+    records = paper_records.without_spans(name)
+    shown = result(name, records)
+    assert all(axes.has_data() for axes in shown.figure.axes)
+    told = " ".join([shown.finding, *map(markdown, shown.tables)])
+    assert "oracle" not in told and "nan" not in told
+
+
+def test_the_order_of_records_is_no_matter():
+    """A resumed run has another one."""
+    records = paper_records.of("paper_base_ratio")
+    whole, again = (result("paper_base_ratio", some) for some in (records, records[::-1]))
+    assert (again.finding, again.tables) == (whole.finding, whole.tables)
+
+
+def test_findings_are_counted():
+    records = paper_records.of("paper_main")
+    finding = result("paper_main", records).finding
+    assert "kmeans with oracle 100.0 %, +100.0 points" in finding and "against all-high" in finding
+    # One of the oracle's eight answers wrong: it is told.
+    at = {
+        "selector": "oracle",
+        "compressor": "kmeans",
+        "top_k": 3,
+        "context": "full",
+        "sample_id": "needle-128/v0/q0",
+    }
+    (index,) = [n for n, r in enumerate(records) if all(getattr(r, k) == v for k, v in at.items())]
+    records[index] = replace(records[index], correct=0.0)
+    assert "kmeans with oracle 87.5 %, +87.5 points" in result("paper_main", records).finding
+
+
+def test_differences_are_paired_with_controls_of_the_same_k():
+    found = cells(paper_records.of("paper_main"))
+    others = paper_main.rivals(found, "tome", "attention", 2)
+    assert list(others) == [
+        "all-high",
+        "random chunks",
+        "fewer frames",
+        "random pruning",
+        "uniform pruning",
+    ]
+    assert {cell.point.top_k for name, cell in others.items() if name != "all-high"} == {2}
+    pruned = others["random pruning"].point
+    assert (pruned.selector, pruned.compressor) == ("attention", "random")
+
+
+def test_records_that_do_not_belong_together_are_refused():
+    with pytest.raises(ValueError, match=r"several values of model \(a, b\)"):
+        cells([record(model="a"), record(model="b", run_id="other")])
+    with pytest.raises(ValueError, match="there are none"):
+        cells([])
+    with pytest.raises(ValueError, match="2 cells with selector=attention"):
+        only(cells([record(), record(run_id="other")]), selector="attention")
+
+
+@pytest.mark.parametrize("name", SOURCED)
+def test_what_others_reported_names_its_model_and_its_source(name):
+    series = sourced(name)
+    assert "Video-XL" in series.label and re.search("notebook|logs", series.label)
+    assert series.source.startswith("github.com/") and re.search(r"cell \d+|/log", series.source)
+    assert series.points and series.note
+    assert "the paper" not in f"{series.label} {series.source} {series.note}"
+    assert f"{series.points[0][1]:g}" in series.told and series.source in series.told
+
+
+def test_tables():
+    table = Table("a < b", ("name_1", "50 %"), (("x|y", "1 ± 2"),))
+    assert markdown(table) == "a < b.\n\n| name_1 | 50 % |\n| --- | ---: |\n| x\\|y | 1 ± 2 |\n"
+    text = latex(table)
+    assert r"name\_1 & 50 \% \\" in text and r"1 $\pm$ 2 \\" in text and r"{lr}" in text
+    with pytest.raises(ValueError, match="1 cells, header has 2"):
+        Table("short", ("a", "b"), (("x",),))
+
+
+def test_length_and_depth_are_read_from_records():
+    def at(chunk, chunks, duration=64.0):
+        return record(gt_chunks=chunk, kept_high=(2,) * chunks, duration=duration)
+
+    assert [paper_haystack.depth(at((n,), 4)) for n in range(4)] == [0, 1, 2, 3]
+    assert paper_haystack.depth(at((15,), 16)) == 3 and paper_haystack.depth(at((0, 15), 16)) == 2
+    assert paper_haystack.depth(at(None, 16)) is None
+    few = [at((0,), 4, seconds) for seconds in (128.0, 32.0, 64.0, 64.2)]
+    assert paper_haystack.lengths(few) == [32, 64, 128]
+    many = [at((0,), 4, float(seconds)) for seconds in range(1, 61)]
+    ends = paper_haystack.lengths(many)
+    assert len(ends) == paper_haystack.MOST_LENGTHS and ends[-1] == 60
+    assert sum(map(len, paper_haystack.grid(many, ends).values())) == 60
+
+
+def saved(folder, records):
+    """Records as a run's folder holds them."""
+    folder.mkdir(parents=True)
+    with RecordWriter(folder / "records.jsonl") as writer:
+        for each in records:
+            writer.append(each)
+
+
+def test_the_command_writes_equal_files_for_equal_records(tmp_path, capsys):
+    records = paper_records.of("paper_hit_rate")
+    saved(tmp_path / "run", records)
+    main(paper_hit_rate.NAME, paper_hit_rate.make, [str(tmp_path / "run"), "--out", str(tmp_path)])
+    assert "Accuracy against hit rate" in capsys.readouterr().out
+    files = [
+        tmp_path / "figures" / "paper_hit_rate.png",
+        tmp_path / "figures" / "paper_hit_rate.pdf",
+    ]
+    files += [tmp_path / "tables" / "paper_hit_rate.md", tmp_path / "tables" / "paper_hit_rate.tex"]
+    before = [path.read_bytes() for path in files]
+    assert files[0].stat().st_size < 150_000
+    write(result("paper_hit_rate", records), "paper_hit_rate", tmp_path)
+    assert [path.read_bytes() for path in files] == before
+    with pytest.raises(SystemExit) as stopped:
+        main(paper_hit_rate.NAME, paper_hit_rate.make, [str(tmp_path / "tables")])
+    assert stopped.value.code == 2 and "error: folders=" in capsys.readouterr().err
+
+
+def test_the_page_shows_each_with_its_commands_and_says_what_is_missing(
+    tmp_path, monkeypatch, capsys
+):
+    out = tmp_path / "paper"
+    monkeypatch.setattr(paper, "OUT", out)
+    saved(out / "sweeps" / "paper_pinned" / "run", paper_records.of("paper_pinned"))
+    assert paper.main(["--draw", "--publish", str(tmp_path / "kept")]) == 1
+    text = (out / "README.md").read_text()
+    (command,) = paper.commands("paper_pinned")  # there is no log, so it is the yaml's
+    assert " ".join(command.words) in text and "![First and last chunk pinned, on and off](" in text
+    assert result("paper_pinned").finding in text
+    missing = [name for name in paper.NAMES if f"- {name}: not run yet" in text]
+    assert missing == [name for name in paper.NAMES if name != "paper_pinned"]
+    kept = sorted(
+        path.relative_to(tmp_path / "kept").as_posix() for path in (tmp_path / "kept").rglob("*.*")
+    )
+    assert kept == ["README.md", "figures/paper_pinned.png", "tables/paper_pinned.md"]
+    page_kept = (tmp_path / "kept" / "README.md").read_text()
+    links = re.findall(r"\]\(([\w/.]+)\)", page_kept)
+    assert links and all((tmp_path / "kept" / link).exists() for link in links)
+
+
+def test_the_page_says_what_made_the_records(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    info = {"commit": "abcdef0123", "dirty": False, "processor": "CPU", "cpu_threads": 1}
+    info["versions"] = {"torch": "2", "transformers": "5"}
+    config = {
+        "model": {"name_or_path": "x2l_tiny"},
+        "benchmark": {"_target_": "n.Needle", "videos": 4},
+    }
+    (run / RUN).write_text(json.dumps({**info, "config": config}))
+    text = page([Shown("paper_pinned", result("paper_pinned"), ("x2l -m",), [run])])
+    assert "x2l_tiny on needle" in text and "1 runs at commit abcdef0;" in text
+
+
+def test_experiments_that_measure_seconds_run_after_the_others_and_alone(tmp_path, monkeypatch):
+    calls = []
+
+    def called(words, **_):
+        calls.append(words[3:])
+        return type("Done", (), {"returncode": 3 if "experiment=paper_pinned" in words else 0})
+
+    monkeypatch.setattr(paper.subprocess, "run", called)
+    names = ["paper_efficiency", "paper_pinned", "paper_context"]
+    assert paper.run_all(names, ["benchmark.videos=1"], 1, tmp_path) is False
+    experiments = [word for words in calls for word in words if word.startswith("experiment=")]
+    assert experiments == [
+        "experiment=paper_pinned",
+        "experiment=paper_context",
+        *["experiment=paper_efficiency"] * 2,
+    ]
+    assert all(words.count("benchmark.videos=1") == 1 and words[0] == "-m" for words in calls)
+    assert [any("prefill.cache=" in word for word in words) for words in calls] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    told = [paper.ran(command, tmp_path / "logs") for command in paper.commands("paper_pinned")]
+    assert told == ["x2l -m experiment=paper_pinned benchmark.videos=1"]
+
+
+def test_an_unknown_experiment_is_named(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        paper.main(["paper_bogus"])
+    assert (
+        stopped.value.code == 2
+        and "paper_bogus: no such experiment; there are paper_main" in capsys.readouterr().err
+    )
+
+
+def test_forms_of_storage_stand_in_one_panel_a_compressor():
+    records = [
+        record(
+            run_id=f"{name}{ratio}",
+            compressor=name,
+            ratio_high=ratio,
+            selector="none",
+            top_k=None,
+            sample_id=f"v{video}/q",
+            video_id=f"v{video}",
+            correct=float("int4" not in name),
+            kv_bytes_resident=int(20000 / ratio),
+        )
+        for name in ("tome", "tome-int8", "tome-int4", "kmeans", "kmeans-int8", "kmeans-int4")
+        for ratio in (4.0, 8.0)
+        for video in range(3)
+    ]
+    whole = result("quantised", records)
+    assert [axes.get_title() for axes in whole.figure.axes] == ["kmeans", "tome"]
+    assert [label for label, _ in drawn(whole.figure)][:3] == ["as they are", "int8", "int4"]
+    assert "100.0 % to 0.0 %, -100.0" in whole.finding and "of 8 paired" in whole.finding
