@@ -131,6 +131,11 @@ def test_a_budget_too_small_is_refused_before_the_prefill(tmp_path, data, model)
         go(tmp_path, data, lambda: model, {"random": RandomSelector()}, top_k=("5%",))
 
 
+def test_controls_need_no_room_in_a_budget(tmp_path, data, model):
+    records = go(tmp_path, data, lambda: model, {"none": SelectNone()}, top_k=("5%",)).records
+    assert len(records) == 6
+
+
 def test_a_ladder_of_another_number_of_levels_is_refused(tmp_path, data, model):
     with pytest.raises(ValueError, match="levels are low, high, so give 1"):
         go(tmp_path, data, lambda: model, {"random": RandomSelector()}, top_k=("1+2",))

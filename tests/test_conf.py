@@ -174,6 +174,8 @@ def test_a_list_of_numbers_is_several_where_there_are_two_levels():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (["levels.high=3"], r"levels\.high=3: must have a ratio .*write levels\.high\.ratio=3"),
+        (["levels.low=null"], r"levels\.low=None: must have a ratio"),
         (["+levels.mid=40"], r"levels\.mid\.ratio=40: must be between levels\.low\.ratio=2 and"),
         (["+levels.mid=8", "+levels.more=8", "top_k=1"], "must have different ratios"),
         (["+levels.mid={layers:pyramid}"], r"levels\.mid\.ratio=None: must be tokens in"),

@@ -95,7 +95,7 @@ def answer_video(
                 model, benchmark, settings, AskedVideo(store, fields, {}, prompt), some
             )
         return
-    _check_budgets_of_bytes(model, prompt, levels, settings, video_id)
+    _check_budgets_of_bytes(model, prompt, levels, settings, asked)
     prepared = _prepared(model, frames, prompt, asked)
     store, own = _prefilled(model, prompt, levels, settings, video_id, cache)
     del frames, prompt  # the pixels of the whole video
@@ -217,7 +217,7 @@ def _check_budgets_of_bytes(
     prompt: Prompt,
     levels: Mapping[str, Level],
     settings: Settings,
-    video_id: str,
+    asked: Sequence[tuple[Sample, Sequence[Cell]]],
 ) -> None:
     """Checks before the pre-fill that every budget has room for what each mixed cache holds.
 
@@ -225,13 +225,13 @@ def _check_budgets_of_bytes(
         ConfigError: it has not.
     """
     full = kv_bytes(model.shape, prompt.tokens)
-    for top_k in settings.top_k:
+    for top_k in {cell.top_k for _, cells in asked for cell in cells}:  # controls have none
         if is_budget(top_k):
             least = budget_bytes(model, prompt, levels, 0, settings.pinned)
             if budget_of(top_k, full) < least:
                 raise ConfigError(
-                    f"top_k={top_k}: must be at least {100 * least / full:.1f}% ({least:,} bytes), what {video_id} "
-                    "takes with every chunk that is not pinned at the level high; raise it, or levels.high.ratio"
+                    f"top_k={top_k}: must be at least {100 * least / full:.1f}% ({least:,} bytes), what "
+                    f"{asked[0][0].video_id} takes with every chunk that is not pinned at the level high; raise it, or levels.high.ratio"
                 )
 
 

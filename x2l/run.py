@@ -94,6 +94,11 @@ def plain(config: DictConfig) -> dict[str, Any]:
     found = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(found, dict)
     values: dict[str, Any] = {str(key): value for key, value in found.items()}
+    for name in ("low", "high"):
+        if not isinstance(own := values["levels"].get(name), dict):
+            raise ConfigError(
+                f"levels.{name}={own}: must have a ratio and a compressor; write levels.{name}.ratio={own}"
+            )
     values["levels"] = {n: level for n, level in values["levels"].items() if level is not None}
     shared = {"compressor": values["compressor"], "codec": values["codec"], "layers": None}
     for name, level in values["levels"].items():
