@@ -231,7 +231,8 @@ def _check_budgets_of_bytes(
             if budget_of(top_k, full) < least:
                 raise ConfigError(
                     f"top_k={top_k}: must be at least {100 * least / full:.1f}% ({least:,} bytes), what "
-                    f"{asked[0][0].video_id} takes with every chunk that is not pinned at the level high; raise it, or levels.high.ratio"
+                    f"{asked[0][0].video_id} takes with every chunk that is not pinned at the level high; raise it, or "
+                    "levels.high.ratio"
                 )
 
 

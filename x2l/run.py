@@ -28,6 +28,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from x2l.benchmarks.base import Benchmark
+from x2l.configured import filled, folder_name, settings_of
 from x2l.jobstatus import StatusFile, alone
 from x2l.launchers import requeue_ends_the_process
 from x2l.runinfo import (
@@ -40,10 +41,7 @@ from x2l.runinfo import (
 from x2l.settings import (
     ConfigError,
     Settings,
-    check_checkpoint,
-    check_temporal_patch,
     config_errors,
-    temporal_patch,
 )
 from x2l.tracking import place_id
 
@@ -60,52 +58,22 @@ def run_folder(*, _root_: DictConfig) -> str:
     assert isinstance(raw, dict)
     choices = raw.pop("hydra", {}).get("runtime", {}).get("choices", {})
     try:
-        return _folder_name(plain(OmegaConf.create(raw)), choices)
+        return folder_name(plain(OmegaConf.create(raw)), choices)
     except (OmegaConfBaseException, AttributeError, KeyError, TypeError, ValueError) as error:
         # Raised here, it would end the whole sweep; the job itself will meet it, and say so in this folder.
         log.debug("no name: %s", error)
         return f"unusable-{hashlib.sha256(repr(raw).encode()).hexdigest()[:8]}"
 
 
-def _folder_name(config: Mapping[str, Any], choices: Mapping[str, Any]) -> str:
-    levels = config["levels"]
-    ranked = _ranked(levels)
-    names = [_level_name(choices, level, levels[level]) for level in ranked]
-    name = "+".join(dict.fromkeys(names))
-    ratios = "-".join(f"{levels[level]['ratio']}x" for level in ranked)
-    if config["control"]["fewer_frames"]:
-        name = f"fewer_frames-{name}"
-    if shard := config["benchmark"].get("shard"):  # the shards of one run lie side by side
-        name = f"shard{str(shard).replace('/', 'of')}-{name}"
-    return f"{name}-{ratios}-{identity(config)[:8]}"
-
-
-def _ranked(levels: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Names of the levels: low, those between as they are written, high."""
-    return ["low", *(name for name in levels if name not in ("low", "high")), "high"]
-
-
 def plain(config: DictConfig) -> dict[str, Any]:
     """The configuration as resolved plain values, further levels filled in.
 
-    A level between `low` and `high` may be just its ratio (`+levels.mid=8`); what it does not say of its compressor
-    and codec is what `compressor=` and `codec=` say for all. One that is null is none, so that a sweep can have both.
+    Raises:
+        ConfigError: see `configured.filled`.
     """
     found = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(found, dict)
-    values: dict[str, Any] = {str(key): value for key, value in found.items()}
-    for name in ("low", "high"):
-        if not isinstance(own := values["levels"].get(name), dict):
-            raise ConfigError(
-                f"levels.{name}={own}: must have a ratio and a compressor; write levels.{name}.ratio={own}"
-            )
-    values["levels"] = {n: level for n, level in values["levels"].items() if level is not None}
-    shared = {"compressor": values["compressor"], "codec": values["codec"], "layers": None}
-    for name, level in values["levels"].items():
-        if name not in ("low", "high"):
-            own = level if isinstance(level, dict) else {"ratio": level}
-            values["levels"][name] = shared | {"ratio": None} | own
-    return values
+    return filled({str(key): value for key, value in found.items()})
 
 
 OmegaConf.register_new_resolver("x2l.folder", run_folder, replace=True)
@@ -238,7 +206,7 @@ def execute(config: DictConfig, folder: Path, status: StatusFile) -> int:
     make_tracker = _build(config.tracker)
     with config_errors():
         seconds = config.benchmark.get("seconds")
-        settings = _settings(config, values, hydra_config.runtime.choices, seconds)
+        settings = settings_of(values, hydra_config.runtime.choices, seconds)
         checkpoint = checkpoint_digest(settings.model)
         check_folder(folder, settings.run_id, values, checkpoint)
         tracker = make_tracker(
@@ -312,7 +280,7 @@ def engine(overrides: Sequence[str]) -> Engine:
         raise ConfigError(_in_short(error)) from error
     OmegaConf.set_readonly(config, True)
     with config_errors():
-        settings = _settings(config, values, choices, None)
+        settings = settings_of(values, choices, None)
     levels, selectors = _methods(config, values, settings)
     return Engine(settings, levels, selectors, lambda: _load_model(config.model))
 
@@ -350,84 +318,6 @@ def _level(level: DictConfig) -> Any:
     layers = tuple(level.layers) if isinstance(level.layers, ListConfig) else level.layers
     with config_errors():
         return Level(_build(level.compressor), level.ratio, codec, layers)
-
-
-def _settings(
-    config: DictConfig, values: dict[str, Any], choices: Any, seconds: float | None
-) -> Settings:
-    """Checked values; `choices` are the yaml files that groups came from, `seconds` every video's length if known."""
-    levels = values["levels"]
-    ranked = _ranked(levels)
-    names = [_level_name(choices, level, levels[level]) for level in ranked]
-    settings = Settings(
-        run_id=identity(values),
-        model=str(config.model.name_or_path),
-        dtype=config.model.dtype,
-        frames=config.video.frames,
-        fps=config.video.fps,
-        reader=config.video.reader,
-        chunk_frames=config.prefill.chunk_frames,
-        context=config.prefill.context,
-        positions=config.prefill.positions,
-        ratio_low=config.levels.low.ratio,
-        ratio_high=config.levels.high.ratio,
-        compressor="+".join(dict.fromkeys(names)),
-        selectors=tuple(config.selector),
-        between={level: levels[level]["ratio"] for level in ranked[1:-1]},
-        top_k=_top_ks(config.top_k, len(levels)),
-        pinned=_tuple(config.selection.pinned),
-        max_new_tokens=config.max_new_tokens,
-        limit=config.limit,
-        seed=config.seed,
-        model_positions=config.model.positions,
-        device=config.model.device,
-        seconds=seconds,
-        benchmark=str(choices.get("benchmark", "benchmark")),
-        split=config.benchmark.get("split"),
-        top_k_by_task=values["selection"]["top_k_by_task"] or {},
-        tuned_on=config.selection.tuned_on,
-        fewer_frames=config.control.fewer_frames,
-        prefill_cache=config.prefill.get("cache"),
-        prefill_cache_gb=config.prefill.get("cache_gb", Settings.prefill_cache_gb),
-    )
-    name = settings.model
-    check_checkpoint(name)
-    folder = PACKAGE / "assets" / name if name == "x2l_tiny" else Path(name)
-    if (patch := temporal_patch(folder)) is not None:
-        check_temporal_patch(settings.chunk_frames, patch)
-    return settings
-
-
-def _level_name(choices: Any, level: str, values: Mapping[str, Any]) -> str:
-    """The yaml files of a level's compressor, the methods inside it and its codec; and how layers share its budget."""
-    own = f"compressor@levels.{level}.compressor"
-    group = own if own in choices else "compressor"
-    inner = [str(choices[key]) for key in sorted(choices) if str(key).startswith(f"{group}.")]
-    compressor = ".".join([str(choices.get(group, "compressor")), *inner])
-    codec = choices.get(f"codec@levels.{level}.codec", choices.get("codec"))
-    layers = values.get("layers")
-    more = [part for part in (codec, layers) if part not in (None, "none", "uniform")]
-    return "-".join([compressor, *(part if isinstance(part, str) else "layers" for part in more)])
-
-
-def _top_ks(value: Any, levels: int) -> tuple[Any, ...]:
-    """Every top_k of the inner grid.
-
-    Where there are more than two levels a list of numbers is one ladder, [2, 4] the same as 2+4, and a list in the list
-    one of several; with two levels a list of numbers is several numbers of chunks.
-    """
-
-    def ladder(numbers: Any) -> Any:
-        return "+".join(map(str, numbers)) if isinstance(numbers, ListConfig) else numbers
-
-    whole = isinstance(value, ListConfig) and all(type(number) is int for number in value)
-    if whole and levels > 2:
-        return (ladder(value),)
-    return tuple(ladder(one) for one in _tuple(value))
-
-
-def _tuple(value: Any) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, ListConfig) else (value,)
 
 
 def _build(node: DictConfig) -> Any:
