@@ -127,7 +127,7 @@ def test_three_levels_by_rank_and_by_bytes(tmp_path, data, model):
 
 
 def test_a_budget_too_small_is_refused_before_the_prefill(tmp_path, data, model):
-    with pytest.raises(ConfigError, match=r"top_k=5%: must be at least \d+\.\d% .*clip0 takes"):
+    with pytest.raises(ConfigError, match=r"top_k=5%: must be at least \d+\.\d% .*the video takes"):
         go(tmp_path, data, lambda: model, {"random": RandomSelector()}, top_k=("5%",))
 
 

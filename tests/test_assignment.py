@@ -102,6 +102,13 @@ def test_what_is_certain_comes_first_and_pinned_before_all():
         by_bytes(relevance, SIZES, 400, THREE, ("last",))
 
 
+def test_a_short_chunk_that_costs_less_comes_before_a_more_relevant_one():
+    sizes = {"low": [100, 100, 10], "high": [10, 10, 1]}
+    relevance = torch.tensor([1.0, 0.0, 0.3])
+    assert by_bytes(relevance, sizes, 21 + 95, ("low", "high")) == ("high", "high", "low")
+    assert by_bytes(relevance, sizes, 21 + 99, ("low", "high")) == ("low", "high", "low")
+
+
 def test_a_step_that_is_dearer_than_the_next_is_taken_all_the_same():
     sizes = {"low": [100], "mid": [99], "high": [10]}
     assert by_bytes(torch.tensor([1.0]), sizes, 100, THREE) == ("low",)

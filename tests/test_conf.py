@@ -151,7 +151,7 @@ def test_levels_between_take_what_they_do_not_say_from_all():
     assert made.settings.levels == tuple(sorted(made.levels, key=lambda n: made.levels[n].ratio))
     assert made.settings.between == {"mid": 8} and made.settings.compressor == "mean_pool-int8"
     assert made.settings.top_k == ("2+4",)
-    assert engine([*own, "top_k=2+4"]).settings.compressor == "tome+kmeans-pyramid"
+    assert engine([*own, "top_k=2+4"]).settings.compressor == "tome+kmeans-pyramid+tome"
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from tests.tiny import frames, ours
+from x2l.assignment import assigned, budget_of
 from x2l.chunks import Prompt
 from x2l.codec import Quantised
 from x2l.compressors.base import Level
 from x2l.compressors.merging import ToMe
 from x2l.compressors.pruning import KeyNorm
 from x2l.compute import kv_bytes
-from x2l.fewer_frames import budget_bytes, budget_tokens, thinned
+from x2l.fewer_frames import budget_bytes, budget_tokens, check_budget, thinned
 from x2l.prefill import prefill
 
 PLAIN = {"low": Level(ToMe(), 2), "high": Level(ToMe(), 8)}
@@ -37,8 +38,35 @@ def test_the_budget_is_what_the_method_decodes_from(family, top_k, pinned, level
     mixed = store.mix(["low" if chunk in reloaded else "high" for chunk in range(6)])
     assert budget_bytes(model, prompt, levels, top_k, pinned) == mixed.nbytes
     if levels is PLAIN:
-        tokens = budget_tokens(prompt, levels, top_k, pinned)
+        tokens = budget_tokens(model, prompt, levels, top_k, pinned)
         assert kv_bytes(model.shape, tokens) == mixed.nbytes
+
+
+@pytest.mark.parametrize("levels", [PLAIN, CODED], ids=["plain", "coded"])
+@pytest.mark.parametrize("pinned", [(), ("first", "last")])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_of_a_budget_no_more_counts_than_chunks_can_spend(family, pinned, levels):
+    """Else fewer frames would have the part that the method leaves over."""
+    model = ours(family)
+    prompt = model.prompt(frames(22), 4)
+    store, full = prefill(model, prompt, levels), kv_bytes(model.shape, prompt.tokens)
+    spent = set()
+    least, most = (budget_bytes(model, prompt, levels, k, pinned) for k in (0, 6))
+    for share in (0.01, 0.3, 0.6, 1.01):
+        top_k = f"{100 * (least + share * (most - least)) / full:.3f}%"
+        for relevance in (torch.arange(6.0), -torch.arange(6.0)):
+            given = assigned(relevance, top_k, store, full, ("low", "high"), pinned)
+            mixed = store.mix(given)
+            assert mixed.nbytes <= budget_of(top_k, full)
+            if relevance[0] > relevance[-1]:
+                assert budget_bytes(model, prompt, levels, top_k, pinned) == mixed.nbytes
+                spent.add(mixed.nbytes)
+                if levels is PLAIN:
+                    tokens = budget_tokens(model, prompt, levels, top_k, pinned)
+                    assert kv_bytes(model.shape, tokens) == mixed.nbytes
+    assert len(spent) > 1
+    with pytest.raises(ValueError, match=r"top_k=1%: must be at least \d+\.\d% .* takes with"):
+        check_budget(model, prompt, levels, "1%", pinned)
 
 
 class Sized:

@@ -1,7 +1,11 @@
 """status.json: replaced in one step, alive while the job is, and true about how it ended."""
 
+import fcntl
 import json
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -98,6 +102,35 @@ def test_a_second_job_in_a_folder_waits_until_the_first_has_ended(tmp_path, capl
     waiting.join(5)
     assert order == ["first", "second"]
     assert f"process {os.getpid()} on " in caplog.text
+
+
+FORKING = """
+import os, sys, time
+from pathlib import Path
+from x2l.jobstatus import alone
+with alone(Path(sys.argv[1])):
+    if os.fork() == 0:
+        print(os.getpid(), flush=True)
+    time.sleep(60)
+"""
+
+
+def test_the_lock_ends_with_its_process_even_if_a_forked_child_lives_on(tmp_path):
+    job = subprocess.Popen([sys.executable, "-c", FORKING, str(tmp_path)], stdout=subprocess.PIPE)
+    child = int(job.stdout.readline())
+    try:
+        with (tmp_path / ".lock").open("w") as file:
+            with pytest.raises(BlockingIOError):  # the child has closed its own, not unlocked it
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            job.kill()
+            job.wait()
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.kill(child, 0)
+    finally:
+        job.kill()
+        job.wait()
+        job.stdout.close()
+        os.kill(child, signal.SIGKILL)
 
 
 def test_a_file_system_without_locks_is_told(tmp_path, caplog, monkeypatch):

@@ -317,6 +317,18 @@ def test_commands_versions_and_hardware_are_told(tmp_path):
     assert "torch" in made["versions"] and made["weights"] == "feed" and made["sessions"] == "1"
 
 
+def test_runs_of_one_name_in_two_sweeps_are_told_apart(tmp_path):
+    for day, machine, one in zip("ab", ("Abacus 9", "Abacus 10"), RECORDS[:2], strict=True):
+        run = write_runs(tmp_path / day, [one]) / "12-00-00"
+        (tmp_path / day / one.run_id).rename(run)
+        describe(f"hash-{day}", {"a": 1}, "cpu", machine, 3, "feed").save(run, [], None)
+    page = Page(write_report(tmp_path).read_text())
+    assert [row["run"] for row in page.rows("Runs")] == ["12-00-00"] * 2
+    assert [row["hash of the configuration"] for row in page.rows("Runs")] == ["hash-a", "hash-b"]
+    machines = {row["machine"] for row in page.rows("Code, versions and machines")}
+    assert machines == {"Abacus 9 (cpu)", "Abacus 10 (cpu)"}
+
+
 def test_nothing_answered_is_one_message_with_a_remedy(tmp_path, capsys):
     with pytest.raises(SystemExit) as exit_:
         main([str(tmp_path / "none")])

@@ -58,6 +58,28 @@ def test_one_run_prints_results_and_where_they_lie(tmp_path):
     assert "levels.high.ratio: 32 there, 16 now" in other.stderr
 
 
+def test_what_cannot_be_resolved_leaves_another_runs_status_alone(tmp_path):
+    run = tmp_path / "r"
+    run.mkdir()
+    bad = [*SMALL, "seed=${nope.x}", "hydra.run.dir=r"]
+    for _ in range(2):  # in a folder of its own it says so each time
+        done = x2l(tmp_path, *bad)
+        assert done.returncode == 2 and "nope" in done.stderr
+        assert json.loads((run / "status.json").read_text())["traceback"]
+        (run / "status.json").write_text(json.dumps({"state": "killed", "run_id": "unknown"}))
+    (run / "status.json").unlink()
+    for name, values in (
+        ("status.json", {"state": "done", "run_id": "a", "records": 6}),
+        ("run.json", {}),
+    ):
+        (run / name).write_text(json.dumps(values))
+        done = x2l(tmp_path, *bad)
+        assert done.returncode == 2 and "nope" in done.stderr
+        assert json.loads((run / name).read_text()) == values
+        (run / name).unlink()
+    assert states(tmp_path) == {}
+
+
 BROKEN = """
 from dataclasses import dataclass
 from x2l.compressors.pruning import ScoredPruning

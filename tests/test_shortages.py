@@ -1,6 +1,7 @@
 """Running out of memory is a result of the cell it befell: recorded, shown, and tried again next time."""
 
 import json
+import shutil
 from dataclasses import dataclass, field
 
 import pytest
@@ -8,8 +9,8 @@ import torch
 
 from tests.clips import Clips
 from tests.synthetic import record
-from tests.test_runner import go
-from x2l import answering
+from tests.test_runner import Kept, go
+from x2l import answering, jobstatus
 from x2l.curves import draw, table
 from x2l.models import loading
 from x2l.points import pareto, points, telling_apart
@@ -17,6 +18,8 @@ from x2l.records import load
 from x2l.selectors.base import ChunkSelector
 from x2l.selectors.fixed import RandomSelector, SelectNone
 from x2l.shortages import SHORTAGES, Shortage, in_short, load_shortages, unanswered
+from x2l.status import Job
+from x2l.tracking import NoTracker
 
 
 def told():
@@ -71,6 +74,31 @@ def test_a_cell_that_runs_out_is_a_result_and_the_others_are_answered(tmp_path, 
     assert (last.added, last.shortages) == (12, ()) and len(last.records) == 24
     assert json.loads((tmp_path / "status.json").read_text())["state"] == "done"
     assert unanswered(load_shortages(tmp_path), load(tmp_path)) == []
+
+
+def test_what_ran_out_before_and_is_tried_again_is_still_to_be_done(tmp_path, data, model):
+    """Questions of an unreadable video are not: by the end nothing is left, whatever became of each answer."""
+    clips = shutil.copytree(data, tmp_path / "clips")
+    greedy, left = Greedy(), []
+
+    class Watching(NoTracker):  # told after each video
+        def log(self, metrics):
+            status = json.loads((tmp_path / "run" / "status.json").read_text())
+            left.append(Job("run", None, "running", status).left)
+
+    def again():
+        left.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(jobstatus, "TELL", 0.0)
+            asks = dict(benchmark=Kept(str(clips)), tracker=Watching(), top_k=(1, 2))
+            go(tmp_path / "run", clips, lambda: model, {"greedy": greedy}, **asks)
+        return left
+
+    assert again() == [6, 0]  # all out of memory
+    assert again() == [6, 0]
+    greedy.asks[0] = False
+    (clips / "clip0.mp4").write_bytes(b"")
+    assert again() == [6, 0]
 
 
 def test_only_the_cells_that_need_too_much_run_out(tmp_path, data, model, monkeypatch):

@@ -103,8 +103,9 @@ def test_a_killed_job_is_told_from_one_that_runs(tmp_path, gone):
 def test_progress_pace_and_time_left(tmp_path):
     announce(tmp_path, RATIOS)
     counts = dict(expected=100, missing=90, seconds=30.0, out_of_memory=0)
-    run(tmp_path, "a", "done", RATIOS[0], records=100, added=90, **counts)
-    run(tmp_path, "b", "running", RATIOS[1], records=40, added=30, doing="answering", **counts)
+    run(tmp_path, "a", "done", RATIOS[0], records=100, added=90, settled=90, **counts)
+    now = dict(records=40, added=30, settled=30, doing="answering")
+    run(tmp_path, "b", "running", RATIOS[1], **now, **counts)
     told = table(jobs([tmp_path])).splitlines()
     rows = {line.split()[0]: re.split(r"  +", line) for line in told[1:4]}
     assert rows["a"] == ["a", "done", "100", "100", "100%", "180", "-"]

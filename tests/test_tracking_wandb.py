@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -64,6 +65,29 @@ def test_a_failed_run_says_so(tmp_path):
         raise ZeroDivisionError
     (file,) = offline_runs(tmp_path / "run")
     assert read_back(file)["exit"] == 1
+
+
+def test_every_run_of_a_process_writes_under_its_own_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "mine"))  # the user's own stays
+    before = dict(os.environ)
+    for name in ("first", "second"):
+        with track(tmp_path / name, run_id=name):
+            assert os.environ["WANDB_CACHE_DIR"].startswith(str(tmp_path / name))
+            assert os.environ["WANDB_CONFIG_DIR"].startswith(str(tmp_path / name))
+            assert os.environ["WANDB_DATA_DIR"] == str(tmp_path / "mine")
+        assert {n: os.environ.get(n) for n in PLACES} == {n: before.get(n) for n in PLACES}
+
+
+def test_a_run_that_cannot_start_leaves_no_place_behind(tmp_path, monkeypatch):
+    import wandb
+
+    def refuses(**_):
+        raise ConnectionError
+
+    monkeypatch.setattr(wandb, "init", refuses)
+    with pytest.raises(ConnectionError), track(tmp_path / "run"):
+        pass
+    assert not os.environ.keys() & set(PLACES)
 
 
 def test_other_modes_are_refused(tmp_path):

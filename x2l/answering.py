@@ -9,13 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from x2l.asked import AskedQuestion, AskedVideo, stage_fields, top_k_of
-from x2l.assignment import budget_of, is_budget
 from x2l.benchmarks.base import Benchmark, Sample
 from x2l.cells import Cell
 from x2l.chunks import Prompt
 from x2l.compressors.base import Level
 from x2l.compute import Meter, kv_bytes
-from x2l.fewer_frames import budget_bytes, thinned
+from x2l.fewer_frames import budget_bytes, check_budget, thinned
 from x2l.memory import MemoryShortage, memory_explained, naming_stage
 from x2l.models.base import VideoModel
 from x2l.prefill import check_budgets, prefill
@@ -24,7 +23,7 @@ from x2l.progress import Progress
 from x2l.records import Record
 from x2l.selection import GT, gt_chunks
 from x2l.selectors.base import FrameSelector
-from x2l.settings import ConfigError, Settings, config_errors
+from x2l.settings import Settings, config_errors
 from x2l.shortages import Shortage
 from x2l.stages import VIDEO_STAGES
 from x2l.store import KVStore
@@ -83,6 +82,9 @@ def answer_video(
         "frames": len(frames.pixels),
         "duration": float(frames.duration),
     }
+    with config_errors():
+        for top_k in {cell.top_k for _, cells in asked for cell in cells}:  # controls have none
+            check_budget(model, prompt, levels, top_k or 0, settings.pinned)
     if settings.fewer_frames:
         for budget, some in _by_budget(model, prompt, levels, settings, asked):
             tokens = budget / kv_bytes(model.shape, 1)
@@ -95,7 +97,6 @@ def answer_video(
                 model, benchmark, settings, AskedVideo(store, fields, {}, prompt), some
             )
         return
-    _check_budgets_of_bytes(model, prompt, levels, settings, asked)
     prepared = _prepared(model, frames, prompt, asked)
     store, own = _prefilled(model, prompt, levels, settings, video_id, cache)
     del frames, prompt  # the pixels of the whole video
@@ -212,30 +213,6 @@ def _prefilled(
     return store, fields
 
 
-def _check_budgets_of_bytes(
-    model: VideoModel,
-    prompt: Prompt,
-    levels: Mapping[str, Level],
-    settings: Settings,
-    asked: Sequence[tuple[Sample, Sequence[Cell]]],
-) -> None:
-    """Checks before the pre-fill that every budget has room for what each mixed cache holds.
-
-    Raises:
-        ConfigError: it has not.
-    """
-    full = kv_bytes(model.shape, prompt.tokens)
-    for top_k in {cell.top_k for _, cells in asked for cell in cells}:  # controls have none
-        if is_budget(top_k):
-            least = budget_bytes(model, prompt, levels, 0, settings.pinned)
-            if budget_of(top_k, full) < least:
-                raise ConfigError(
-                    f"top_k={top_k}: must be at least {100 * least / full:.1f}% ({least:,} bytes), what "
-                    f"{asked[0][0].video_id} takes with every chunk that is not pinned at the level high; raise it, or "
-                    "levels.high.ratio"
-                )
-
-
 def _by_budget(
     model: VideoModel,
     prompt: Prompt,
@@ -249,11 +226,8 @@ def _by_budget(
         gt = None if sample.spans is None else gt_chunks(prompt.chunks, sample.spans)
         for cell in cells:
             k = top_k_of(cell, sample, settings, len(prompt.chunks))
-            if is_budget(k):
-                spent = budget_of(k, kv_bytes(model.shape, prompt.tokens))
-            else:
-                count = len(gt or ()) if k == GT else k
-                spent = budget_bytes(model, prompt, levels, count, settings.pinned)
+            count = len(gt or ()) if k == GT else k
+            spent = budget_bytes(model, prompt, levels, count, settings.pinned)
             budgets[spent].append((sample, [cell]))
     yield from sorted(budgets.items(), key=lambda budget: budget[0])
 

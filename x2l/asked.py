@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from x2l.assignment import budget_of, by_bytes, by_rank, counts_of, is_budget
+from x2l.assignment import assigned
 from x2l.benchmarks.base import Benchmark, Sample
 from x2l.cells import Cell
 from x2l.chunks import Prompt, Question
@@ -89,12 +89,12 @@ class AskedQuestion:
         """Answers for one cell."""
         relevance, relevance_meter = self._relevance_of(cell)
         chunks = len(self.store.prompt.chunks)
-        assigned = ("high",) * chunks if self.settings.fewer_frames else self._assigned(cell)
-        given, meter, peak = self._answer(assigned)
+        levels = ("high",) * chunks if self.settings.fewer_frames else self._assigned(cell)
+        given, meter, peak = self._answer(levels)
         fields: dict[str, Any] = {
             **self.video.fields,
             **self._question_fields(),
-            **self._selection_fields(cell, relevance, assigned),
+            **self._selection_fields(cell, relevance, levels),
             **self._answer_fields(given),
             **stage_fields(relevance_meter, "selection"),
             **stage_fields(meter, "reload", "decode"),
@@ -107,7 +107,7 @@ class AskedQuestion:
     def _assigned(self, cell: Cell) -> tuple[str, ...]:
         """The level that a cell gives each chunk."""
         relevance, _ = self._relevance_of(cell)
-        store, levels = self.store, self.settings.levels
+        store = self.store
         if cell.like is not None:
             sizes = store.nbytes("low")
             other = self._assigned(cell.like)
@@ -116,12 +116,8 @@ class AskedQuestion:
         k = top_k_of(cell, self.sample, self.settings, len(relevance))
         if k == GT:
             return store.reloading(select(relevance, k, cell.pinned, self.gt))
-        if not is_budget(k):
-            return by_rank(relevance, counts_of(k, levels), levels, cell.pinned)
-        left = budget_of(k, self.video.fields["kv_bytes_full"]) - store.prefix.nbytes
-        with config_errors():
-            sizes_by_level = {level: store.nbytes(level) for level in levels}
-            return by_bytes(relevance, sizes_by_level, left, levels, cell.pinned)
+        full = self.video.fields["kv_bytes_full"]
+        return assigned(relevance, k, store, full, self.settings.levels, cell.pinned)
 
     def _relevance_of(self, cell: Cell) -> tuple[Tensor, Meter]:
         if cell.name not in self._relevance:
@@ -144,18 +140,18 @@ class AskedQuestion:
             self._relevance[cell.name] = relevance, meter
         return self._relevance[cell.name]
 
-    def _answer(self, assigned: tuple[str, ...]) -> tuple[Answer, Meter, int | None]:
+    def _answer(self, levels: tuple[str, ...]) -> tuple[Answer, Meter, int | None]:
         """Decodes; cells that assign the same levels share one decoding and its measurements.
 
         The peak is read at once: the next meter starts it anew.
         """
-        if assigned not in self._answers:
+        if levels not in self._answers:
             meter = Meter(self.model.device)
             given = answer(
-                self.model, self.store, self.question, assigned, self.settings.max_new_tokens, meter
+                self.model, self.store, self.question, levels, self.settings.max_new_tokens, meter
             )
-            self._answers[assigned] = given, meter, meter.peak_bytes
-        return self._answers[assigned]
+            self._answers[levels] = given, meter, meter.peak_bytes
+        return self._answers[levels]
 
     def _question_fields(self) -> dict[str, Any]:
         sample = self.sample
@@ -177,9 +173,9 @@ class AskedQuestion:
         }
 
     def _selection_fields(
-        self, cell: Cell, relevance: Tensor, assigned: tuple[str, ...]
+        self, cell: Cell, relevance: Tensor, levels: tuple[str, ...]
     ) -> dict[str, Any]:
-        selected = tuple(index for index, level in enumerate(assigned) if level != "high")
+        selected = tuple(index for index, level in enumerate(levels) if level != "high")
         # The control of fewer frames has no chunks to choose from.
         known = self.gt is not None and not self.settings.fewer_frames
         scores = asdict(truth_scores(selected, self.gt or ())) if known else {}
@@ -194,7 +190,7 @@ class AskedQuestion:
             ),
             "selected": selected,
             **{name: finite(scores.get(name, math.nan)) for name in ("recall", "precision", "hit")},
-            "assigned": assigned if self.settings.between else (),
+            "assigned": levels if self.settings.between else (),
             "tuned_on": self.settings.tuned_on if cell.top_k is not None else None,
         }
 

@@ -14,6 +14,7 @@ from typing import TypeGuard
 from torch import Tensor
 
 from x2l.selection import GT, TASK, check_selection, select
+from x2l.store import KVStore
 
 _LADDER = re.compile(r"\d+(\+\d+)+")
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)%")
@@ -104,6 +105,33 @@ def _wrong_length(field: str, counts: Sequence[int], levels: Sequence[str]) -> s
     )
 
 
+def assigned(
+    relevance: Tensor,
+    top_k: int | str,
+    store: KVStore,
+    full: int,
+    levels: Sequence[str],
+    pinned: Sequence[str] = (),
+) -> tuple[str, ...]:
+    """A level for every chunk of a pre-filled video.
+
+    Args:
+        relevance: `(chunks,)`, as in `selection.select`.
+        top_k: a number of chunks, a ladder or a budget.
+        store: the video's KVs.
+        full: bytes of its uncompressed cache.
+        levels: names, finest first.
+        pinned: `first`, `last`.
+
+    Raises:
+        ValueError: see `by_rank` and `by_bytes`.
+    """
+    if not is_budget(top_k):
+        return by_rank(relevance, counts_of(top_k, levels), levels, pinned)
+    sizes = {level: store.nbytes(level) for level in levels}
+    return by_bytes(relevance, sizes, budget_of(top_k, full) - store.prefix.nbytes, levels, pinned)
+
+
 def by_rank(
     relevance: Tensor, counts: Sequence[int], levels: Sequence[str], pinned: Sequence[str] = ()
 ) -> tuple[str, ...]:
@@ -145,7 +173,8 @@ def by_bytes(
     All chunks start most compact. Making chunk i finer by one level is worth w_i log(bytes after / bytes before), w_i
     being its relevance on a scale from 0 (the least of the video) to 1 (the most): each doubling of a chunk's KVs is
     worth the same, so steps of one chunk are worth less and less for a byte, and the best step that still fits is
-    taken until none does. With two levels that is the order of relevance. Own rule: the paper fixes k.
+    taken until none does. With two levels and chunks of one size that is the order of relevance; a short last chunk
+    costs less and may come before a more relevant one. Own rule: the paper fixes k.
 
     Args:
         relevance: `(chunks,)`; +inf = before all others, -inf = never.

@@ -122,7 +122,7 @@ def _ranked(levels: Mapping[str, Any]) -> list[str]:
 def _methods_name(levels: Mapping[str, Any], choices: Mapping[str, Any]) -> str:
     """`tome`, or `tome+mean_pool` where levels differ."""
     names = [_level_name(choices, level, levels[level]) for level in _ranked(levels)]
-    return "+".join(dict.fromkeys(names))
+    return "+".join(names if len(set(names)) > 1 else names[:1])
 
 
 def _level_name(choices: Mapping[str, Any], level: str, values: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ it is found for every video by preparing the prompt, and what came of it is meas
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from x2l.assignment import by_rank, counts_of
+from x2l.assignment import budget_of, by_bytes, by_rank, counts_of, is_budget
 from x2l.chunks import Chunk, Prompt
 from x2l.compressors.base import Level, kept_tokens
 from x2l.compute import kv_bytes
@@ -23,22 +24,52 @@ from x2l.models.base import VideoModel
 from x2l.video import Frames
 
 
+def check_budget(
+    model: VideoModel,
+    prompt: Prompt,
+    levels: Mapping[str, Level],
+    top_k: int | str,
+    pinned: Sequence[str],
+) -> None:
+    """Checks before the pre-fill that a budget has room for what every mixed cache holds.
+
+    Raises:
+        ValueError: it has not.
+    """
+    if not is_budget(top_k):
+        return
+    full, least = (
+        kv_bytes(model.shape, prompt.tokens),
+        budget_bytes(model, prompt, levels, 0, pinned),
+    )
+    if budget_of(top_k, full) < least:
+        raise ValueError(
+            f"top_k={top_k}: must be at least {math.ceil(1000 * least / full) / 10:.1f}% ({least:,} bytes), what the "
+            "video takes with every chunk that is not pinned at the level high; raise it, or levels.high.ratio"
+        )
+
+
 def budget_tokens(
-    prompt: Prompt, levels: Mapping[str, Level], top_k: int | str, pinned: Sequence[str]
+    model: VideoModel,
+    prompt: Prompt,
+    levels: Mapping[str, Level],
+    top_k: int | str,
+    pinned: Sequence[str],
 ) -> int:
     """KVs per layer of the mixed cache that the method decodes from, text before the video included.
 
     Which chunks are re-loaded matters only for the last, shorter one, which counts as not re-loaded unless it is
-    pinned or all are.
+    pinned or all are; and for a budget over more than two levels, by less than one step between levels.
 
     Args:
+        model: tells the sizes.
         prompt: of all frames.
         levels: `low`, `high` and any between.
-        top_k: chunks re-loaded as L-KVs, or a ladder.
+        top_k: chunks re-loaded as L-KVs, a ladder or a budget.
         pinned: on top of top_k.
     """
     tokens = prompt.prefix
-    for chunk, level in _assigned(prompt, levels, top_k, pinned):
+    for chunk, level in _assigned(model, prompt, levels, top_k, pinned):
         tokens += chunk.tokens - chunk.visual_tokens + kept_tokens(chunk.visual_tokens, level.ratio)
     return tokens
 
@@ -56,12 +87,12 @@ def budget_bytes(
         model: tells the sizes.
         prompt: of all frames.
         levels: `low`, `high` and any between.
-        top_k: chunks re-loaded as L-KVs, or a ladder.
+        top_k: chunks re-loaded as L-KVs, a ladder or a budget, of which no more counts than whole chunks can spend.
         pinned: on top of top_k.
     """
     text = prompt.prefix
     visual = Counter[tuple[Level, int]]()
-    for chunk, level in _assigned(prompt, levels, top_k, pinned):
+    for chunk, level in _assigned(model, prompt, levels, top_k, pinned):
         text += chunk.tokens - chunk.visual_tokens
         visual[level, chunk.visual_tokens] += 1
     stored = sum(_stored(model, *kind) * times for kind, times in visual.items())
@@ -69,14 +100,27 @@ def budget_bytes(
 
 
 def _assigned(
-    prompt: Prompt, levels: Mapping[str, Level], top_k: int | str, pinned: Sequence[str]
+    model: VideoModel,
+    prompt: Prompt,
+    levels: Mapping[str, Level],
+    top_k: int | str,
+    pinned: Sequence[str],
 ) -> list[tuple[Chunk, Level]]:
     chunks = prompt.chunks
     order = -torch.arange(len(chunks), dtype=torch.float32)
     names = sorted(
         levels, key=lambda name: (levels[name].ratio, name == "high")
     )  # equal ratios too
-    given = by_rank(order, counts_of(top_k, names), names, pinned)
+    if is_budget(top_k):
+        text = [chunk.tokens - chunk.visual_tokens for chunk in chunks]
+        counts = {chunk.visual_tokens for chunk in chunks}
+        sizes = {(n, count): _stored(model, levels[n], count) for n in names for count in counts}
+        visual = {n: [sizes[n, chunk.visual_tokens] for chunk in chunks] for n in names}
+        full = kv_bytes(model.shape, prompt.tokens)
+        left = budget_of(top_k, full) - kv_bytes(model.shape, prompt.prefix + sum(text))
+        given = by_bytes(order, visual, left, names, pinned)
+    else:
+        given = by_rank(order, counts_of(top_k, names), names, pinned)
     return [(chunk, levels[name]) for chunk, name in zip(chunks, given, strict=True)]
 
 

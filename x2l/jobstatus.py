@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import RawIOBase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -129,9 +130,10 @@ def alone(folder: Path) -> Iterator[None]:
     """Inside, no other job answers in `folder`; waits for one that does.
 
     Two at once would answer everything twice: the same command given again while a cluster still works on it, or
-    parallel jobs that differ in what is no part of the folder's name. The system ends a dead process's lock.
+    parallel jobs that differ in what is no part of the folder's name. The lock ends with the process: the system
+    lets go of it when the last file that holds it is closed, and a forked child closes its own at once.
     """
-    with (folder / LOCK).open("w") as file:
+    with (folder / LOCK).open("wb", buffering=0) as file, _closed_in_children(file):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -142,6 +144,26 @@ def alone(folder: Path) -> Iterator[None]:
         except OSError as error:  # a file system without locks
             log.warning("%s cannot be locked (%s): give it to one job at a time", folder, error)
         yield
+
+
+@contextmanager
+def _closed_in_children(file: RawIOBase) -> Iterator[None]:
+    _locked.add(file)
+    try:
+        yield
+    finally:
+        _locked.discard(file)
+
+
+def _close_in_child() -> None:
+    """Ends no lock of the parent's: only the last one to close would, as nothing is unlocked by hand."""
+    for file in _locked:
+        file.close()
+    _locked.clear()
+
+
+_locked: set[RawIOBase] = set()
+os.register_at_fork(after_in_child=_close_in_child)
 
 
 def read_status(folder: Path) -> dict[str, Any] | None:

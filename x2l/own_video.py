@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from x2l.assignment import budget_of, by_bytes, by_rank, counts_of, is_budget
+from x2l.assignment import assigned
 from x2l.cells import Cell
 from x2l.chunks import Chunk, Prompt
 from x2l.compressors.base import Level
 from x2l.compute import Meter, kv_bytes
 from x2l.decode import answer, answer_flops
-from x2l.fewer_frames import budget_tokens
+from x2l.fewer_frames import budget_tokens, check_budget
 from x2l.limits import check_question
 from x2l.memory import memory_explained
 from x2l.models.base import VideoModel
@@ -158,31 +158,24 @@ class OwnVideo:
         with config_errors(), meter.stage("selection"):
             relevance = cell.selector.relevance(query, store, model, meter)
         with config_errors():
-            assigned = self._assigned(relevance)
-        chosen = tuple(index for index, level in enumerate(assigned) if level != "high")
-        given = answer(model, store, question, assigned, most, meter)
+            top_k = 0 if cell.top_k is None else cell.top_k
+            names = self.settings.levels
+            levels = assigned(relevance, top_k, store, facts.kv_bytes_full, names, cell.pinned)
+        chosen = tuple(index for index, level in enumerate(levels) if level != "high")
+        given = answer(model, store, question, levels, most, meter)
         return Reply(
             question=text,
             answer=given.text,
             cut_off=len(given.token_ids) == most and given.token_ids[-1] not in model.end_tokens,
             relevance=tuple(r if math.isfinite(r) else None for r in relevance.tolist()),
             reloaded=chosen,
-            assigned=assigned,
+            assigned=levels,
             spans=merged(facts.spans, chosen),
             kv_bytes_resident=given.kv_bytes_resident,
             flops=sum(meter.flops.values()),
             flops_full=answer_flops(model.shape, store.prompt.tokens, own, len(given.token_ids)),
             seconds=time.perf_counter() - start,
         )
-
-    def _assigned(self, relevance: Tensor) -> tuple[str, ...]:
-        store, cell, levels = self.store, self.cell, self.settings.levels
-        top_k = 0 if cell.top_k is None else cell.top_k
-        if not is_budget(top_k):
-            return by_rank(relevance, counts_of(top_k, levels), levels, cell.pinned)
-        left = budget_of(top_k, self.facts.kv_bytes_full) - store.prefix.nbytes
-        sizes = {level: store.nbytes(level) for level in levels}
-        return by_bytes(relevance, sizes, left, levels, cell.pinned)
 
 
 def open_video(
@@ -272,8 +265,9 @@ def check_questions(
     Raises:
         ValueError: one of them cannot be asked, see `OwnVideo.ask`.
     """
-    top_k = 0 if cell.top_k is None or is_budget(cell.top_k) else cell.top_k
-    cached = budget_tokens(prompt, levels, top_k, cell.pinned)
+    top_k = 0 if cell.top_k is None else cell.top_k
+    check_budget(model, prompt, levels, top_k, cell.pinned)
+    cached = budget_tokens(model, prompt, levels, top_k, cell.pinned)
     start = prompt.next_position if settings.positions == "keep" else 0
     for text in questions:
         tokens = len(model.question(text).input_ids)

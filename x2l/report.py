@@ -218,7 +218,7 @@ def _facts(
     rows: Sequence[Point],
     records: Sequence[Record],
     found: Sequence[Job],
-    infos: Mapping[str, Mapping[str, Any]],
+    infos: Mapping[Path, Mapping[str, Any]],
 ) -> tuple[tuple[str, str], ...]:
     """What was swept, on what, and how much of it there is."""
 
@@ -254,7 +254,7 @@ def _missing(
     all_cells: Sequence[Cell],
     against_random: Sequence[differences.Pair],
     selection: Table | None,
-    infos: Mapping[str, object],
+    infos: Mapping[Path, object],
 ) -> list[str]:
     """What the report cannot show, and what to run for it."""
     told, without = [], []

@@ -1,6 +1,6 @@
 """`x2l`: a Hydra configuration -> checked settings and objects -> the runner.
 
-The only module that imports hydra or omegaconf.
+The only module that imports hydra or omegaconf, beside `hydra_sweep.py`.
 """
 
 import gc
@@ -29,9 +29,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from x2l.benchmarks.base import Benchmark
 from x2l.configured import filled, folder_name, settings_of
-from x2l.jobstatus import StatusFile, alone
+from x2l.jobstatus import StatusFile, alone, read_status
 from x2l.launchers import requeue_ends_the_process
 from x2l.runinfo import (
+    RUN,
     check_folder,
     checkpoint_digest,
     describe,
@@ -167,6 +168,9 @@ def _task(config: DictConfig) -> None:
         sys.exit(code)
 
 
+_UNKNOWN = "unknown"  # the run_id of a job whose configuration cannot be resolved
+
+
 def _watched(config: DictConfig, folder: Path) -> int:
     """`execute`, with a status that tells of it from the first moment on."""
     typed = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
@@ -175,8 +179,13 @@ def _watched(config: DictConfig, folder: Path) -> int:
     try:
         values = plain(config)
     except OmegaConfBaseException as error:
-        with StatusFile(folder, "unknown", overrides).kept():
-            raise ConfigError(_in_short(error)) from error
+        wrong = ConfigError(_in_short(error))
+        before = read_status(folder)
+        # Without values nobody knows whose run it is: what is there may be another's, even one that goes on.
+        if (folder / RUN).exists() or (before is not None and before.get("run_id") != _UNKNOWN):
+            raise wrong from error
+        with StatusFile(folder, _UNKNOWN, overrides).kept():
+            raise wrong from error
     run_id = identity(values)
     with config_errors():
         check_folder(folder, run_id, values)  # the status of another run is not ours to replace

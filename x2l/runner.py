@@ -122,6 +122,7 @@ class _Loop:
         self.stored: dict[RecordKey, Record] = {}
         self.shortages: dict[RecordKey, Shortage] = {}
         self.errors: list[str] = []
+        self.settled: set[RecordKey] = set()  # by this call: answered, out of memory or left out
         self.expected: int | None = None
         self.missing = self.added = self.videos = self.videos_done = 0
         self.began: float | None = None
@@ -133,6 +134,7 @@ class _Loop:
             "expected": self.expected,
             "missing": self.missing,
             "added": self.added,
+            "settled": len(self.settled),
             "videos": self.videos,
             "videos_done": self.videos_done,
             "seconds": None if self.began is None else round(time.monotonic() - self.began, 1),
@@ -230,7 +232,7 @@ class _Loop:
                 except MemoryShortage as error:
                     self._note_shortages(asked, error, device)
                 except (VideoError, DatasetError, ContextError) as error:
-                    self._note([sample for sample, _ in asked], error)
+                    self._note(asked, error)
                 except Exception as error:
                     error.add_note(f"while answering about {asked[0][0].video}")
                     raise
@@ -246,12 +248,14 @@ class _Loop:
         writer.append(record)
         self.stored[record.key] = record
         self.shortages.pop(record.key, None)
+        self.settled.add(record.key)
         self.added += 1
         self.status.tell(**self.counts())
 
     def _keep_shortage(self, one: Shortage) -> None:
         append_shortage(self.folder, one)
         self.shortages[one.key] = one
+        self.settled.add(one.key)
         log.error("%s", one.error)
 
     def _note_shortages(
@@ -266,6 +270,7 @@ class _Loop:
                 one = shortage(error, self.settings, self.benchmark, sample, cell, device)
                 append_shortage(self.folder, one)
                 self.shortages[one.key] = one
+                self.settled.add(one.key)
 
     def _memory_explained(self, doing: str) -> AbstractContextManager[None]:
         own = self.settings
@@ -288,10 +293,12 @@ class _Loop:
         run_id = self.settings.run_id
         return [cell for cell in self.cells if cell.key(run_id, sample.id) not in self.stored]
 
-    def _note(self, questions: Sequence[Sample], error: Exception) -> None:
+    def _note(self, asked: Sequence[tuple[Sample, Sequence[Cell]]], error: Exception) -> None:
         """Writes down a video that cannot be used; the run goes on."""
         reason = f"{type(error).__name__}: {error}"
-        sample = questions[0]
+        sample = asked[0][0]
+        run_id = self.settings.run_id
+        self.settled |= {cell.key(run_id, one.id) for one, own in asked for cell in own}
         log.error("video %s is left out: %s", sample.video_id, reason)
         self.errors.append(f"{sample.video_id}: {reason}")
         append_json(
@@ -300,7 +307,7 @@ class _Loop:
                 "run_id": self.settings.run_id,
                 "video_id": sample.video_id,
                 "video": sample.video,
-                "questions": len(questions),
+                "questions": len(asked),
                 "error": reason,
             },
         )

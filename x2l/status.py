@@ -54,11 +54,11 @@ class Job:
 
     @property
     def left(self) -> int | None:
-        """Answers that it has still to give; None where that is not known."""
-        if self.values.get("seconds") is None:
+        """Answers that it has still to try; None where that is not known."""
+        if self.values.get("seconds") is None or "settled" not in self.values:
             return None
-        taken = self.values["added"] + self.values["out_of_memory"]
-        return max(0, self.values["missing"] - taken)
+        # Not `added` + `out_of_memory`: those that ran out of memory earlier are missing, and tried again.
+        return max(0, int(self.values["missing"] - self.values["settled"]))
 
     @property
     def reason(self) -> str:

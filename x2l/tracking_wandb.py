@@ -20,7 +20,11 @@ _KEYS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
 
 
 class WandbTracker:
-    """One W&B run, silent, everything it writes under `folder`."""
+    """One W&B run, silent, everything it writes under `folder`.
+
+    But for the log and cache of W&B's own service, of which a process has one for all its runs: they lie with the
+    first.
+    """
 
     def __init__(
         self,
@@ -60,15 +64,26 @@ class WandbTracker:
             "job_type": job_type,
         }
         self._run: Any = None
+        self._placed: list[str] = []
 
     def __enter__(self) -> Self:
         """Starts the run."""
         # W&B warns about a missing folder even when silent, and writes to the home folder unless
-        # told where its caches go; what the user has set stays.
+        # told where its caches go; what the user has set stays, what is set here ends with the run.
         self.folder.mkdir(parents=True, exist_ok=True)
         for name in ("CACHE", "DATA", "CONFIG"):
             place = self.folder / HOME / STATE / name.lower()
-            os.environ.setdefault(f"WANDB_{name}_DIR", str(place.absolute()))
+            if (variable := f"WANDB_{name}_DIR") not in os.environ:
+                os.environ[variable] = str(place.absolute())
+                self._placed.append(variable)
+        try:
+            self._run = self._started()
+        except BaseException:
+            self._unplace()
+            raise
+        return self
+
+    def _started(self) -> Any:
         import wandb
 
         settings = wandb.Settings(
@@ -79,12 +94,16 @@ class WandbTracker:
             x_disable_stats=True,
             x_disable_meta=True,
         )
-        self._run = wandb.init(
-            dir=str(self.folder), resume="allow", settings=settings, **self._options
-        )
-        self._run.define_metric("answers")
-        self._run.define_metric("accuracy/*", step_metric="answers")
-        return self
+        run = wandb.init(dir=str(self.folder), resume="allow", settings=settings, **self._options)
+        run.define_metric("answers")
+        run.define_metric("accuracy/*", step_metric="answers")
+        return run
+
+    def _unplace(self) -> None:
+        """The next run of this process has a folder of its own."""
+        for variable in self._placed:
+            os.environ.pop(variable, None)
+        self._placed.clear()
 
     def __exit__(
         self,
@@ -93,7 +112,10 @@ class WandbTracker:
         trace: TracebackType | None,
     ) -> None:
         """Ends the run, marked as failed where it did."""
-        self._run.finish(exit_code=0 if kind is None else 1)
+        try:
+            self._run.finish(exit_code=0 if kind is None else 1)
+        finally:
+            self._unplace()
 
     def log(self, metrics: Mapping[str, float]) -> None:
         """Adds one row of metrics; never with an explicit step, which W&B drops when it falls."""

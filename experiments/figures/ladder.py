@@ -24,19 +24,32 @@ from experiments.figures.drawing import (
 )
 from experiments.figures.output import Result, main
 from experiments.figures.tables import Table
-from experiments.figures.words import accuracy, asked, percent, points_of
+from experiments.figures.words import LEVEL, accuracy, asked, marked, percent, stars
 from x2l.records import Record
 
 NAME = "ladder"
 SELECTORS = ("oracle", "attention", "random")
-ALPHA = 0.05
 
 
 def make(records: Sequence[Record]) -> Result:
-    """Figure, table and a sentence."""
+    """Figure, table and a sentence.
+
+    Raises:
+        ValueError: no run has a level between, or runs have several.
+    """
     found = cells(records)
     methods = compressors(found)
-    (between,) = {cell.point.between for cell in found} - {""}
+    levels = sorted({cell.point.between for cell in found} - {""})
+    if not levels:
+        raise ValueError(
+            "records: no run has a level between; run `x2l -m experiment=ladder` as well"
+        )
+    if len(levels) > 1:
+        raise ValueError(
+            f"records: of several levels between ({', '.join(levels)}); give each a folder of its own "
+            "(hydra.sweep.dir=)"
+        )
+    (between,) = levels
     most = max(cell.point.ratio_high for cell in found)
     middle = [
         cell for cell in found if cell.point.ratio_high < most
@@ -64,9 +77,9 @@ def make(records: Sequence[Record]) -> Result:
     gaps = comparisons(pairs)
     rows = []
     for (two, three), gap in zip(pairs, gaps, strict=True):
-        p, mark = three.point, "*" if gap.p_holm < ALPHA else ""
+        p = three.point
         shares = (percent(two.point.kv_share), percent(p.kv_share))
-        told = (accuracy(two), accuracy(three), points_of(gap) + mark)
+        told = (accuracy(two), accuracy(three), marked(gap))
         rows.append((p.compressor, p.selector, str(p.top_k), *shares, *told))
     header = (
         "compressor",
@@ -77,10 +90,7 @@ def make(records: Sequence[Record]) -> Result:
         "accuracy %, two levels",
     )
     header = (*header, "three levels", "difference, points (95 %)")
-    caption = (
-        f"Three levels against two at equal budgets, {asked(found[0])}; * p < {ALPHA:g}, Holm over the {len(pairs)} of "
-        "this table"
-    )
+    caption = f"Three levels against two at equal budgets, {asked(found[0])}; {stars(len(pairs))}"
     for cell in middle:
         p = cell.point
         share = percent(p.kv_share)
@@ -112,14 +122,22 @@ def _finding(pairs: Sequence[tuple[Cell, Cell]], gaps: Sequence) -> str:
             for (_, three), gap in zip(pairs, gaps, strict=True)
             if three.point.selector == selector
         ]
-        better = [gap for gap, _ in own if gap.p_holm < ALPHA and gap.headline.value > 0]
-        worse = [gap for gap, _ in own if gap.p_holm < ALPHA and gap.headline.value < 0]
+        if not own:
+            continue  # that selector was not run
+        better = [gap for gap, _ in own if gap.p_holm < LEVEL and gap.headline.value > 0]
+        worse = [gap for gap, _ in own if gap.p_holm < LEVEL and gap.headline.value < 0]
         mean = sum(gap.headline.value for gap, _ in own) / len(own)
         told.append(
             f"with {LABELS[selector]} three levels are better in {len(better)} and worse in {len(worse)} of {len(own)} "
             f"pairs (mean {100 * mean:+.1f} points)"
         )
-    return "At equal budgets of KV bytes, " + "; ".join(told) + f" (p < {ALPHA:g} after Holm)."
+    if not told:
+        return (
+            "No selector was run at 1 budget with two levels and with three: nothing is compared."
+        )
+    return (
+        f"At equal budgets of KV bytes, {'; '.join(told)} (p < {LEVEL:g}, Holm over {len(gaps)})."
+    )
 
 
 if __name__ == "__main__":

@@ -70,6 +70,7 @@ def _section(one: Shown) -> str:
     lines = [
         f"## {result.title}",
         "",
+        *_unfinished(one.problems),
         result.finding,
         "",
         f"![{result.title}](figures/{one.name}.png)",
@@ -82,6 +83,11 @@ def _section(one: Shown) -> str:
         "",
     ]
     return "\n".join(lines + [f"{note}\n" for note in result.notes])
+
+
+def _unfinished(problems: Sequence[str]) -> list[str]:
+    """The mark of an experiment that is drawn of a part of its answers."""
+    return [f"**Not finished:** {'; '.join(problems)}.", ""] if problems else []
 
 
 def _anchor(title: str) -> str:
@@ -106,16 +112,21 @@ def _provenance(infos: Sequence[dict[str, Any]]) -> str:
     """Commits, versions and machine of the runs."""
     if not infos:
         return ""
+    known = [i for i in infos if i["commit"]]
     commits = _several(
-        f"{i['commit'][:7]}{' with changes not committed' if i['dirty'] else ''}"
-        for i in infos
-        if i["commit"]
+        f"{i['commit'][:7]}{' with changes not committed' if i['dirty'] else ''}" for i in known
     )
-    versions = infos[0]["versions"]
+    told = [f"{len(known)} at commit {commits}"] if known else []
+    if unknown := len(infos) - len(known):
+        told.append(f"{unknown} of code outside a git checkout, so at no known commit")
+    versions = [
+        f"{name} {_several(i['versions'][name] for i in infos)}"
+        for name in ("torch", "transformers")
+    ]
+    threads = ", ".join(str(n) for n in sorted({i["cpu_threads"] for i in infos}))
     return (
-        f"{len(infos)} runs at commit {commits or 'unknown'}; torch {versions['torch']}, transformers "
-        f"{versions['transformers']}; {_several(i['processor'] for i in infos)}, {infos[0]['cpu_threads']} thread a "
-        "run; FLOPs and bytes are closed forms, seconds were measured."
+        f"Runs: {len(infos)}, {'; '.join(told)}; {', '.join(versions)}; {_several(i['processor'] for i in infos)}; "
+        f"CPU threads a run: {threads}; FLOPs and bytes are closed forms, seconds were measured."
     )
 
 

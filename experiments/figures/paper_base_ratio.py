@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from experiments.figures.cells import Cell, cells, comparisons, compressors, only, pick
+from experiments.figures.cells import Cell, cells, compressors, only, pick
 from experiments.figures.drawing import accuracy_axis, described, legend, line, panels, sourced
 from experiments.figures.output import Result, main
 from experiments.figures.sourced import sourced as reported
 from experiments.figures.tables import Table
-from experiments.figures.words import accuracy, asked, differences, percent, points_of
+from experiments.figures.words import Family, accuracy, asked, family, marked, percent, stars
 from x2l.records import Record
 from x2l.style import COLOURS
 
@@ -44,11 +44,13 @@ def make(records: Sequence[Record]) -> Result:
     accuracy_axis(axes, len(methods))
     legend(figure, axes, columns=2)
     described(figure, found, f"low {found[0].point.ratio_low:g}x")
+    pairs = {(m, r): pair for m in methods for r in ratios if (pair := _pair(found, m, r))}
+    tested = family(list(pairs.values()))
     return Result(
         "Base ratio, with and without ground-truth chunks",
         figure,
-        (_table(found, methods, ratios),),
-        _finding(found, methods, ratios),
+        (_table(found, methods, ratios, tested),),
+        _finding(found, methods, tested),
         tuple(series.told for series in theirs),
     )
 
@@ -59,9 +61,9 @@ def _pair(found: Sequence[Cell], method: str, ratio: float) -> tuple[Cell, Cell]
     return None if None in both else (both[0], both[1])
 
 
-def _table(found: Sequence[Cell], methods: Sequence[str], ratios: Sequence[float]) -> Table:
-    pairs = {(m, r): pair for m in methods for r in ratios if (pair := _pair(found, m, r))}
-    gaps = dict(zip(pairs, comparisons(list(pairs.values())), strict=True))
+def _table(
+    found: Sequence[Cell], methods: Sequence[str], ratios: Sequence[float], tested: Family
+) -> Table:
     rows = []
     for method in methods:
         for ratio in ratios:
@@ -69,11 +71,11 @@ def _table(found: Sequence[Cell], methods: Sequence[str], ratios: Sequence[float
             if without is None:
                 continue
             row = [method, f"{ratio:g}x", accuracy(without), percent(without.point.kv_share)]
-            if pair := pairs.get((method, ratio)):
+            if (pair := _pair(found, method, ratio)) and (gap := tested.of(*pair)):
                 row += [
                     accuracy(pair[1]),
                     percent(pair[1].point.kv_share),
-                    points_of(gaps[method, ratio]),
+                    marked(gap),
                 ]
             rows.append((*row, *["-"] * (7 - len(row))))
     header = (
@@ -85,18 +87,18 @@ def _table(found: Sequence[Cell], methods: Sequence[str], ratios: Sequence[float
         "KV bytes %",
         "difference, points (95 %)",
     )
-    return Table(f"Accuracy by base ratio, {asked(found[0])}", header, tuple(rows), words=1)
+    caption = f"Accuracy by base ratio, {asked(found[0])}; {stars(len(tested.found))}"
+    return Table(caption, header, tuple(rows), words=1)
 
 
-def _finding(found: Sequence[Cell], methods: Sequence[str], ratios: Sequence[float]) -> str:
+def _finding(found: Sequence[Cell], methods: Sequence[str], tested: Family) -> str:
     told = []
     for method in methods:
         ends = [pair for ratio in (4, 32) if (pair := _pair(found, method, ratio))]
-        gaps = differences([(b, a) for a, b in ends])
-        for (without, re_loaded), gap in zip(ends, gaps, strict=True):
+        for without, re_loaded in ends:
             told.append(
                 f"{method} at {without.point.ratio_high:g}x {percent(without.point.accuracy)} % without and "
-                f"{percent(re_loaded.point.accuracy)} % with, {gap}"
+                f"{percent(re_loaded.point.accuracy)} % with, {tested.difference(re_loaded, without)}"
             )
     if not told:
         own = [
@@ -104,7 +106,7 @@ def _finding(found: Sequence[Cell], methods: Sequence[str], ratios: Sequence[flo
             for c in found
         ]
         return f"Where answers lie is not known here; without their chunks: {', '.join(own)} ({asked(found[0])})."
-    return f"{'; '.join(told)} ({asked(found[0])})."
+    return f"{'; '.join(told)} ({asked(found[0])}; {tested.told})."
 
 
 if __name__ == "__main__":

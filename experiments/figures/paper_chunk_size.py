@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from experiments.figures.cells import Cell, cells, comparisons, compressors, only, pick
+from experiments.figures.cells import Cell, cells, compressors, only, pick
 from experiments.figures.drawing import (
     LABELS,
     MARKERS,
@@ -22,7 +22,7 @@ from experiments.figures.drawing import (
 )
 from experiments.figures.output import Result, main
 from experiments.figures.tables import Table
-from experiments.figures.words import accuracy, asked, differences, marked, percent, stars
+from experiments.figures.words import Family, accuracy, asked, family, marked, percent, stars
 from x2l.records import Record
 from x2l.style import COLOURS
 
@@ -51,11 +51,18 @@ def make(records: Sequence[Record]) -> Result:
     accuracy_axis(axes, len(methods))
     legend(figure, axes, columns=4)
     described(figure, found)
+    told = [
+        own
+        for method in methods
+        for selector in ("oracle", "attention")
+        if len(own := same_frames(found, method, selector, max(sizes))) > 1
+    ]
+    tested = family([*_at_one_k(found), *((own[0], own[-1]) for own in told)])
     return Result(
         "Chunk size",
         figure,
-        (_table(found),),
-        _finding(found, methods, sizes),
+        (_table(found, tested),),
+        _finding(found, told, sizes, tested),
         (
             "The authors' stored results hold none by chunk size; the official code has 10 frames a chunk.",
         ),
@@ -76,7 +83,8 @@ def same_frames(found: Sequence[Cell], method: str, selector: str, frames: int) 
     return sorted(fitting, key=lambda cell: cell.point.chunk_frames)
 
 
-def _table(found: Sequence[Cell]) -> Table:
+def _at_one_k(found: Sequence[Cell]) -> list[tuple[Cell, Cell]]:
+    """(cell of the default size, cell of another) at as many chunks."""
     others = [cell for cell in found if cell.point.chunk_frames != REFERENCE]
     pairs = []
     for cell in others:
@@ -89,7 +97,11 @@ def _table(found: Sequence[Cell]) -> Table:
             chunk_frames=REFERENCE,
         ):
             pairs.append((base, cell))
-    gaps = {id(cell): gap for (_, cell), gap in zip(pairs, comparisons(pairs), strict=True)}
+    return pairs
+
+
+def _table(found: Sequence[Cell], tested: Family) -> Table:
+    gaps = {id(cell): tested.of(base, cell) for base, cell in _at_one_k(found)}
     rows = []
     for cell in sorted(
         found,
@@ -125,24 +137,32 @@ def _table(found: Sequence[Cell]) -> Table:
         "KV bytes %",
         f"against {REFERENCE} frames, points (95 %)",
     )
-    caption = f"Accuracy by chunk size at one k, {asked(found[0])}; {stars(len(pairs))}"
+    shown = stars(len(tested.found), "of this table and the finding")
+    caption = f"Accuracy by chunk size at one k, {asked(found[0])}; {shown}"
     return Table(caption, header, tuple(rows), words=2)
 
 
-def _finding(found: Sequence[Cell], methods: Sequence[str], sizes: Sequence[int]) -> str:
+def _finding(
+    found: Sequence[Cell], lines: Sequence[Sequence[Cell]], sizes: Sequence[int], tested: Family
+) -> str:
+    """The smallest chunks against the largest.
+
+    Args:
+        found: all cells.
+        lines: each of one compressor and selector, see `same_frames`.
+        sizes: of the chunks, in frames.
+        tested: holds the ends of every line.
+    """
     told = []
-    for method in methods:
-        for selector in ("oracle", "attention"):
-            own = same_frames(found, method, selector, max(sizes))
-            if len(own) < 2:
-                continue
-            first, last = own[0], own[-1]
-            what = "all true chunks" if selector == "oracle" else f"{max(sizes)} frames"
-            gap = differences([(last, first)])[0]
-            told.append(
-                f"{method} with {selector} ({what} re-loaded) {_of(first)} and {_of(last)}, {gap}"
-            )
-    return f"{'; '.join(told)} ({asked(found[0])})."
+    for own in lines:
+        first, last = own[0], own[-1]
+        p = first.point
+        what = "all true chunks" if p.selector == "oracle" else f"{max(sizes)} frames"
+        told.append(
+            f"{p.compressor} with {p.selector} ({what} re-loaded) {_of(first)} and {_of(last)}, "
+            f"{tested.difference(last, first)}"
+        )
+    return f"{'; '.join(told)} ({asked(found[0])}; {tested.told})."
 
 
 def _of(cell: Cell) -> str:

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from statistics import median
 
 from experiments.figures.by_setting import at, marks
-from experiments.figures.cells import Cell, cells, comparisons, compressors, pick
+from experiments.figures.cells import Cell, cells, compressors, pick
 from experiments.figures.drawing import accuracy_axis, described, legend, panels
 from experiments.figures.output import Result, main
 from experiments.figures.tables import Table
-from experiments.figures.words import accuracy, asked, difference, marked, percent, stars
+from experiments.figures.words import Family, accuracy, asked, family, marked, percent, stars
 from x2l.records import Record
 from x2l.style import COLOURS
 
@@ -45,11 +45,21 @@ def make(records: Sequence[Record]) -> Result:
     last.set_title("compute")
     legend(figure, axes, columns=5)
     described(figure, found)
+    tested = family(
+        [
+            (own, cell)
+            for method in methods
+            for name in CELLS
+            if (own := at(found, method, name, context="own"))
+            for context in contexts
+            if (cell := at(found, method, name, context=context)) and cell is not own
+        ]
+    )
     return Result(
         "One pass for both levels against two (own)",
         figure,
-        (_table(found, methods, contexts),),
-        _finding(found, methods),
+        (_table(found, methods, contexts, tested),),
+        _finding(found, methods, tested),
         (
             "Seconds are medians over videos, of vision, decoder and compression; make paper runs two at once.",
         ),
@@ -74,29 +84,18 @@ def seconds(cell: Cell) -> float:
     return median(by_video.values())
 
 
-def _table(found: Sequence[Cell], methods: Sequence[str], contexts: Sequence[str]) -> Table:
+def _table(
+    found: Sequence[Cell], methods: Sequence[str], contexts: Sequence[str], tested: Family
+) -> Table:
     there = [name for name in CELLS if pick(found, selector=name)]
-    pairs, keys = [], []
-    for method in methods:
-        for context in contexts:
-            for name in there:
-                cell, own = (
-                    at(found, method, name, context=context),
-                    at(found, method, name, context="own"),
-                )
-                if cell and own and cell is not own:
-                    pairs.append((own, cell))
-                    keys.append((method, context, name))
-    gaps = dict(zip(keys, comparisons(pairs), strict=True))
+    gaps = {id(cell): tested.of(own, cell) for own, cell in tested.pairs}
     rows = []
     for method in methods:
         for context in contexts:
             told = []
             for name in there:
-                cell, gap = (
-                    at(found, method, name, context=context),
-                    gaps.get((method, context, name)),
-                )
+                cell = at(found, method, name, context=context)
+                gap = gaps.get(id(cell))
                 told.append("-" if cell is None else accuracy(cell))
                 told.append("-" if gap is None else marked(gap))
             any_cell = _any(found, method, context)
@@ -105,7 +104,7 @@ def _table(found: Sequence[Cell], methods: Sequence[str], contexts: Sequence[str
             )
     columns = [part for name in there for part in (f"{_word(name)} %", "against own")]
     header = ("compressor", "context", "decoder GFLOPs", "seconds", *columns)
-    caption = f"Contexts, {asked(found[0])}; differences in points; {stars(len(pairs))}"
+    caption = f"Contexts, {asked(found[0])}; differences in points; {stars(len(tested.found))}"
     return Table(caption, header, tuple(rows), words=2)
 
 
@@ -113,7 +112,7 @@ def _word(selector: str) -> str:
     return {"all": "all-low", "none": "all-high"}.get(selector, selector)
 
 
-def _finding(found: Sequence[Cell], methods: Sequence[str]) -> str:
+def _finding(found: Sequence[Cell], methods: Sequence[str], tested: Family) -> str:
     told = []
     for method in methods:
         for name in CELLS[1:]:
@@ -124,12 +123,13 @@ def _finding(found: Sequence[Cell], methods: Sequence[str]) -> str:
             if one and two:
                 told.append(
                     f"{method} {_word(name)} {percent(one.point.accuracy)} % in one pass (full) and "
-                    f"{percent(two.point.accuracy)} % in two (own), {difference(one, two)}"
+                    f"{percent(two.point.accuracy)} % in two (own), {tested.difference(one, two)}"
                 )
     if not told:
         return f"Only {', '.join(sorted({c.point.context for c in found}))} was run ({asked(found[0])})."
     share = decoder(_any(found, methods[0], "full")) / decoder(_any(found, methods[0], "own"))
-    return f"One pass takes {percent(share, 0)} % of the decoder FLOPs of two; {'; '.join(told)} ({asked(found[0])})."
+    behind = f"{asked(found[0])}; {tested.told}"
+    return f"One pass takes {percent(share, 0)} % of the decoder FLOPs of two; {'; '.join(told)} ({behind})."
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from experiments.figures.drawing import CONTROL, GREY, LOOKS, described, legend,
 from experiments.figures.output import Result, main
 from experiments.figures.sourced import sourced as reported
 from experiments.figures.tables import Table
-from experiments.figures.words import percent
+from experiments.figures.words import listed, percent
 from x2l.points import FULL, Point
 from x2l.records import Record
 from x2l.stages import STAGES, VIDEO_STAGES
@@ -44,7 +44,11 @@ def decode_only(record: Record) -> float:
 
 
 def lines(found: Sequence[Cell]) -> dict[str, tuple[list[Cell], Look]]:
-    """The cells of each line of the figure."""
+    """The cells of each line of the figure, by frames.
+
+    Raises:
+        ValueError: a line has two cells at equal frames.
+    """
     compressed = [cell for cell in found if cell.point.control != FULL]
     one, two = pick(compressed, context="full"), pick(compressed, context="own")
     k = next((cell.point.top_k for cell in pick(one, selector="attention")), None)
@@ -62,6 +66,17 @@ def lines(found: Sequence[Cell]) -> dict[str, tuple[list[Cell], Look]]:
             (blue, "s", ":", True),
         ),
     }
+    for name, (own, _) in wanted.items():
+        for frames in _frames(own):
+            there = pick(own, frames=frames)
+            if len(there) > 1:
+                sizes = listed(
+                    [f"{cell.point.n} questions, k = {cell.point.top_k}" for cell in there]
+                )
+                raise ValueError(
+                    f"records: {len(there)} cells of {name} at {frames:g} frames ({sizes}), where a line has one; "
+                    "give runs of other sizes or settings a folder of their own (hydra.sweep.dir=)"
+                )
     return {
         name: (sorted(own, key=lambda c: c.point.frames), look)
         for name, (own, look) in wanted.items()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 
@@ -22,7 +22,7 @@ from experiments.figures.drawing import GREY, LABELS, LOOKS, described, legend, 
 from experiments.figures.output import Result, main
 from experiments.figures.sourced import sourced as reported
 from experiments.figures.tables import Table
-from experiments.figures.words import difference, listed, percent
+from experiments.figures.words import Family, family, listed, percent
 from x2l.points import Point, points
 from x2l.records import Record
 from x2l.statistics import Outcome, accuracy
@@ -31,6 +31,8 @@ NAME = "paper_haystack"
 SYSTEMS = ("all", "none", "attention", "oracle")
 DEPTHS = 4  # bins; every one is a whole number of chunks from four chunks on
 MOST_LENGTHS = 6
+# What the lengths of one system must share; `frames` goes with the length.
+ONE = ("selector_config", "top_k", "pinned", "ratio_low", "ratio_high", "context", "positions")
 
 
 def depth(record: Record) -> int | None:
@@ -67,19 +69,22 @@ def make(records: Sequence[Record]) -> Result:
     systems = [name for name in SYSTEMS if name in there]
     ends = lengths(records)
     known = any(record.gt_chunks for record in records)
+    whole = {(method, name): _all(found, method, name) for method in methods for name in systems}
+    both = [(whole[m, "none"], whole[m, "oracle"]) for m in methods if "oracle" in systems]
+    tested = family(both)
     figure, axes = panels(len(systems) + 1, len(methods), width=2.15, height=2.25, below=0.9)
     rows = []
     for number, method in enumerate(methods):
         line = axes[number * (len(systems) + 1) :][: len(systems) + 1]
         for axis, name in zip(line, systems, strict=False):
-            cell = _all(found, method, name)
+            cell = whole[method, name]
             values = _map(axis, cell, ends, known)
             axis.set_title(f"{method}, {LABELS[name].replace(' (bound)', '')}", fontsize=8)
             rows += [(method, LABELS[name], *row) for row in values]
         line[0].set_ylabel("depth of the needle (%)")
-        _means(line[-1], [_all(found, method, name) for name in systems], systems)
+        _means(line[-1], [whole[method, name] for name in systems], systems)
     legend(figure, axes, columns=3)
-    described(figure, [_all(found, methods[0], systems[0])])
+    described(figure, [whole[methods[0], systems[0]]])
     theirs = reported("haystack")
     header = ("compressor", "system", "depth", *(f"{end:g} s" for end in ends))
     return Result(
@@ -93,17 +98,32 @@ def make(records: Sequence[Record]) -> Result:
                 words=3,
             ),
         ),
-        _finding(found, methods, ends),
+        _finding(whole, methods, ends, tested),
         (theirs.told,),
     )
 
 
 def _all(found: Sequence[Cell], method: str, selector: str) -> Cell:
-    """One system over all lengths: runs of several lengths are one cell here."""
+    """One system over all lengths: runs of several lengths are one cell here.
+
+    Raises:
+        ValueError: its cells differ in more than length, or answer a question twice.
+    """
     own = [
         cell for cell in found if (cell.point.compressor, cell.point.selector) == (method, selector)
     ]
+    for name in ONE:
+        if len(values := sorted({str(getattr(cell.point, name)) for cell in own})) > 1:
+            raise ValueError(
+                f"records: {method}, {selector} of several values of {name} ({', '.join(values)}), which a map would "
+                "mix; give each a folder of its own (hydra.sweep.dir=)"
+            )
     records = tuple(record for cell in own for record in cell.records)
+    if twice := len(records) - len({record.sample_id for record in records}):
+        raise ValueError(
+            f"records: {method}, {selector} answers {twice} questions more than once, which a map would mix; "
+            "give each run of the same questions a folder of its own (hydra.sweep.dir=)"
+        )
     return Cell(_pooled(records), records)
 
 
@@ -187,14 +207,24 @@ def _means(axes: Axes, own: Sequence[Cell], systems: Sequence[str]) -> None:
     axes.tick_params("x", labelsize=7)
 
 
-def _finding(found: Sequence[Cell], methods: Sequence[str], ends: Sequence[float]) -> str:
+def _finding(
+    whole: Mapping[tuple[str, str], Cell],
+    methods: Sequence[str],
+    ends: Sequence[float],
+    tested: Family,
+) -> str:
+    """Of the shortest and the longest videos, and what the oracle adds.
+
+    Args:
+        whole: (compressor, selector) -> cell over all lengths.
+        methods: compressors.
+        ends: of the columns, see `lengths`.
+        tested: oracle against all-high of every compressor.
+    """
     told = []
     for method in methods:
-        cell_of = {
-            name: _all(found, method, name)
-            for name in ("none", "attention", "oracle")
-            if any(c.point.selector == name for c in found)
-        }
+        names = [name for name in ("none", "attention", "oracle") if (method, name) in whole]
+        cell_of = {name: whole[method, name] for name in names}
         parts = []
         for name, cell in cell_of.items():
             by_length = defaultdict(list)
@@ -212,10 +242,12 @@ def _finding(found: Sequence[Cell], methods: Sequence[str], ends: Sequence[float
             parts.append(f"{LABELS[name].replace(' (bound)', '')} {shares[0]} % and {shares[1]} %")
         gap = ""
         if "oracle" in cell_of:
-            gap = f" (over all lengths oracle minus all-high {difference(cell_of['oracle'], cell_of['none'])})"
+            gap = f" (over all lengths oracle minus all-high {tested.difference(cell_of['oracle'], cell_of['none'])})"
         told.append(f"{method}: {listed(parts)}{gap}")
-    whole = _all(found, methods[0], "none").point
-    behind = f"{whole.n} questions on {whole.videos} videos of all lengths"
+    p = whole[methods[0], "none"].point
+    behind = f"{p.n} questions on {p.videos} videos of all lengths"
+    if tested.found:
+        behind += f"; {tested.told}"
     return f"At {ends[0]:g} s and {ends[-1]:g} s, {'; '.join(told)}; {behind}."
 
 

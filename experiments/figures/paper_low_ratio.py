@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from experiments.figures.cells import Cell, cells, comparisons, compressors, only, pick
+from experiments.figures.cells import Cell, cells, compressors, only, pick
 from experiments.figures.drawing import (
     CONTROL,
     LABELS,
@@ -23,7 +23,7 @@ from experiments.figures.drawing import (
 )
 from experiments.figures.output import Result, main
 from experiments.figures.tables import Table
-from experiments.figures.words import accuracy, asked, differences, marked, percent, stars
+from experiments.figures.words import Family, accuracy, asked, family, marked, percent, stars
 from x2l.records import Record
 
 NAME = "paper_low_ratio"
@@ -54,9 +54,8 @@ def make(records: Sequence[Record]) -> Result:
     described(figure, found, f"high {found[0].point.ratio_high:g}x")
     rows = []
     pairs = equal_bytes(found, ratios)
-    for (two, four), gap in zip(
-        pairs, comparisons([(two, four) for two, four in pairs]), strict=True
-    ):
+    tested = family(pairs)
+    for (two, four), gap in zip(tested.pairs, tested.found, strict=True):
         p, q = two.point, four.point
         rows.append(
             (
@@ -87,7 +86,7 @@ def make(records: Sequence[Record]) -> Result:
         f"Low ratio {' or '.join(f'{ratio:g}' for ratio in ratios)}",
         figure,
         (Table(caption, header, tuple(rows), words=2),),
-        _finding(found, pairs, ratios),
+        _finding(found, tested, ratios),
     )
 
 
@@ -107,19 +106,16 @@ def equal_bytes(found: Sequence[Cell], ratios: Sequence[float]) -> list[tuple[Ce
     return pairs
 
 
-def _finding(
-    found: Sequence[Cell], pairs: Sequence[tuple[Cell, Cell]], ratios: Sequence[float]
-) -> str:
+def _finding(found: Sequence[Cell], tested: Family, ratios: Sequence[float]) -> str:
     """Of k = 4: the oracle at one k, attention at equal bytes."""
-    said = [(a, b) for a, b in pairs if a.point.top_k == 4 and a.point.selector != "random"]
-    gaps = differences([(b, a) for a, b in said])
+    said = [(a, b) for a, b in tested.pairs if a.point.top_k == 4 and a.point.selector != "random"]
     told = [
         f"{a.point.compressor} with {a.point.selector} {percent(a.point.accuracy)} % (k = {a.point.top_k}, "
         f"{percent(a.point.kv_share)} % of the KV bytes) and {percent(b.point.accuracy)} % (k = {b.point.top_k}, "
-        f"{percent(b.point.kv_share)} %), {gap}"
-        for (a, b), gap in zip(said, gaps, strict=True)
+        f"{percent(b.point.kv_share)} %), {tested.difference(b, a)}"
+        for a, b in said
     ]
-    return f"Low {ratios[0]:g}x and {ratios[-1]:g}x: {'; '.join(told)} ({asked(found[0])})."
+    return f"Low {ratios[0]:g}x and {ratios[-1]:g}x: {'; '.join(told)} ({asked(found[0])}; {tested.told})."
 
 
 if __name__ == "__main__":

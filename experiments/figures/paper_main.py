@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from experiments.figures.cells import Cell, cells, comparisons, compressors, full, only, pick
+from experiments.figures.cells import Cell, cells, compressors, full, only, pick
 from experiments.figures.drawing import (
     CONTROL,
     LABELS,
@@ -26,7 +26,16 @@ from experiments.figures.drawing import (
 from experiments.figures.output import Result, main
 from experiments.figures.sourced import sourced as reported
 from experiments.figures.tables import Table
-from experiments.figures.words import accuracy, asked, differences, listed, marked, percent, stars
+from experiments.figures.words import (
+    Family,
+    accuracy,
+    asked,
+    family,
+    listed,
+    marked,
+    percent,
+    stars,
+)
 from x2l.points import ALL_HIGH, ALL_LOW
 from x2l.records import Record
 from x2l.style import COLOURS
@@ -84,11 +93,12 @@ def make(records: Sequence[Record]) -> Result:
     accuracy_axis(axes, len(methods))
     legend(figure, axes)
     described(figure, found)
+    tested = family(_pairs(found, methods))
     return Result(
         "Main table: X²L against full, all-low, all-high and controls at equal compute",
         figure,
-        (_cells_table(found), _differences_table(found, methods)),
-        _finding(found, methods),
+        (_cells_table(found), _differences_table(found, methods, tested)),
+        _finding(found, methods, tested),
         (
             "Official settings: one pass a level, compact positions, chunks of 10 frames, both ends on top of k.",
             *(WHY,) * (found[0].point.benchmark == "needle"),
@@ -150,29 +160,36 @@ def rivals(found: Sequence[Cell], method: str, selector: str, k: int | str) -> d
     return {name: cell for name, cell in there.items() if cell is not None}
 
 
-def _differences_table(found: Sequence[Cell], methods: Sequence[str]) -> Table:
+def _compared(
+    found: Sequence[Cell], methods: Sequence[str]
+) -> list[tuple[str, Cell, dict[str, Cell]]]:
+    """(method, cell, its rivals) of everything that chooses."""
+    return [
+        (method, cell, rivals(found, method, selector, cell.point.top_k))
+        for method in methods
+        for selector in CHOOSING
+        for cell in pick(found, compressor=method, selector=selector, **ONE_PASS)
+    ]
+
+
+def _pairs(found: Sequence[Cell], methods: Sequence[str]) -> list[tuple[Cell, Cell]]:
+    return [
+        (other, cell) for _, cell, others in _compared(found, methods) for other in others.values()
+    ]
+
+
+def _differences_table(found: Sequence[Cell], methods: Sequence[str], tested: Family) -> Table:
     names = ("all-high", "random chunks", "fewer frames", "random pruning", "uniform pruning")
-    lines: list[tuple[tuple[str, ...], dict[str, Cell], Cell]] = []
-    for method in methods:
-        for selector in CHOOSING:
-            for cell in pick(found, compressor=method, selector=selector, **ONE_PASS):
-                k = cell.point.top_k
-                others = rivals(found, method, selector, k)
-                lines.append(((method, selector, str(k)), others, cell))
-    tested = comparisons([(other, cell) for _, others, cell in lines for other in others.values()])
-    results = iter(tested)
     rows = []
-    for words, others, _ in lines:
-        told = {name: next(results) for name in others}
-        marks = [marked(told[n]) if n in told else "-" for n in names]
-        rows.append((*words, *marks))
-    caption = (
-        f"Paired differences in points (95 % interval), method minus control; {stars(len(tested))}"
-    )
+    for method, cell, others in _compared(found, methods):
+        gaps = [tested.of(others[name], cell) if name in others else None for name in names]
+        marks = ["-" if gap is None else marked(gap) for gap in gaps]
+        rows.append((method, cell.point.selector, str(cell.point.top_k), *marks))
+    caption = f"Paired differences in points (95 % interval), method minus control; {stars(len(tested.found))}"
     return Table(caption, ("compressor", "selector", "k", *names), tuple(rows), words=2)
 
 
-def _finding(found: Sequence[Cell], methods: Sequence[str]) -> str:
+def _finding(found: Sequence[Cell], methods: Sequence[str], tested: Family) -> str:
     """Of k = 3: attention against random chunks and fewer frames of as many bytes, the oracle against all-high."""
     told = []
     for method in methods:
@@ -185,14 +202,13 @@ def _finding(found: Sequence[Cell], methods: Sequence[str]) -> str:
                 continue
             others = rivals(found, method, selector, K)
             names = [name for name in names if name in others]
-            gaps = differences([(cell, others[name]) for name in names])
-            against = [f"{gap} against {name}" for name, gap in zip(names, gaps, strict=True)]
+            against = [f"{tested.difference(cell, others[name])} against {name}" for name in names]
             told.append(
                 f"{method} with {selector} {percent(cell.point.accuracy)} %, {listed(against)}"
             )
     whole = full(found)
     start = f"Full KVs {percent(whole.point.accuracy)} %; " if whole else ""
-    return f"{start}at k = {K}: {'; '.join(told)} ({asked(found[0])})."
+    return f"{start}at k = {K}: {'; '.join(told)} ({asked(found[0])}; {tested.told})."
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from experiments.figures.cells import Cell, cells, comparisons, compressors, only, pick
+from experiments.figures.cells import Cell, cells, compressors, only, pick
 from experiments.figures.drawing import CONTROL, described, legend, panels
 from experiments.figures.output import Result, main
 from experiments.figures.tables import Table
-from experiments.figures.words import accuracy, asked, differences, marked, percent, stars
+from experiments.figures.words import Family, accuracy, asked, family, marked, percent, stars
 from x2l.records import Record
 from x2l.style import COLOURS
 
@@ -79,6 +79,8 @@ def make(records: Sequence[Record]) -> Result:
     axes[0].plot([], [], color=CONTROL, ls=(0, (4, 3)), lw=0.9, label="all-low")
     legend(figure, axes, columns=4)
     described(figure, found, f"k = {chosen[0].point.top_k}")
+    compared = [cell for cell in chosen if not cell.point.selector.startswith("random")]
+    tested = family([(random, cell) for cell in compared if (random := _control(chosen, cell))])
     notes = [
         "The oracle re-loads fewer chunks where a question needs fewer; random_as_oracle spends just its bytes.",
     ]
@@ -90,8 +92,8 @@ def make(records: Sequence[Record]) -> Result:
     return Result(
         "Selection policies at equal budget",
         figure,
-        (_table(found, chosen),),
-        _finding(chosen, methods, ratios),
+        (_table(found, chosen, tested),),
+        _finding(chosen, methods, ratios, tested),
         tuple(notes),
     )
 
@@ -103,14 +105,8 @@ def _control(chosen: Sequence[Cell], cell: Cell) -> Cell | None:
     return only(chosen, compressor=p.compressor, ratio_high=p.ratio_high, selector=name)
 
 
-def _table(found: Sequence[Cell], chosen: Sequence[Cell]) -> Table:
-    tested = [
-        (c, r)
-        for c in chosen
-        if not c.point.selector.startswith("random") and (r := _control(chosen, c))
-    ]
-    gaps = comparisons([(random, cell) for cell, random in tested])
-    by_cell = {id(cell): gap for (cell, _), gap in zip(tested, gaps, strict=True)}
+def _table(found: Sequence[Cell], chosen: Sequence[Cell], tested: Family) -> Table:
+    by_cell = {id(cell): tested.of(random, cell) for random, cell in tested.pairs}
     rows = []
     for cell in sorted(
         found, key=lambda c: (c.point.compressor, c.point.ratio_high, -c.point.accuracy)
@@ -138,11 +134,15 @@ def _table(found: Sequence[Cell], chosen: Sequence[Cell]) -> Table:
         "KV bytes %",
         "against random chunks, points (95 %)",
     )
-    caption = f"Selectors at k = {chosen[0].point.top_k}, {asked(found[0])}; {stars(len(gaps))}"
+    caption = (
+        f"Selectors at k = {chosen[0].point.top_k}, {asked(found[0])}; {stars(len(tested.found))}"
+    )
     return Table(caption, header, tuple(rows), words=3)
 
 
-def _finding(chosen: Sequence[Cell], methods: Sequence[str], ratios: Sequence[float]) -> str:
+def _finding(
+    chosen: Sequence[Cell], methods: Sequence[str], ratios: Sequence[float], tested: Family
+) -> str:
     told = []
     for method in methods:
         own = pick(chosen, compressor=method, ratio_high=ratios[-1])
@@ -150,12 +150,10 @@ def _finding(chosen: Sequence[Cell], methods: Sequence[str], ratios: Sequence[fl
             n for n in ("oracle", "attention", "embedding", RETRIEVER) if pick(own, selector=n)
         ]
         pairs = [(cell, _control(chosen, cell)) for n in names for cell in pick(own, selector=n)]
-        pairs = [pair for pair in pairs if pair[1] is not None]
-        gaps = differences(pairs)
-        parts = [f"{a.point.selector} {gap}" for (a, _), gap in zip(pairs, gaps, strict=True)]
+        parts = [f"{a.point.selector} {tested.difference(a, b)}" for a, b in pairs if b]
         told.append(f"{method}: {', '.join(parts)}")
     at = f"at {ratios[-1]:g}x and k = {chosen[0].point.top_k}"
-    return f"Against random chunks of as many bytes, {at}: {'; '.join(told)} ({asked(chosen[0])})."
+    return f"Against random chunks of as many bytes, {at}: {'; '.join(told)} ({asked(chosen[0])}; {tested.told})."
 
 
 if __name__ == "__main__":

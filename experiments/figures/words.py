@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from experiments.figures.cells import Cell, comparisons
 from x2l.comparison import Comparison
@@ -33,9 +34,9 @@ def marked(found: Comparison) -> str:
     return points_of(found) + ("*" if found.p_holm < LEVEL else "")
 
 
-def stars(count: int) -> str:
+def stars(count: int, of: str = "of this table") -> str:
     """What a caption says of those stars."""
-    return f"* p < {LEVEL:g}, Holm over the {count} of this table"
+    return f"* p < {LEVEL:g}, Holm over the {count} {of}"
 
 
 def p_value(p: float) -> str:
@@ -43,21 +44,53 @@ def p_value(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
-def difference(a: Cell, b: Cell) -> str:
-    """`+12.5 points (95 % interval +3.1 to +21.9; p = 0.01)`: a minus b, paired."""
-    return differences([(a, b)])[0]
+@dataclass(frozen=True)
+class Family:
+    """Every paired difference of an experiment, in its table and its finding: one correction for both.
 
+    Attributes:
+        pairs: (without, with); their difference is with minus without.
+        found: what each comes to, p values corrected for all of them by Holm's rule.
+    """
 
-def differences(pairs: Sequence[tuple[Cell, Cell]]) -> list[str]:
-    """First minus second of each pair, p values corrected for all of them by Holm's rule."""
-    told = []
-    for found in comparisons([(b, a) for a, b in pairs]):
+    pairs: tuple[tuple[Cell, Cell], ...]
+    found: tuple[Comparison, ...]
+
+    @property
+    def told(self) -> str:
+        """What a finding says of its p values."""
+        return f"p values by Holm over {len(self.found)}"
+
+    def of(self, before: Cell, after: Cell) -> Comparison | None:
+        """After minus before; None if that is none of the pairs."""
+        for pair, found in zip(self.pairs, self.found, strict=True):
+            if pair[0] is before and pair[1] is after:
+                return found
+        return None
+
+    def difference(self, after: Cell, before: Cell) -> str:
+        """`+12.5 points (95 % interval +3.1 to +21.9, p = 0.01)`: after minus before.
+
+        Raises:
+            ValueError: the two are no pair of the family, so its correction does not cover them.
+        """
+        found = self.of(before, after)
+        if found is None:
+            raise ValueError(
+                f"after={name_of(after)}, before={name_of(before)}: not of the {len(self.pairs)} pairs that were "
+                "corrected together; give them to family()"
+            )
         d = found.headline
-        told.append(
+        return (
             f"{100 * d.value:+.1f} points (95 % interval {100 * d.low:+.1f} to {100 * d.high:+.1f}, "
             f"{p_value(found.p_holm)})"
         )
-    return told
+
+
+def family(pairs: Sequence[tuple[Cell, Cell]]) -> Family:
+    """The differences of (without, with), corrected together; a pair that is given twice counts once."""
+    own = tuple({(id(a), id(b)): (a, b) for a, b in pairs}.values())
+    return Family(own, tuple(comparisons(own)))
 
 
 def spread(pairs: Sequence[tuple[Cell, Cell]], name: Callable[[Cell], str]) -> str:
@@ -72,8 +105,8 @@ def spread(pairs: Sequence[tuple[Cell, Cell]], name: Callable[[Cell], str]) -> s
     most = max(range(len(found)), key=lambda at: abs(found[at].headline.value))
     (before, after), gap = pairs[most], found[most]
     return (
-        f"{clear} of {len(found)} paired differences are told from zero (p < 0.05 by Holm); the largest is that of "
-        f"{after.point.compressor}, {name(after)}: {percent(before.point.accuracy)} % to "
+        f"{clear} of {len(found)} paired differences are told from zero (p < {LEVEL:g}, Holm over {len(found)}); "
+        f"the largest is that of {after.point.compressor}, {name(after)}: {percent(before.point.accuracy)} % to "
         f"{percent(after.point.accuracy)} %, {points_of(gap)} points, {p_value(gap.p_holm)}"
     )
 

@@ -97,16 +97,16 @@ def _text_columns(names: Sequence[str]) -> tuple[Column, ...]:
     return tuple(Column(name, numbers=name in numbers) for name in names)
 
 
-def run_infos(jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:
-    """run.json of each run that has one, by the run's name."""
+def run_infos(jobs: Sequence[Job]) -> dict[Path, dict[str, Any]]:
+    """run.json of each run that has one, by the run's folder: runs of several sweeps may share a name."""
     found = {}
     for job in jobs:
         if job.folder is not None and (path := job.folder / RUN).exists():
-            found[job.name] = json.loads(path.read_text())
+            found[job.folder] = json.loads(path.read_text())
     return found
 
 
-def hardware(infos: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def hardware(infos: Mapping[Path, Mapping[str, Any]]) -> list[str]:
     """What computed, once each."""
     found = []
     for info in infos.values():
@@ -118,7 +118,7 @@ def hardware(infos: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def sessions_table(infos: Mapping[str, Mapping[str, Any]]) -> Table:
+def sessions_table(infos: Mapping[Path, Mapping[str, Any]]) -> Table:
     """What code and versions computed, one row for each combination."""
     groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for info in infos.values():
@@ -147,11 +147,11 @@ def sessions_table(infos: Mapping[str, Mapping[str, Any]]) -> Table:
     return Table("Code, versions and machines", _text_columns(columns), tuple(found))
 
 
-def commands_table(jobs: Sequence[Job], infos: Mapping[str, Mapping[str, Any]]) -> Table:
+def commands_table(jobs: Sequence[Job], infos: Mapping[Path, Mapping[str, Any]]) -> Table:
     """How each run is made again, and the hash of its configuration."""
     found = []
     for job in jobs:
-        info = infos.get(job.name)
+        info = infos.get(job.folder) if job.folder else None
         identity = info["run_id"] if info else str(job.values.get("run_id", "–"))
         command = run_command(job.folder) if job.folder else "not started"
         found.append((words(job.name), words(identity), words(command)))
