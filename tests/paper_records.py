@@ -80,6 +80,8 @@ def _of_job(settings, job, videos, questions):
     fields = {FIELDS[key]: value for key, value in job.items() if key in FIELDS}
     if job.get("prefill") == "paper":
         fields |= {"context": "own", "positions": "compact", "chunk_frames": 10}
+    if (mid := job.get("levels.mid", "null")) != "null":
+        fields |= {"ratios_between": {"mid": float(mid)}}
     numbers = {
         "ratio_high": 32.0,
         "ratio_low": 2.0,
@@ -100,11 +102,16 @@ def _of_job(settings, job, videos, questions):
                 yield _record(run, fields, selector, k, () if alone else pinned, video, question)
 
 
+def _number(k, chunks):
+    """Chunks that a top_k re-loads; of a budget about what it pays for."""
+    if isinstance(k, str):
+        return 2 if k == "gt" else int(chunks * float(k.removesuffix("%")) / 100)
+    return k or 0
+
+
 def _record(run, fields, selector, k, pinned, video, question):
     chunks = -(-int(fields["frames"]) // fields["chunk_frames"])
-    low = {"all": chunks, "none": 0}.get(
-        selector, min(chunks, (2 if k == "gt" else k or 0) + len(pinned))
-    )
+    low = {"all": chunks, "none": 0}.get(selector, min(chunks, _number(k, chunks) + len(pinned)))
     share = low / chunks / fields["ratio_low"] + (1 - low / chunks) / fields["ratio_high"]
     chance = random.Random(f"{fields['compressor']} {selector} {k} {video} {question}").random()
     whole = fields["ratio_low"] == fields["ratio_high"] == 1

@@ -175,6 +175,13 @@ def test_a_list_of_numbers_is_several_where_there_are_two_levels():
     ("overrides", "message"),
     [
         (["levels.high=3"], r"levels\.high=3: must have a ratio .*write levels\.high\.ratio=3"),
+        (["+levels.mid.ratio=8", "+levels.mid.layer=1"], r"levels\.mid\.layer: is no setting"),
+        (
+            ["+compressor@levels.mid.compressor=kmeans", "++levels.mid=8", "top_k=1"],
+            r"levels\.mid=8: takes the place of .* compressor kmeans; write \+levels\.mid\.ratio=8",
+        ),
+        (["levels.high.layers=steep"], r"levels\.high\.layers='steep'"),
+        (["prefill.cache=true"], r"prefill\.cache=True: must be a folder"),
         (["levels.low=null"], r"levels\.low=None: must have a ratio"),
         (["+levels.mid=40"], r"levels\.mid\.ratio=40: must be between levels\.low\.ratio=2 and"),
         (["+levels.mid=8", "+levels.more=8", "top_k=1"], "must have different ratios"),

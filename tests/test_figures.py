@@ -9,19 +9,21 @@ import pytest
 from matplotlib.colors import to_hex
 
 from experiments import paper
-from experiments.figures import paper_haystack, paper_hit_rate, paper_main
+from experiments.figures import paper_efficiency, paper_haystack, paper_hit_rate, paper_main
 from experiments.figures.cells import cells, only
 from experiments.figures.drawing import GREY
 from experiments.figures.output import made, main, write
 from experiments.figures.page import Shown, page
 from experiments.figures.sourced import FILE, sourced
 from experiments.figures.tables import Table, latex, markdown
+from experiments.figures.words import family
 from tests import paper_records
 from tests.synthetic import record
 from x2l.records import RecordWriter
 from x2l.runinfo import RUN
 
 SOURCED = json.loads(FILE.read_text())
+DRAWN = (*paper.NAMES, "ladder")
 
 
 def result(name, records=None):
@@ -36,7 +38,7 @@ def drawn(figure):
             yield label, getattr(handle, "lines", [handle])[0]
 
 
-@pytest.mark.parametrize("name", paper.NAMES)
+@pytest.mark.parametrize("name", DRAWN)
 def test_an_experiment_becomes_a_figure_tables_and_a_sentence(name):
     records = paper_records.of(name)
     whole = result(name, records)
@@ -52,7 +54,7 @@ def test_an_experiment_becomes_a_figure_tables_and_a_sentence(name):
         assert line.get_linestyle() in (":", "None")
 
 
-@pytest.mark.parametrize("name", [n for n in paper.NAMES if paper_records.told(n)])
+@pytest.mark.parametrize("name", [n for n in DRAWN if paper_records.told(n)])
 def test_a_set_that_does_not_say_where_answers_lie_is_drawn_as_well(name):
     records = paper_records.without_spans(name)
     shown = result(name, records)
@@ -83,6 +85,65 @@ def test_findings_are_counted():
     (index,) = [n for n, r in enumerate(records) if all(getattr(r, k) == v for k, v in at.items())]
     records[index] = replace(records[index], correct=0.0)
     assert "kmeans with oracle 87.5 %, +87.5 points" in result("paper_main", records).finding
+
+
+TESTED = ("main", "hit_rate", "base_ratio", "selectors", "low_ratio", "context")
+
+
+@pytest.mark.parametrize("name", [f"paper_{name}" for name in TESTED])
+def test_p_values_of_a_finding_are_those_of_the_stars_in_its_table(name):
+    """One family, whose size both say; a difference stands in both with one verdict."""
+    whole = result(name, paper_records.of(name, videos=6))
+    tables = "\n".join(map(markdown, whole.tables))
+    (size,) = re.findall(r"Holm over the (\d+) of this table", tables)
+    assert re.findall(r"Holm over (\d+)", whole.finding) == [size]
+    number = r"[+-][\d.]+"
+    gap = rf"({number}) points \(95 % interval ({number}) to ({number}), p [<=] ([\d.]+)\)"
+    said = re.findall(gap, whole.finding)
+    assert said
+    for value, low, high, p in said:
+        star = "*" if float(p) < 0.05 else ""
+        assert f" {value} ({low} to {high}){star} |" in tables
+
+
+def test_a_difference_outside_the_family_is_not_told():
+    found = cells(paper_records.of("paper_hit_rate"))
+    tested = family([(found[0], found[1]), (found[0], found[1])])
+    assert len(tested.found) == 1 and "points" in tested.difference(found[1], found[0])
+    with pytest.raises(ValueError, match="not of the 1 pairs that were corrected together"):
+        tested.difference(found[2], found[0])
+
+
+def test_a_line_of_runs_of_two_sizes_is_refused():
+    records = paper_records.of("paper_efficiency")
+    first = [r for r in records if r.video_id.endswith("/v0")]
+    records += [replace(r, run_id=f"{r.run_id}-small") for r in first]
+    with pytest.raises(
+        ValueError, match=r"2 cells of full KVs at 32 frames \(8 questions, .* and 2 "
+    ):
+        paper_efficiency.make(records)
+
+
+def test_a_map_of_several_settings_is_refused():
+    records = paper_records.of("paper_haystack")
+    chosen = [r for r in records if r.selector == "attention"]
+    (k,) = {r.top_k for r in chosen}
+    with pytest.raises(ValueError, match=rf"attention of several values of top_k \({k}, {k + 1}\)"):
+        paper_haystack.make([*records, *(replace(r, top_k=k + 1) for r in chosen)])
+    with pytest.raises(ValueError, match="answers 32 questions more than once"):
+        paper_haystack.make([*records, *(replace(r, run_id=f"{r.run_id}-again") for r in records)])
+
+
+def test_two_levels_or_three_need_runs_of_both():
+    records = paper_records.of("ladder")
+    finding = result("ladder", [r for r in records if r.selector != "random"]).finding
+    assert "with attention three levels" in finding and "random" not in finding
+    with pytest.raises(ValueError, match="run `x2l -m experiment=ladder` as well"):
+        result("ladder", [r for r in records if not r.between])
+    four = {"ratios_between": {"mid": 4.0}, "run_id": "four"}
+    others = [replace(r, **four) for r in records if r.between and r.compressor == "tome"]
+    with pytest.raises(ValueError, match=r"several levels between \(mid 4x, mid 8x\)"):
+        result("ladder", [*records, *others])
 
 
 def test_differences_are_paired_with_controls_of_the_same_k():
@@ -193,17 +254,28 @@ def test_the_page_shows_each_with_its_commands_and_says_what_is_missing(
 
 
 def test_the_page_says_what_made_the_records(tmp_path):
-    run = tmp_path / "run"
-    run.mkdir()
-    info = {"commit": "abcdef0123", "dirty": False, "processor": "CPU", "cpu_threads": 1}
-    info["versions"] = {"torch": "2", "transformers": "5"}
+    info = {"dirty": False, "processor": "CPU", "code": "0a1b"}
     config = {
         "model": {"name_or_path": "x2l_tiny"},
         "benchmark": {"_target_": "n.Needle", "videos": 4},
     }
-    (run / RUN).write_text(json.dumps({**info, "config": config}))
-    text = page([Shown("paper_pinned", result("paper_pinned"), ("x2l -m",), [run])])
-    assert "x2l_tiny on needle" in text and "1 runs at commit abcdef0;" in text
+    runs = []
+    for number, (commit, torch) in enumerate(
+        [("abcdef0123", "2"), ("abcdef0123", "2"), (None, "3")]
+    ):
+        own = {"commit": commit, "cpu_threads": 1 + number // 2}
+        own["versions"] = {"torch": torch, "transformers": "5"}
+        runs.append(tmp_path / str(number))
+        runs[-1].mkdir()
+        (runs[-1] / RUN).write_text(json.dumps({**info, **own, "config": config}))
+    shown = Shown("paper_pinned", result("paper_pinned"), ("x2l -m",), runs, ("0: cut off",))
+    text = page([shown, replace(shown, runs=(), problems=())])
+    assert "x2l_tiny on needle" in text and "Runs: 3, 2 at commit abcdef0; 1 outside" in text
+    assert "no known commit (source files: 0a1b)" in text
+    assert "torch 2, 3, transformers 5; CPU; CPU threads a run: 1, 2;" in text
+    _, unfinished, finished = text.split("## First and last")
+    assert "**Not finished" in unfinished and "- 0: cut off" in unfinished
+    assert "Not finished" not in finished
 
 
 def test_experiments_that_measure_seconds_run_after_the_others_and_alone(tmp_path, monkeypatch):

@@ -2,8 +2,9 @@
 
 import importlib
 import sys
+from collections import defaultdict
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from x2l.compressors.attention_pruning import Compactor
 from x2l.compressors.base import Compressor, Level
 from x2l.compressors.merging import ToMe
 from x2l.compressors.pruning import KeyNorm, RandomPruning, Streaming
-from x2l.models.fingerprint import bit_sums, fingerprint
+from x2l.models.fingerprint import UntoldWeights, bit_sums, fingerprint, weights_digest
 from x2l.models.hf import HFVideoModel
 from x2l.prefill_address import Unaddressable, address, code_digest, draws
 from x2l.settings import Settings
@@ -198,12 +199,85 @@ def test_whatever_a_compressor_holds_counts(tmp_path):
     assert found[0] == at({"low": Level(Own(extra=1), 2)})
 
 
+class Listed(list):
+    """What it lists is no attribute."""
+
+
+class Number(float):
+    """Nor is its value."""
+
+
+class Named(dict):
+    """Here the attributes would be lost."""
+
+
+class Slotted(Plain):
+    """Attributes, and a slot that is none."""
+
+    __slots__ = ("power",)
+
+
+class Text(str):
+    """A text with attributes."""
+
+
+@dataclass
+class Weighted(list):
+    """Fields, and a list."""
+
+    weight: int = 1
+
+
 @pytest.mark.parametrize(
-    "what", [lambda x: x, KeyNorm, torch, iter([])], ids=["function", "class", "module", "iterator"]
+    "what",
+    [
+        lambda x: x,
+        KeyNorm,
+        torch,
+        iter([]),
+        partial(max, 1),
+        partial(Plain, power=1),
+        Listed([1]),
+        Number(1.5),
+        Named(a=1),
+        defaultdict(list),
+        Slotted(1),
+        Text("a"),
+        Weighted(2),
+        object(),
+        torch.ones(2, device="meta"),
+    ],
+    ids=lambda what: getattr(what, "__name__", type(what).__name__),
 )
 def test_what_cannot_be_told_apart_is_refused(what):
     with pytest.raises(Unaddressable):
         at({"low": Level(Own(extra=what), 2)})
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """Slots that are fields."""
+
+    power: int = 1
+
+
+def test_fields_in_slots_and_what_is_hung_on_a_tensor_count():
+    scaled = torch.ones(2)
+    scaled.scale = 2
+    held = [Fields(1), Fields(2), torch.ones(2), scaled, torch.nn.Parameter(torch.ones(2))]
+    held += [torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)]
+    assert all_differ([at({"low": Level(Own(extra=one), 2)}) for one in held])
+
+
+def test_a_folder_as_a_setting_is_refused(tmp_path, monkeypatch):
+    """What is in it may change."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "fold").mkdir()
+    for where in ("./fold", "~/fold", Path("fold"), tmp_path / "fold"):
+        with pytest.raises(Unaddressable, match="fold is a folder.* name the files"):
+            at({"low": Level(Own(extra=where), 2)})
+    assert at({"low": Level(Own(extra="./none"), 2)})
 
 
 def test_what_holds_itself_is_refused():
@@ -333,6 +407,20 @@ def test_weights_configuration_processor_and_rule_tell_models_apart():
     assert all_differ(found)
     base.config._name_or_path = "moved"
     assert fingerprint(base, own, "reference") == found[0]
+
+
+def test_weights_on_meta_need_a_commit():
+    hollow = torch.nn.Linear(2, 2, device="meta")
+    with pytest.raises(UntoldWeights, match=r"2 weights \(the first is bias\) .* no commit"):
+        weights_digest(hollow)
+    assert weights_digest(hollow, "a commit")
+    base, own = build("qwen2_5_vl").to("meta"), processor("qwen2_5_vl")
+    with pytest.raises(UntoldWeights):
+        fingerprint(base, own)
+    found = []
+    for base.config._commit_hash in ("one", "other"):
+        found.append(fingerprint(base, own))
+    assert all_differ(found)
 
 
 def test_the_precision_of_products_counts():

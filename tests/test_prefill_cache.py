@@ -7,8 +7,10 @@ import sys
 import threading
 import time
 from collections import Counter
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +27,7 @@ from x2l.compressors.merging import ToMe
 from x2l.compressors.pruning import KeyNorm, RandomPruning
 from x2l.compute import Meter
 from x2l.models import loading
+from x2l.models.fingerprint import UntoldWeights
 from x2l.prefill import prefill
 from x2l.prefill_cache import PrefillCache, open_cache
 from x2l.records import deterministic, load
@@ -45,6 +48,13 @@ SHAPE = {"context": "full", "positions": "keep"}
 @lru_cache
 def prompt(number=0):
     return ours("qwen2_5_vl").prompt(frames(8, seed=number), 4)
+
+
+@dataclass(frozen=True)
+class Signed(KeyNorm):
+    """A compressor with a function as its setting."""
+
+    of: Any = None
 
 
 class Prefills:
@@ -160,6 +170,27 @@ def test_what_cannot_be_addressed_is_computed_and_said_once(tmp_path, caplog, mo
     assert run.computed == {0: 2} and not files(tmp_path)
     (said,) = caplog.messages
     assert "prefill.cache is not used: module 'typed_in' has no source file" in said
+
+
+def test_weights_that_cannot_be_told_apart_are_computed_and_said_once(
+    tmp_path, caplog, monkeypatch
+):
+    def untold(_):
+        raise UntoldWeights("weights on meta")
+
+    monkeypatch.setattr(type(ours("qwen2_5_vl")), "fingerprint", property(untold))
+    run = Prefills(tmp_path)
+    run(), run()
+    assert run.computed == {0: 2} and not files(tmp_path)
+    assert caplog.messages == ["prefill.cache is not used: weights on meta"]
+
+
+def test_a_partial_in_a_compressor_is_never_served_anothers_kvs(tmp_path):
+    """What `_partial_: true` builds: equal but for what it was given."""
+    for sign in (1, -1):
+        run = Prefills(tmp_path, levels={"high": Level(Signed(partial(sum, start=sign)), 8)})
+        run()
+        assert run.computed == {0: 1}
 
 
 # --- the limit -----------------------------------------------------------------------------------------------------

@@ -180,7 +180,7 @@ def test_differences_are_the_paired_ones(swept, page):
         assert (row["lost"], row["n"]) == (str(one.micro.lost), str(one.micro.count))
         assert row["KV %"] == f"{percent(one.kv_share_b)} against {percent(one.kv_share_a)}"
         assert row["p (Holm)"] == (f"{one.p_holm:.3f}" if one.p_holm >= 0.001 else "<0.001")
-    random = page.rows("Against random selection of as many chunks")
+    random = page.rows("Against random selection of as many chunks, or bytes")
     assert {row["cell"] for row in random} == {
         f"tome {name}" for k in (1, 2, 4) for name in (f"attention k={k}", f"oracle k={k} (bound)")
     }

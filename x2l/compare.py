@@ -141,10 +141,9 @@ def _plain(value: Any) -> Any:
 
 
 def _filters(words: Sequence[str]) -> dict[str, str]:
-    found = dict(word.partition("=")[::2] for word in words)
-    if empty := [name for name, value in found.items() if not value]:
-        raise ValueError(f"{empty[0]}: must be FIELD=VALUE, e.g. selector=attention")
-    return found
+    if wrong := [word for word in words if "=" not in word]:
+        raise ValueError(f"{wrong[0]}: must be FIELD=VALUE, e.g. selector=attention")
+    return dict(word.partition("=")[::2] for word in words)  # `between=` is a value: two levels
 
 
 def _fail(message: str) -> NoReturn:

@@ -40,7 +40,12 @@ def filled(values: Mapping[str, Any]) -> dict[str, Any]:
             levels[name] = level
         elif level is not None:
             own = level if isinstance(level, dict) else {"ratio": level}
-            levels[name] = {**shared, "layers": None, **own}
+            whole = {**shared, "layers": None}
+            if unknown := sorted(own.keys() - whole.keys()):
+                raise ConfigError(
+                    f"levels.{name}.{unknown[0]}: is no setting of a level; there are {', '.join(whole)}"
+                )
+            levels[name] = {**whole, **own}
     return {**values, "levels": levels}
 
 
@@ -74,6 +79,7 @@ def settings_of(
     Raises:
         ValueError: a value that cannot work.
     """
+    _check_mounted(values, choices)
     levels, model, video = values["levels"], values["model"], values["video"]
     prefill, selection = values["prefill"], values["selection"]
     settings = Settings(
@@ -89,7 +95,7 @@ def settings_of(
         ratio_low=levels["low"]["ratio"],
         ratio_high=levels["high"]["ratio"],
         compressor=_methods_name(levels, choices),
-        selectors=tuple(values["selector"]),
+        selectors=tuple(values.get("selector") or ()),  # selector=[] leaves no such key
         between={level: levels[level]["ratio"] for level in _ranked(levels)[1:-1]},
         top_k=_top_ks(values["top_k"], len(levels)),
         pinned=_tuple(selection["pinned"]),
@@ -112,6 +118,22 @@ def settings_of(
     if (patch := temporal_patch(ASSETS / name if name == "x2l_tiny" else Path(name))) is not None:
         check_temporal_patch(settings.chunk_frames, patch)
     return settings
+
+
+def _check_mounted(values: Mapping[str, Any], choices: Mapping[str, Any]) -> None:
+    """`++levels.mid=8` drops the compressor that was chosen for the level: its name would be told, another would run.
+
+    Raises:
+        ConfigError: so it is.
+    """
+    for name in _ranked(values["levels"])[1:-1]:
+        for group in ("compressor", "codec"):
+            chosen = choices.get(f"{group}@levels.{name}.{group}", choices.get(group))
+            if chosen != choices.get(group) and values["levels"][name][group] == values[group]:
+                raise ConfigError(
+                    f"levels.{name}={values['levels'][name]['ratio']}: takes the place of the level's own {group} "
+                    f"{chosen}; write +levels.{name}.ratio={values['levels'][name]['ratio']}"
+                )
 
 
 def _ranked(levels: Mapping[str, Any]) -> list[str]:

@@ -28,6 +28,7 @@ from x2l.points import (
     of_several_settings,
     pareto,
     telling_apart,
+    told,
 )
 from x2l.scoring import ALL_TASKS
 from x2l.style import COLOURS, MARKERS, RC
@@ -97,7 +98,7 @@ def draw(
                 members = [p for p in shown if _belongs(p, compressor, variant)]
                 _panel(axes, members, front, x, {s: _named(members, s, several) for s in selectors})
                 _level_lines(axes, members, lines)
-                words = [WORDS[name].format(value) for name, value in variant]
+                words = [told(name, value) for name, value in variant]
                 axes.set_title("\n".join([compressor, ", ".join(words)] if words else [compressor]))
                 axes.set_xlim(*_limits(shown, x))
                 axes.xaxis.set_major_locator(FixedLocator(log_ticks(*_limits(shown, x))))

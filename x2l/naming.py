@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from x2l.points import FULL, WORDS, Point, of_several_settings, telling_apart
+from x2l.points import FULL, Point, of_several_settings, telling_apart, told
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,13 @@ class Names:
     def variant(self, point: Point) -> str:
         """What tells the cell apart beside compressor, selector and top_k; may be empty."""
         full = ("model", "benchmark", "protocol", "frames")  # of what full KVs depend on
-        told = [
+        shown = [
             name
             for name in self.varying
             if (point.control != FULL or name in full)
             and (name != "selector_config" or point.selector in self.several)
         ]
-        return " ".join(WORDS[name].format(getattr(point, name)) for name in told)
+        return " ".join(told(name, getattr(point, name)) for name in shown)
 
     def line(self, point: Point) -> str:
         """The cell without its top_k: what is drawn as one line."""

@@ -42,6 +42,7 @@ WORDS = {
     "selector_config": "settings {}",
     "run_id": "run {}",
 }
+TWO_LEVELS = "two levels"  # beside cells with more
 LAST_RESORT = ("selector_config", "run_id")  # named only where nothing else tells two cells apart
 
 
@@ -117,6 +118,7 @@ class Point:
     run_id: str
     selector_config: str
     between: str = ""  # further levels: "mid 8x"
+    measured_between: str = ""  # and what was obtained: "mid 7.96x"
     # Questions that ran out of memory. They are not in `n`: the accuracy is over other questions than that of a cell
     # without, and a cell where all did has none.
     out_of_memory: int = 0
@@ -211,6 +213,11 @@ def pareto(rows: Sequence[Point], x: str) -> list[Point]:
         if not math.isnan(row.accuracy) and (not front or row.accuracy > front[-1].accuracy):
             front.append(row)
     return front
+
+
+def told(name: str, value: object) -> str:
+    """How figures and tables say the value of a field of `WORDS`."""
+    return TWO_LEVELS if name == "between" and not value else WORDS[name].format(value)
 
 
 def telling_apart(rows: Sequence[Point]) -> list[str]:
@@ -317,6 +324,7 @@ def _point(members: Sequence[Record | Shortage], task: str, asked: Mapping[str, 
         run_id=first.run_id,
         selector_config=first.selector_config,
         between=first.between,
+        measured_between=_measured_between(records),
         out_of_memory=len(members) - len(records),
     )
 
@@ -327,7 +335,21 @@ def _share(values: Iterable[float | None]) -> float:
     return math.fsum(known) / len(known) if known else math.nan
 
 
-def _k_order(top_k: int | str | None) -> tuple[float, str]:
+def _measured_between(records: Sequence[Record]) -> str:
+    """Ratios really obtained at the levels between, mean over records."""
+    found = {}
+    for level in sorted(records[0].ratios_between, key=records[0].ratios_between.__getitem__):
+        ratios = [
+            r.measured_ratio_low * sum(r.kept_low) / sum(r.kept_between[level])
+            for r in records
+            if level in r.kept_between  # not so in the control of fewer frames
+        ]
+        if ratios:
+            found[level] = math.fsum(ratios) / len(ratios)
+    return ", ".join(f"{level} {ratio:.2f}x" for level, ratio in found.items())
+
+
+def k_order(top_k: int | str | None) -> tuple[float, str]:
     """Numbers first, then words by the numbers in them: ladders and budgets rise, `gt` and `task` come last."""
     if not isinstance(top_k, str):
         return (-1.0 if top_k is None else float(top_k)), ""
@@ -349,7 +371,7 @@ def _order(point: Point) -> tuple[str | float, ...]:
         point.ratio_high,
         rank,
         point.selector,
-        *_k_order(point.top_k),
+        *k_order(point.top_k),
         point.pinned,
         point.seed,
         point.selector_config,

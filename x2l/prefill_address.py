@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import os
 import sys
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
+from types import MappingProxyType, MemberDescriptorType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from x2l.chunks import Prompt
 from x2l.compressors.base import Compressor, Level
@@ -26,8 +29,12 @@ from x2l.video import Frames
 _CODE = ("x2l.prefill", "x2l.models.hf", "x2l.store_files")
 # Of frames, what does not reach the model: a video may be moved.
 _PLACE = frozenset({"path", "reader"})
+# Exactly these classes: what a subclass adds would not count.
 _PLAIN = (type(None), bool, int, float, str, bytes)
+_TEXT = (str, type(Path()), type(PurePath()))
+_TENSORS = (Tensor, nn.Parameter)
 _SEVERAL = (tuple, list, set, frozenset)
+_MAPPINGS = (dict, OrderedDict, MappingProxyType)
 _LONGEST_PATH = 1000
 
 
@@ -72,7 +79,7 @@ def code_digest(levels: Mapping[str, Level]) -> str:
     """A hash of the source files behind a pre-fill, those of compressors and codecs outside x2l included.
 
     Raises:
-        Unaddressable: a class has no source file.
+        Unaddressable: a class has no source file, or holds what cannot be told apart.
     """
     try:
         kinds = {kind for level in levels.values() for kind in _classes(level)}
@@ -94,32 +101,70 @@ def draws(levels: Mapping[str, Level]) -> bool:
 
 def _classes(value: Any) -> Iterator[type]:
     """Classes of an object and of all that it holds."""
-    if type(value) in _PLAIN or isinstance(value, Tensor | torch.dtype | torch.device | Path):
+    kind = type(value)
+    if kind in (*_PLAIN, *_TEXT, *_TENSORS, torch.dtype, torch.device) or _without_value(value):
         return
-    if _without_value(value):
-        return
-    if isinstance(value, Mapping):
-        parts = list(value.values())
-    elif type(value) in _SEVERAL:
+    if kind in _MAPPINGS:
+        parts = [*value, *value.values()]
+    elif kind in _SEVERAL:
         parts = list(value)
     else:
-        yield type(value)
+        yield kind
         parts = list(_held(value).values())
     for part in parts:
         yield from _classes(part)
 
 
 def _held(value: Any) -> dict[str, Any]:
-    """Fields and attributes of an object."""
-    own = {f.name: getattr(value, f.name) for f in fields(value)} if is_dataclass(value) else {}
-    return own | getattr(value, "__dict__", {})
+    """Fields and attributes of an object that consists of nothing else.
+
+    Raises:
+        Unaddressable: it has slots that are no fields, or memory of its own, as `functools.partial` and whatever
+            extends a built-in class: what is in there would not count.
+    """
+    kind = type(value)
+    names = [f.name for f in fields(value)] if is_dataclass(value) else []
+    slots = {
+        name
+        for base in kind.__mro__
+        for name, member in vars(base).items()
+        if isinstance(member, MemberDescriptorType)
+    }
+    pointers = len(slots) + (kind.__dictoffset__ > 0) + (kind.__weakrefoffset__ > 0)
+    size = object.__basicsize__ + pointers * tuple.__itemsize__
+    seen = slots <= set(names) and kind.__basicsize__ <= size and not kind.__itemsize__
+    if not seen or not (names or hasattr(value, "__dict__")):
+        raise Unaddressable(
+            f"what is in a {kind.__module__}.{kind.__qualname__} cannot be told; use a dataclass "
+            "or a class of its own that keeps all in attributes, without __slots__ and without a base that is built in "
+            "or compiled"
+        )
+    return {name: getattr(value, name) for name in names} | _attributes(value)
 
 
-def _names_a_file(value: str | Path) -> bool:
-    text = str(value)
+def _attributes(value: Any) -> dict[str, Any]:
+    return dict(getattr(value, "__dict__", {}))
+
+
+def _contents(value: str | PurePath) -> bytes | None:
+    """A hash of the file that a text names; None where it names none.
+
+    Raises:
+        Unaddressable: it names a folder.
+    """
+    text = os.path.expanduser(value)
     if isinstance(value, str) and not ("." in text or "/" in text):
-        return False  # a word, whatever lies around
-    return len(text) < _LONGEST_PATH and "\0" not in text and Path(text).is_file()
+        return None  # a word, whatever lies around
+    if len(text) >= _LONGEST_PATH or "\0" in text:
+        return None
+    if os.path.isdir(text):  # may hold anything, of any size, and every video asks again
+        raise Unaddressable(
+            f"{text} is a folder, whose contents do not count; name the files that are read from it"
+        )
+    if not os.path.isfile(text):
+        return None
+    with open(text, "rb") as file:
+        return hashlib.file_digest(file, "blake2b").digest()
 
 
 def _without_value(value: Any) -> bool:
@@ -134,42 +179,53 @@ def _told(value: Any) -> Iterator[bytes]:
     """
     kind = type(value)
     name = f"{kind.__module__}.{kind.__qualname__}"
-    if isinstance(value, str | Path):
+    if kind in _TEXT:
         yield f"text {str(value)!r}".encode()
-        if _names_a_file(value):  # a method that reads a file follows from what is in it
-            with open(value, "rb") as file:
-                yield hashlib.file_digest(file, "blake2b").digest()
+        if (contents := _contents(value)) is not None:
+            yield contents  # a method that reads a file follows from what is in it
     elif kind in _PLAIN:
         whole = kind is float and value.is_integer()  # a ratio of 2.0 is one of 2
         yield f"{'int' if whole else kind.__name__} {int(value) if whole else value!r}".encode()
-    elif isinstance(value, Tensor):
+    elif kind in _TENSORS:
+        if value.is_meta or value.layout != torch.strided:
+            raise Unaddressable(
+                f"a tensor of layout {value.layout} on {value.device} has no bytes to tell"
+            )
         yield f"{name} {value.dtype} {tuple(value.shape)}".encode()
         yield bytes_of(value)
+        yield from _told_attributes(value)
     elif kind in _SEVERAL:
         items = sorted(value, key=repr) if kind in (set, frozenset) else value
         yield f"{name} of {len(value)}".encode()
         for item in items:
             yield from _told(item)
-    elif isinstance(value, Mapping):
+    elif kind in _MAPPINGS:
         yield f"mapping of {len(value)}".encode()
         for key, item in value.items():
             yield from _told(key)
             yield from _told(item)
-    elif isinstance(value, torch.dtype | torch.device):
+        yield from _told_attributes(value)
+    elif kind in (torch.dtype, torch.device):
         yield f"{name} {value}".encode()
-    elif isinstance(value, Frames):
+    elif kind is Frames:
         yield from _told(
             {f.name: getattr(value, f.name) for f in fields(value) if f.name not in _PLACE}
         )
-    elif is_dataclass(value) or hasattr(value, "__dict__"):
-        if _without_value(value):
-            raise Unaddressable(
-                f"{value!r}: a class, function or module as a setting has no value to tell by"
-            )
-        yield f"object {name}".encode()
-        yield from _told(_held(value))
+    elif _without_value(value):
+        raise Unaddressable(
+            f"{value!r}: a class, function or module as a setting has no value to tell by"
+        )
     else:
-        raise Unaddressable(f"{value!r} of class {name}: what is in it cannot be told")
+        held = _held(value)
+        yield f"object {name}".encode()
+        yield from _told(held)
+
+
+def _told_attributes(value: Any) -> Iterator[bytes]:
+    """What somebody hung on a tensor or a mapping; mostly nothing."""
+    if held := _attributes(value):
+        yield b"with"
+        yield from _told(held)
 
 
 def bytes_of(tensor: Tensor) -> bytes:

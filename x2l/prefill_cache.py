@@ -26,6 +26,7 @@ from x2l.chunks import Prompt
 from x2l.compressors.base import Level
 from x2l.compute import Meter
 from x2l.models.base import VideoModel
+from x2l.models.fingerprint import UntoldWeights
 from x2l.prefill_address import Unaddressable, address, code_digest
 from x2l.stages import PREFILL_STAGES
 from x2l.store import KVStore
@@ -154,8 +155,12 @@ class PrefillCache:
     ) -> str | None:
         if self._code is None:
             return None
-        if self._fingerprint is None or self._fingerprint[0] is not model:
-            self._fingerprint = model, model.fingerprint
+        try:
+            if self._fingerprint is None or self._fingerprint[0] is not model:
+                self._fingerprint = model, model.fingerprint
+        except UntoldWeights as error:
+            self._say_once("unused", f"prefill.cache is not used: {error}")
+            return None
         probes = {name: level.compressor.probe for name, level in levels.items()}
         asked = {name: model.question(text).input_ids for name, text in probes.items() if text}
         settings = {**settings, "probes": asked}

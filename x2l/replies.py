@@ -201,7 +201,11 @@ def _spans_text(video: OwnVideo, reply: Reply) -> str:
     fine = is_fine(video.facts.spans)
     spans = [f"{clock(start, fine)}-{clock(end, fine)}" for start, end in reply.spans]
     every = _counted(len(video.facts.spans), "chunk")
-    return f"{', '.join(spans) or 'none'} ({len(reply.reloaded)} of {every})"
+    count = str(len(reply.reloaded))
+    if levels := video.settings.levels[1:-1]:
+        told = [f"{reply.assigned.count(level)} {level}" for level in ("low", *levels)]
+        count = f"{count}, {' and '.join(told)},"
+    return f"{', '.join(spans) or 'none'} ({count} of {every})"
 
 
 def _relevance_lines(reply: Reply, encoding: str) -> list[str]:
@@ -220,7 +224,10 @@ def _relevance_lines(reply: Reply, encoding: str) -> list[str]:
         members = range(first, min(first + group, len(reply.relevance)))
         top = max((r for i in members if (r := reply.relevance[i]) is not None), default=low)
         bars += sparks[round((top - low) / (high - low) * 7)] if high > low else sparks[0]
-        marks += "^" if any(index in reply.reloaded for index in members) else " "
+        levels = {reply.assigned[index] for index in members}
+        marks += (
+            "^" if "low" in levels else "-" if levels - {"high"} else " "
+        )  # finest, between, high
     line = f"relevance   {bars}  {min(rated):.3g} to {max(rated):.3g}"
     return [line, f"            {marks.rstrip()}"] if reply.reloaded else [line]
 

@@ -19,7 +19,17 @@ from x2l.comparison import CellRecords, read_cells
 from x2l.compute_axes import AXES, KV_BYTES, ComputeAxis, comparable
 from x2l.curves import draw, panel_count
 from x2l.naming import Names, names
-from x2l.points import ALL_HIGH, ALL_LOW, FULL, WORDS, Point, pareto, points
+from x2l.points import (
+    ALL_HIGH,
+    ALL_LOW,
+    FULL,
+    TWO_LEVELS,
+    WORDS,
+    Point,
+    k_order,
+    pareto,
+    points,
+)
 from x2l.records import Record
 from x2l.reporting import cells, differences, runs
 from x2l.reporting.differences import RANDOM, Cell
@@ -128,7 +138,7 @@ def gather(folder: Path) -> Report:
         selection=selection,
         full=differences.differences_table("Against full KVs", against_full, called),
         random=differences.differences_table(
-            "Against random selection of as many chunks", against_random, called
+            "Against random selection of as many chunks, or bytes", against_random, called
         ),
         stages=cells.stages_table(rows, called),
         ratios=cells.ratios_table(rows),
@@ -225,7 +235,9 @@ def _facts(
     def values(name: str, of: Sequence[Point]) -> str:
         found = {getattr(p, name) for p in of}
         numbers = sorted(v for v in found if isinstance(v, int | float))
-        texts = sorted(v for v in found if isinstance(v, str) and v)
+        texts = sorted((v for v in found if isinstance(v, str) and v), key=k_order)
+        if name == "between" and "" in found:
+            texts = [TWO_LEVELS, *texts]
         return ", ".join([*(f"{v:g}" for v in numbers), *texts])
 
     passed_over = ("model", "benchmark", "protocol", "dtype", "run_id", "selector_config")

@@ -314,7 +314,12 @@ def _methods(
     config: DictConfig, values: Mapping[str, Any], settings: Settings
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Levels and selectors by name."""
-    levels = {name: _level(OmegaConf.create(level)) for name, level in values["levels"].items()}
+    levels = {}
+    for name, level in values["levels"].items():
+        try:
+            levels[name] = _level(OmegaConf.create(level))
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("levels.*.", f"levels.{name}.")) from error
     # The control of fewer frames selects nothing, so none is loaded for it.
     chosen = {} if settings.fewer_frames else config.selector
     return levels, {str(name): _build(node) for name, node in chosen.items()}

@@ -158,6 +158,10 @@ class Settings:
             )
         if self.prefill_cache is None:
             return
+        if not isinstance(self.prefill_cache, str):
+            raise ValueError(
+                f"prefill.cache={self.prefill_cache}: must be a folder, e.g. outputs/prefill, or null to keep none"
+            )
         folder = Path(self.prefill_cache).expanduser()
         there = next((path for path in (folder, *folder.parents) if path.exists()), Path("."))
         if not there.is_dir():

@@ -87,7 +87,13 @@ def _section(one: Shown) -> str:
 
 def _unfinished(problems: Sequence[str]) -> list[str]:
     """The mark of an experiment that is drawn of a part of its answers."""
-    return [f"**Not finished:** {'; '.join(problems)}.", ""] if problems else []
+    lines = [
+        "**Not finished; drawn of the answers that there are:**",
+        "",
+        *(f"- {p}" for p in problems),
+        "",
+    ]
+    return lines if problems else []
 
 
 def _anchor(title: str) -> str:
@@ -117,8 +123,11 @@ def _provenance(infos: Sequence[dict[str, Any]]) -> str:
         f"{i['commit'][:7]}{' with changes not committed' if i['dirty'] else ''}" for i in known
     )
     told = [f"{len(known)} at commit {commits}"] if known else []
-    if unknown := len(infos) - len(known):
-        told.append(f"{unknown} of code outside a git checkout, so at no known commit")
+    if unknown := [i for i in infos if not i["commit"]]:
+        code = _several(i["code"] for i in unknown)
+        told.append(
+            f"{len(unknown)} outside a git checkout, so at no known commit (source files: {code})"
+        )
     versions = [
         f"{name} {_several(i['versions'][name] for i in infos)}"
         for name in ("torch", "transformers")

@@ -69,7 +69,7 @@ class Needle(Benchmark):
         kinds: Sequence[str] = KINDS,
         needles: int = 12,
         questions: int = 2,
-        fps: float = 4.0,
+        fps: float = 4,
         width: int = 64,
         height: int = 64,
         circular: bool = False,

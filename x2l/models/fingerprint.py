@@ -15,6 +15,10 @@ _PACKAGES = ("torch", "torchvision", "transformers")
 _BLOCK = 1 << 22  # numbers summed at a time, so that memory does not grow with a weight
 
 
+class UntoldWeights(ValueError):
+    """Weights that cannot be read where they lie, and that nothing else tells from others."""
+
+
 def fingerprint(hf: Any, processor: Any, more: object = None) -> str:
     """A hash of all that a stock model brings to a pre-fill, video and prompt aside.
 
@@ -26,13 +30,17 @@ def fingerprint(hf: Any, processor: Any, more: object = None) -> str:
         hf: a `...ForConditionalGeneration`.
         processor: its processor.
         more: what the adapter adds, as text.
+
+    Raises:
+        UntoldWeights: weights on `meta`, and no commit.
     """
+    commit = getattr(hf.config, "_commit_hash", None)
     configs = [hf.config, *(getattr(hf.config, name) for name in hf.config.sub_configs)]
     told = {
         "class": f"{type(hf).__module__}.{type(hf).__qualname__}",
-        "weights": weights_digest(hf),
+        "weights": weights_digest(hf, commit),
         "config": _without_place(hf.config.to_dict()),
-        "commit": getattr(hf.config, "_commit_hash", None),
+        "commit": commit,
         "attention": [config._attn_implementation for config in configs],
         "processor": type(processor).__qualname__,
         "video": _without_place(processor.video_processor.to_dict()),
@@ -44,13 +52,27 @@ def fingerprint(hf: Any, processor: Any, more: object = None) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def weights_digest(module: nn.Module) -> str:
+def weights_digest(module: nn.Module, commit: str | None = None) -> str:
     """A hash of all parameters and buffers: of their bytes on the host, of sums over their bits on a GPU.
 
     On the host 1.4 GB a second; on a GPU nothing is copied.
+
+    Args:
+        module: its weights on `meta` count by name and size only.
+        commit: on the Hub, which tells what these are.
+
+    Raises:
+        UntoldWeights: there are weights on `meta`, and no commit.
     """
+    weights = sorted(module.state_dict().items())
+    hidden = [name for name, tensor in weights if tensor.is_meta and tensor.numel()]
+    if hidden and commit is None:
+        raise UntoldWeights(
+            f"{len(hidden)} weights (the first is {hidden[0]}) are kept off the devices, where they cannot be told "
+            "from others, and the model is of no commit of the Hub; load it from the Hub, or on devices that hold all"
+        )
     digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in weights:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         if tensor.is_meta or not tensor.numel():
             continue

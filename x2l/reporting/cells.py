@@ -182,7 +182,9 @@ def ratios_table(rows: Sequence[Point]) -> Table:
     for p in rows:
         if not math.isfinite(p.measured_ratio_low):  # out of memory throughout
             continue
-        groups[p.model, p.compressor, p.ratio_low, p.ratio_high, p.chunk_frames].append(p)
+        ratios = (p.ratio_low, p.between, p.ratio_high)
+        groups[p.model, p.compressor, ratios, p.chunk_frames].append(p)
+    more = any(p.between for p in rows)
     columns = (
         Column("compressor", numbers=False),
         Column("model", numbers=False),
@@ -192,6 +194,7 @@ def ratios_table(rows: Sequence[Point]) -> Table:
             for level in ("low", "high")
             for what in ("nominal", "measured", "off %")
         ),
+        *(Column(f"between, {what}", numbers=False) for what in ("nominal", "measured") if more),
     )
     found = []
     for members in groups.values():
@@ -208,6 +211,8 @@ def ratios_table(rows: Sequence[Point]) -> Table:
                 number(measured, "{:.2f}"),
                 number(off, "{:+.1f}", 100),
             ]
+        if more:
+            values += [words(first.between or "-"), words(first.measured_between or "-")]
         chunk = number(first.chunk_frames, "{:.0f}")
         found.append((words(first.compressor), words(first.model), chunk, *values))
     return Table("Measured against nominal ratios", columns, tuple(found))
