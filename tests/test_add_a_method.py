@@ -29,14 +29,18 @@ def test_the_readme_adds_a_method_without_touching_x2l(tmp_path):
     (tmp_path / config).write_text(line + "\n")
     program, *words = command.split()
     assert program == "x2l"
-    done = subprocess.run(
-        [sys.executable, "-m", "x2l.run", *words, *FEW, "levels.high.ratio=7"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": f".{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+
+    def run():
+        return subprocess.run(
+            [sys.executable, "-m", "x2l.run", *words, *FEW, "levels.high.ratio=7"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": f".{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    done = run()
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "outputs" / "r"
     levels = json.loads((folder / "run.json").read_text())["config"]["levels"]
@@ -44,3 +48,9 @@ def test_the_readme_adds_a_method_without_touching_x2l(tmp_path):
     rows = [json.loads(row) for row in (folder / "records.jsonl").read_text().splitlines()]
     assert len(rows) >= 2 and all(row["compressor"] == "contrast" for row in rows)
     assert all(6 < row["measured_ratio_high"] <= 7 for row in rows)
+    # Edited, and gone on with: the records that are there came from other code, which is said.
+    records = (folder / "records.jsonl").read_text().splitlines(keepends=True)
+    (folder / "records.jsonl").write_text("".join(records[:-1]))
+    (tmp_path / module).write_text(dedent(code).replace("norm(dim=-1)", "norm(dim=-1) + 1"))
+    again = run()
+    assert again.returncode == 0 and "records made by other source code" in again.stdout

@@ -66,6 +66,15 @@ def folder_name(values: Mapping[str, Any], choices: Mapping[str, Any]) -> str:
     return f"{name}-{ratios}-{identity(values)[:8]}"
 
 
+def own_modules(values: Any) -> set[str]:
+    """Modules outside x2l that a configuration takes its objects from: where a user's own methods are."""
+    if isinstance(values, Mapping):
+        module = str(values.get("_target_", "")).rpartition(".")[0]
+        inner = set[str]().union(*map(own_modules, values.values()))
+        return inner | ({module} if module and module.partition(".")[0] != "x2l" else set())
+    return set[str]().union(*map(own_modules, values)) if isinstance(values, list) else set()
+
+
 def settings_of(
     values: Mapping[str, Any], choices: Mapping[str, Any], seconds: float | None
 ) -> Settings:

@@ -28,7 +28,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from x2l.benchmarks.base import Benchmark
-from x2l.configured import filled, folder_name, settings_of
+from x2l.configured import filled, folder_name, own_modules, settings_of
 from x2l.jobstatus import StatusFile, alone, read_status
 from x2l.launchers import requeue_ends_the_process
 from x2l.runinfo import (
@@ -44,6 +44,7 @@ from x2l.settings import (
     Settings,
     config_errors,
 )
+from x2l.sources import sources_digest
 from x2l.tracking import place_id
 
 log = logging.getLogger(__name__)
@@ -236,6 +237,7 @@ def execute(config: DictConfig, folder: Path, status: StatusFile) -> int:
         settings.device or f"device_map={config.model.get('device_map')}",
         *_machine(settings.device),
         checkpoint,
+        _methods_digest(values),
     )
     summary = run(
         settings,
@@ -323,6 +325,17 @@ def _methods(
     # The control of fewer frames selects nothing, so none is loaded for it.
     chosen = {} if settings.fewer_frames else config.selector
     return levels, {str(name): _build(node) for name, node in chosen.items()}
+
+
+def _methods_digest(values: Mapping[str, Any]) -> str:
+    """Of the source of methods outside x2l, so that a run that goes on with edited ones says so."""
+    named = own_modules({name: values.get(name) for name in ("levels", "selector", "benchmark")})
+    # A `_target_` may name a method of a class: only modules that were imported have a source.
+    modules = sorted(name for name in named if name in sys.modules)
+    try:
+        return sources_digest(modules) if modules else ""
+    except ValueError:  # without a source file there is nothing that could be edited between runs
+        return ""
 
 
 def _level(level: DictConfig) -> Any:

@@ -120,15 +120,16 @@ def describe(
     processor: str,
     cpu_threads: int,
     checkpoint: str | None = None,
+    methods: str = "",
 ) -> RunInfo:
-    """Collects commit, versions and the start for `config`."""
+    """Collects commit, versions and the start for `config`; `methods` is a digest of those that are not of x2l."""
     commit, dirty = _commit()
     return RunInfo(
         run_id=run_id,
         config=config,
         commit=commit,
         dirty=dirty,
-        code=_code(),
+        code=_code() + methods,
         versions={"python": platform.python_version(), **_versions()},
         device=device,
         processor=processor,
