@@ -72,7 +72,11 @@ class VideoModel(ABC):
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """A hash of all that the model brings to a pre-fill: weights, configuration, processor, arithmetic."""
+        """A hash of all that the model brings to a pre-fill: weights, configuration, processor, arithmetic.
+
+        Raises:
+            UntoldWeights: some weights are not in memory, and no commit on the Hub stands for them.
+        """
 
     @property
     @abstractmethod

@@ -116,7 +116,11 @@ class HFVideoModel(VideoModel):
 
     @property
     def fingerprint(self) -> str:
-        """A hash of weights, configuration, processor and arithmetic; reads all weights every time."""
+        """A hash of weights, configuration, processor and arithmetic; reads all weights every time.
+
+        Raises:
+            UntoldWeights: see `fingerprint.fingerprint`.
+        """
         return fingerprint(self.hf, self.processor, (self.positions_rule, self.options))
 
     @property
