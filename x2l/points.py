@@ -337,8 +337,9 @@ def _share(values: Iterable[float | None]) -> float:
 
 def _measured_between(records: Sequence[Record]) -> str:
     """Ratios really obtained at the levels between, mean over records."""
+    nominal = records[0].ratios_between if records else {}  # none answered: out of memory
     found = {}
-    for level in sorted(records[0].ratios_between, key=records[0].ratios_between.__getitem__):
+    for level in sorted(nominal, key=nominal.__getitem__):
         ratios = [
             r.measured_ratio_low * sum(r.kept_low) / sum(r.kept_between[level])
             for r in records
