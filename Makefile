@@ -23,7 +23,7 @@ demo: $(VENV)/.installed ## needle videos -> sweep of the small model -> table a
 	$(BIN)/x2l-collect $(DEMO)
 
 paper: $(VENV)/.installed ## the paper's experiments, small -> figures, tables, outputs/paper/README.md (resumes)
-	$(BIN)/python -m experiments.paper
+	$(BIN)/python -m experiments.paper.make
 
 test: $(VENV)/.installed ## every test, on two cores
 	$(BIN)/python -m pytest -n 2

@@ -8,12 +8,12 @@ import torch
 
 from tests.tiny import FAMILIES, ours, stock, stock_inputs
 from x2l.compressors.base import Level
-from x2l.compressors.pruning import KeyNorm
-from x2l.decode import answer, ask
+from x2l.compressors.pruning_by_keys import KeyNorm
+from x2l.engine.decode import answer, ask
+from x2l.engine.kv_store import KVStore
+from x2l.engine.prefill import prefill
 from x2l.kv import KV
-from x2l.models.hf import HFVideoModel
-from x2l.prefill import prefill
-from x2l.store import KVStore
+from x2l.models.huggingface import HFVideoModel
 from x2l.video import Frames, read_frames, write_video
 
 QUESTION = "What is the colour of the star?\nA. red\nB. blue"

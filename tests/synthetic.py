@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 
-from x2l.records import Record
+from x2l.runs.records import Record
 
 TASKS = ("retrieval", "ordering", "counting")
 

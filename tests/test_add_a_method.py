@@ -32,7 +32,7 @@ def test_the_readme_adds_a_method_without_touching_x2l(tmp_path):
 
     def run():
         return subprocess.run(
-            [sys.executable, "-m", "x2l.run", *words, *FEW, "levels.high.ratio=7"],
+            [sys.executable, "-m", "x2l.cli.run", *words, *FEW, "levels.high.ratio=7"],
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": f".{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"},
             capture_output=True,

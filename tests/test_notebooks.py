@@ -9,7 +9,7 @@ import pytest
 from nbclient import NotebookClient
 
 from tests.synthetic import sweep
-from x2l.records import RecordWriter
+from x2l.runs.records import RecordWriter
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))

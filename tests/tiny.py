@@ -21,7 +21,7 @@ from transformers.video_utils import VideoMetadata
 
 from tests.families import glm4v, internvl, llava, qwen, smolvlm, video_llama_3
 from tests.families.base import END, TINY
-from x2l.models.hf import HFVideoModel
+from x2l.models.huggingface import HFVideoModel
 from x2l.video import Frames
 
 PACKAGED = TINY

@@ -5,10 +5,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from x2l.benchmarks.needle import SEED_STEP, SEEDS, SPLITS, Needle
-from x2l.benchmarks.needle_drawing import draw_needle, shape_mask
-from x2l.benchmarks.needle_scene import COLOURS, SHAPES, make_questions, make_scene, partitions
-from x2l.benchmarks.needle_scene import Needle as Event
+from x2l.benchmarks.needle.benchmark import SEED_STEP, SEEDS, SPLITS, Needle
+from x2l.benchmarks.needle.drawing import draw_needle, shape_mask
+from x2l.benchmarks.needle.scene import COLOURS, SHAPES, make_questions, make_scene, partitions
+from x2l.benchmarks.needle.scene import Needle as Event
 from x2l.video import read_frames
 
 SMALL = {"videos": 2, "seconds": 24, "fps": 1.0}
@@ -123,7 +123,7 @@ def test_the_needle_is_on_screen_during_its_span_only(benchmark):
     ((start, end),) = sample.spans
     colour = sample.choices["ABCD".index(sample.answer)]
     pixels = read_frames(sample.video, None, 1.0).pixels.numpy().astype(int)
-    from x2l.benchmarks.needle_drawing import RGB
+    from x2l.benchmarks.needle.drawing import RGB
 
     near = np.abs(pixels - np.array(RGB[colour])).max(-1) < 40
     seen = near.sum((1, 2)) > 40

@@ -9,22 +9,23 @@ from pathlib import Path
 import pytest
 
 from tests import layouts
-from tests.test_settings import settings
+from tests.evaluation.test_settings import settings
 from tests.tiny import ours
-from x2l import data, runner
+from x2l.analysis.points import points
 from x2l.benchmarks.longvideobench import longvideobench
 from x2l.benchmarks.videomme import videomme
 from x2l.benchmarks.vnbench import vnbench
-from x2l.collect import records_under
+from x2l.cli import data
+from x2l.cli.collect import records_under
+from x2l.cli.run import composed, plain, run_folder
 from x2l.compressors.base import Level
 from x2l.compressors.merging import ToMe
-from x2l.points import points
-from x2l.records import deterministic, load
-from x2l.run import composed, plain, run_folder
-from x2l.runinfo import describe, identity
-from x2l.selectors.fixed import SelectNone
+from x2l.evaluation import runner
+from x2l.runs.records import deterministic, load
+from x2l.runs.run_info import describe, identity
+from x2l.runs.trackers.base import NoTracker
+from x2l.selectors.controls import SelectNone
 from x2l.selectors.oracle import OracleSelector
-from x2l.tracking import NoTracker
 
 ROOT = Path(__file__).parents[2]
 WRITE = {
@@ -54,7 +55,7 @@ def swept(disk, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "x2l.run", "-m", f"benchmark={','.join(WRITE)}"),
+            *(sys.executable, "-m", "x2l.cli.run", "-m", f"benchmark={','.join(WRITE)}"),
             *(f"paths.data={disk}", f"hydra.sweep.dir={folder / 's'}", "tracker=none"),
             *("video.frames=8", "prefill.chunk_frames=4", "selector=[none,uniform]", "top_k=1"),
             "max_new_tokens=4",

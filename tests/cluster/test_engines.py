@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments.bench_launchers import ENGINES, answers, command, environment, unavailable
-from x2l.jobstatus import read_status
-from x2l.records import RECORDS
-from x2l.status import find_runs, jobs
+from experiments.speed.launchers import ENGINES, answers, command, environment, unavailable
+from x2l.runs.job_status import read_status
+from x2l.runs.records import RECORDS
+from x2l.runs.sweep_status import find_runs, jobs
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 SWEEP = ["compressor=key_norm", "levels.high.ratio=8,16,32", "selector=[all,none,oracle,random]"]

@@ -6,12 +6,12 @@ from tests.tiny import ours
 from x2l.compressors.base import Observation
 from x2l.compressors.clustering import DensityPeaks, KMeans
 from x2l.compressors.composed import D2O, MergeIntoKept, PruneThenMerge
-from x2l.compressors.groups import Grouping
+from x2l.compressors.grid_pooling import FirstAndChanges, GridPool
+from x2l.compressors.grouping import Grouping
 from x2l.compressors.head_budgets import AdaKV
 from x2l.compressors.merging import StaticMerging, ToMe
 from x2l.compressors.pooling import ORDERS, MaxNormPool, MeanPool
-from x2l.compressors.pruning import KeyNorm, RandomPruning, UniformPruning
-from x2l.compressors.windows import FirstAndChanges, GridPool
+from x2l.compressors.pruning_by_keys import KeyNorm, RandomPruning, UniformPruning
 from x2l.kv import LayerKV
 
 # A grouping folds every token into a mean; `proportional` as given here, the other way round in the tests about it.

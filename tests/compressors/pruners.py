@@ -3,7 +3,8 @@
 import torch
 
 from tests.tiny import ours
-from x2l.compressors.attention_pruning import (
+from x2l.compressors.base import Observation
+from x2l.compressors.pruning_by_attention import (
     TOVA,
     AttentionReceived,
     Compactor,
@@ -11,8 +12,7 @@ from x2l.compressors.attention_pruning import (
     SnapKV,
     TaskAware,
 )
-from x2l.compressors.base import Observation
-from x2l.compressors.pruning import (
+from x2l.compressors.pruning_by_keys import (
     CUR,
     KeyDiff,
     KeyNorm,

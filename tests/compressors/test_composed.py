@@ -9,20 +9,20 @@ from hypothesis import strategies as st
 
 from tests.compressors.folders import HEADS, chunk, real, seen
 from tests.tiny import frames, ours
-from x2l.codec import Quantised
-from x2l.compressors.apportion import apportioned, layer_shares
-from x2l.compressors.attention_pruning import SnapKV, TaskAware
 from x2l.compressors.base import Compressor, Level
 from x2l.compressors.clustering import DensityPeaks, KMeans
 from x2l.compressors.composed import D2O, MergeIntoKept, PruneThenMerge
 from x2l.compressors.head_budgets import AdaKV
+from x2l.compressors.layer_budgets import apportioned, layer_shares
 from x2l.compressors.merging import StaticMerging, ToMe
 from x2l.compressors.pooling import MeanPool
-from x2l.compressors.pruning import KeyNorm, LagKV, Streaming, UniformPruning
-from x2l.compute import kv_bytes
-from x2l.decode import answer
-from x2l.prefill import prefill
-from x2l.stored import Ragged
+from x2l.compressors.pruning_by_attention import SnapKV, TaskAware
+from x2l.compressors.pruning_by_keys import KeyNorm, LagKV, Streaming, UniformPruning
+from x2l.compressors.quantisation import Quantised
+from x2l.compressors.stored_forms import Ragged
+from x2l.engine.decode import answer
+from x2l.engine.flops import kv_bytes
+from x2l.engine.prefill import prefill
 
 GRID = (4, 3, 4)
 THREE = ["qwen2_5_vl", "qwen3_vl", "llava_onevision"]

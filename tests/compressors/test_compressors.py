@@ -10,7 +10,7 @@ from tests.tiny import ours
 from x2l.compressors.base import Level, Observation, kept_tokens
 from x2l.compressors.merging import ToMe, matching
 from x2l.compressors.pooling import MeanPool, z_order
-from x2l.compressors.pruning import KeyNorm, RandomPruning, ScoredPruning, UniformPruning
+from x2l.compressors.pruning_by_keys import KeyNorm, RandomPruning, ScoredPruning, UniformPruning
 from x2l.kv import LayerKV
 
 EVERY = [

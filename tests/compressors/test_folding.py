@@ -25,14 +25,14 @@ from tests.tiny import frames, ours
 from x2l.compressors.base import Level, Sizes
 from x2l.compressors.clustering import DensityPeaks, KMeans, filled
 from x2l.compressors.composed import PruneThenMerge
-from x2l.compressors.groups import KeyGrouping, averaged
+from x2l.compressors.grid_pooling import GridPool
+from x2l.compressors.grouping import KeyGrouping, averaged
 from x2l.compressors.merging import StaticMerging, ToMe
 from x2l.compressors.pooling import MeanPool
-from x2l.compressors.windows import GridPool
-from x2l.decode import ask
+from x2l.engine.decode import ask
+from x2l.engine.prefill import prefill
 from x2l.kv import KV, concat_layers
-from x2l.models.capture import flop_counter
-from x2l.prefill import prefill
+from x2l.models.decoder_inputs import flop_counter
 
 each = pytest.mark.parametrize("method", METHODS, ids=repr)
 GRID = (4, 3, 4)

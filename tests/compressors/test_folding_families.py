@@ -12,9 +12,9 @@ import torch
 from tests.compressors.folders import METHODS, RAGGED
 from tests.tiny import frames, ours
 from x2l.compressors.base import Level
-from x2l.compressors.pruning import KeyNorm
+from x2l.compressors.pruning_by_keys import KeyNorm
+from x2l.engine.prefill import prefill
 from x2l.models.attention import _scope
-from x2l.prefill import prefill
 
 FAMILIES = ["qwen2_5_vl", "qwen3_vl", "llava_onevision"]
 RATIOS = (1, 1.3, 7, 64)

@@ -12,11 +12,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from tests.compressors.pruners import GROUPS, HEADS, WIDTH, chunk, places
 from tests.tiny import build, frames, ours
 from x2l.compressors import attention_scorers, kvpress, scorers
-from x2l.compressors.attention_pruning import TOVA, AttentionReceived, ExpectedAttention, SnapKV
 from x2l.compressors.base import Level
 from x2l.compressors.kvpress import REFUSED, SUPPORTED, KVPress
-from x2l.compressors.pruning import CUR, KeyDiff, KeyNorm, Streaming
-from x2l.prefill import prefill
+from x2l.compressors.pruning_by_attention import TOVA, AttentionReceived, ExpectedAttention, SnapKV
+from x2l.compressors.pruning_by_keys import CUR, KeyDiff, KeyNorm, Streaming
+from x2l.engine.prefill import prefill
 
 needs_kvpress = pytest.mark.skipif(
     find_spec("kvpress") is None, reason="the extra is absent: pip install 'x2l[kvpress]'"

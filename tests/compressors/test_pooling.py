@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.compressors.folders import HEADS, chunk, seen
+from x2l.compressors.grid_pooling import FirstAndChanges, GridPool, boxes, plane
 from x2l.compressors.pooling import ORDERS, MaxNormPool, MeanPool, cube_order, time_order
-from x2l.compressors.windows import FirstAndChanges, GridPool, boxes, plane
 
 GRID = (4, 4, 6)
 small = st.integers(1, 7)

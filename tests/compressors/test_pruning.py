@@ -22,7 +22,8 @@ from tests.compressors.pruners import (
     places,
 )
 from x2l.compressors import attention_scorers, scorers
-from x2l.compressors.attention_pruning import (
+from x2l.compressors.base import Sizes, kept_tokens
+from x2l.compressors.pruning_by_attention import (
     TOVA,
     AttentionReceived,
     Compactor,
@@ -30,8 +31,7 @@ from x2l.compressors.attention_pruning import (
     SnapKV,
     TaskAware,
 )
-from x2l.compressors.base import Sizes, kept_tokens
-from x2l.compressors.pruning import (
+from x2l.compressors.pruning_by_keys import (
     CUR,
     KeyDiff,
     LagKV,
@@ -41,7 +41,7 @@ from x2l.compressors.pruning import (
     ValueNorm,
 )
 from x2l.kv import LayerKV
-from x2l.models.capture import flop_counter
+from x2l.models.decoder_inputs import flop_counter
 
 GRID = (4, 3, 4)
 each = pytest.mark.parametrize("method", METHODS, ids=repr)

@@ -11,17 +11,17 @@ import torch
 from tests.compressors.pruners import METHODS
 from tests.parity import inputs_for
 from tests.tiny import build, frames, ours
-from x2l.compressors.attention_pruning import (
+from x2l.compressors.base import Level
+from x2l.compressors.pruning_by_attention import (
     TOVA,
     AttentionReceived,
     ExpectedAttention,
     SnapKV,
     TaskAware,
 )
-from x2l.compressors.base import Level
-from x2l.compressors.pruning import KeyNorm, Pruning
+from x2l.compressors.pruning_by_keys import KeyNorm, Pruning
+from x2l.engine.prefill import prefill
 from x2l.models.attention import _scope
-from x2l.prefill import prefill
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "llava_onevision")
 RATIOS = (1, 2.5, 16)

@@ -9,7 +9,7 @@ from tokenizers.pre_tokenizers import PreTokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-TINY = Path(__file__).parents[2] / "x2l" / "assets" / "x2l_tiny"
+TINY = Path(__file__).parents[2] / "x2l" / "models" / "x2l_tiny"
 END = "<|im_end|>"
 PAD = "<|endoftext|>"
 

@@ -13,11 +13,11 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention
 from tests.tiny import frames, ours
 from x2l.compressors.base import Level
 from x2l.compressors.merging import ToMe
-from x2l.compressors.pruning import KeyNorm
-from x2l.decode import answer
+from x2l.compressors.pruning_by_keys import KeyNorm
+from x2l.engine.decode import answer
+from x2l.engine.prefill import prefill
 from x2l.models import attention
 from x2l.models.attention import Watch, attend, attending, kernel_for, plain_or_explicit, register
-from x2l.prefill import prefill
 
 HEADS, KV_HEADS, WIDTH = 8, 2, 16
 SHAPES = [(1, 9), (5, 9), (9, 9), (1, 1)]

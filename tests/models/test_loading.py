@@ -23,12 +23,12 @@ from transformers import (
 
 from tests.tiny import FAMILIES, frames, ours, save
 from x2l.compressors.base import Level
-from x2l.compressors.pruning import KeyNorm
-from x2l.decode import answer
+from x2l.compressors.pruning_by_keys import KeyNorm
+from x2l.engine.decode import answer
+from x2l.engine.prefill import prefill
 from x2l.models import checkpoint, loading
 from x2l.models.checkpoint import overridden, read_processor
 from x2l.models.loading import load, weight_bytes
-from x2l.prefill import prefill
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ from transformers import AutoModel, AutoProcessor
 from tests import towers
 from tests.tiny import frames, ours
 from x2l.compressors.base import Level
-from x2l.compressors.pruning import KeyNorm
-from x2l.compute import Meter
-from x2l.prefill import prefill
+from x2l.compressors.pruning_by_keys import KeyNorm
+from x2l.engine.flops import Meter
+from x2l.engine.prefill import prefill
 from x2l.selectors.base import Query
 from x2l.selectors.retriever import RetrieverSelector
 
@@ -145,7 +145,7 @@ def test_settings_show_and_weights_do_not(checkpoints):
     assert repr(same) == repr(selector) != repr(other)
     with torch.no_grad():
         other.towers.hf.text_projection.weight[0, 0] += 1
-    from x2l.selectors.two_towers import TwoTowers
+    from x2l.selectors.dual_encoder import TwoTowers
 
     changed = TwoTowers(other.towers.hf, other.towers.processor)
     assert changed.fingerprint != selector.weights

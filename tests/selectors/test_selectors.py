@@ -6,14 +6,13 @@ import torch
 from tests.tiny import frames, ours, stock
 from x2l.compressors.base import Level
 from x2l.compressors.merging import ToMe
-from x2l.compressors.pruning import KeyNorm
-from x2l.compute import Meter
-from x2l.prefill import prefill
-from x2l.selection import select
+from x2l.compressors.pruning_by_keys import KeyNorm
+from x2l.engine.flops import Meter
+from x2l.engine.prefill import prefill
+from x2l.engine.top_k import select
 from x2l.selectors.attention import AttentionSelector
 from x2l.selectors.base import Query
-from x2l.selectors.embedding import EmbeddingSelector
-from x2l.selectors.fixed import (
+from x2l.selectors.controls import (
     FirstLastSelector,
     LastSelector,
     MatchedRandomSelector,
@@ -22,6 +21,7 @@ from x2l.selectors.fixed import (
     SelectNone,
     UniformSelector,
 )
+from x2l.selectors.embedding import EmbeddingSelector
 from x2l.selectors.oracle import HitRateSelector, OracleSelector
 
 EVERY = [
@@ -208,7 +208,7 @@ def test_attention_equals_eager_attention_over_the_high_cache(store):
     logits[..., cached:] += torch.full((tokens, tokens), float("-inf")).triu(1)
     want = logits.softmax(-1).mean(dim=(0, 1, 2))
 
-    from x2l.decode import ask
+    from x2l.engine.decode import ask
     from x2l.models.attention import Watch
     from x2l.selectors.attention import _paid
 

@@ -1,1 +1,1 @@
-"""Benchmarks: questions about videos, how each is put to a model, and how its answer is scored."""
+"""Benchmarks: questions about videos, prompts, scores. May import video."""

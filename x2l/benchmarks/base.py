@@ -1,7 +1,7 @@
 """What the runner may ask of a benchmark: samples, their prompts and their scores.
 
 Three jobs are kept apart: a sample says what is asked, `Benchmark.score` parses and marks one
-answer, and aggregation (accuracy, intervals, the four-way circular rule) is `x2l.statistics`' work.
+answer, and aggregation (accuracy, intervals, the four-way circular rule) is `x2l.analysis.statistics`' work.
 """
 
 from abc import ABC, abstractmethod

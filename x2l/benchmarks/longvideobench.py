@@ -8,11 +8,11 @@ the source film the video begins, not where the answer lies; the set has no grou
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from x2l.benchmarks.answer_extraction import first_capital_of_five
 from x2l.benchmarks.base import Sample
-from x2l.benchmarks.choice_set import ChoiceSet, Protocol
-from x2l.benchmarks.choices import INSTRUCTION, dotted, letters
-from x2l.benchmarks.extraction import first_capital_of_five
-from x2l.benchmarks.folder import Folder, Row, Source
+from x2l.benchmarks.dataset_folder import Folder, Row, Source
+from x2l.benchmarks.multiple_choice import ChoiceSet, Protocol
+from x2l.benchmarks.option_text import INSTRUCTION, dotted, letters
 from x2l.benchmarks.subtitles import LongVideoBenchJson, Subtitles
 
 SOURCE = Source(

@@ -7,11 +7,11 @@ YouTube id. This file is the example of docs/benchmarks.md for adding a set.
 import re
 from collections.abc import Iterator, Sequence
 
+from x2l.benchmarks.answer_extraction import inside_brackets
 from x2l.benchmarks.base import SEVERAL, DatasetError, Sample
-from x2l.benchmarks.choice_set import ChoiceSet, Protocol
-from x2l.benchmarks.choices import bracketed, letters
-from x2l.benchmarks.extraction import inside_brackets
-from x2l.benchmarks.folder import Folder, Row, Source
+from x2l.benchmarks.dataset_folder import Folder, Row, Source
+from x2l.benchmarks.multiple_choice import ChoiceSet, Protocol
+from x2l.benchmarks.option_text import bracketed, letters
 
 SOURCE = Source(
     "zai-org/LVBench",

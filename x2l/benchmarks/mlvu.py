@@ -7,11 +7,11 @@ six; two more tasks; the answers are in its folder test-ground-truth).
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from x2l.benchmarks.answer_extraction import at_bracket, before_bracket, first_capital
 from x2l.benchmarks.base import DatasetError, Sample
-from x2l.benchmarks.choice_set import ChoiceSet, Protocol
-from x2l.benchmarks.choices import bracketed, letters
-from x2l.benchmarks.extraction import at_bracket, before_bracket, first_capital
-from x2l.benchmarks.folder import Folder, Row, Source
+from x2l.benchmarks.dataset_folder import Folder, Row, Source
+from x2l.benchmarks.multiple_choice import ChoiceSet, Protocol
+from x2l.benchmarks.option_text import bracketed, letters
 
 SOURCES = {
     "dev": Source("MLVU/MVLU", gated=True),

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
+from x2l.benchmarks.answer_extraction import first_capital
 from x2l.benchmarks.base import Sample
-from x2l.benchmarks.choice_set import ChoiceSet, Protocol
-from x2l.benchmarks.choices import INSTRUCTION
-from x2l.benchmarks.extraction import first_capital
-from x2l.benchmarks.folder import Folder, Source
+from x2l.benchmarks.dataset_folder import Folder, Source
+from x2l.benchmarks.multiple_choice import ChoiceSet, Protocol
+from x2l.benchmarks.option_text import INSTRUCTION
 from x2l.benchmarks.subtitles import Srt, Subtitles
 
 SOURCE = Source(

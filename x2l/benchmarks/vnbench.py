@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from x2l.benchmarks.answer_extraction import lowest_capital
 from x2l.benchmarks.base import DatasetError, Sample
-from x2l.benchmarks.choice_set import ChoiceSet, Protocol
-from x2l.benchmarks.choices import letters, vnbench_prompt
-from x2l.benchmarks.extraction import lowest_capital
-from x2l.benchmarks.folder import Folder, Row, Source
+from x2l.benchmarks.dataset_folder import Folder, Row, Source
+from x2l.benchmarks.multiple_choice import ChoiceSet, Protocol
+from x2l.benchmarks.option_text import letters, vnbench_prompt
 
 SOURCE = Source(
     "videoniah/VNBench",

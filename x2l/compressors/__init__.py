@@ -1,1 +1,1 @@
-"""Compressors: the KVs of one chunk in, fewer KVs out."""
+"""Compressors: one chunk's KVs in, exactly `keep` out. May import models, video and kv."""

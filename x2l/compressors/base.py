@@ -10,8 +10,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from x2l.codec import Codec
-from x2l.compressors.apportion import UNIFORM, apportioned, layer_shares
+from x2l.compressors.layer_budgets import UNIFORM, apportioned, layer_shares
+from x2l.compressors.quantisation import Codec
 from x2l.kv import LayerKV
 
 CAN_SEE = frozenset({"queries", "probe"})

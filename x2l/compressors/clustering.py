@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from x2l.compressors.base import Sizes
-from x2l.compressors.groups import KeyGrouping, by_group, group_sums
+from x2l.compressors.grouping import KeyGrouping, by_group, group_sums
 
 
 def _squares(x: Tensor, y: Tensor) -> Tensor:

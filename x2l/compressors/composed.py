@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from x2l.compressors.base import Compressor, Observation, Sizes
-from x2l.compressors.groups import (
+from x2l.compressors.grouping import (
     KeyGrouping,
     averaged,
     in_time_order,
     unweighted,
 )
-from x2l.compressors.pruning import Pruning
+from x2l.compressors.pruning_by_keys import Pruning
 from x2l.kv import LayerKV, concat_layers
 
 FOLDED = ("values", "keys_values")

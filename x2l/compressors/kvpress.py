@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from x2l.compressors.base import Observation, Sizes
-from x2l.compressors.pruning import RankedPruning
+from x2l.compressors.pruning_by_keys import RankedPruning
 from x2l.compressors.scorers import exact, generator
 from x2l.kv import LayerKV
 

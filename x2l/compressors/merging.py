@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from x2l.compressors.base import Observation, Sizes
-from x2l.compressors.groups import Grouping, KeyGrouping, group_sums
+from x2l.compressors.grouping import Grouping, KeyGrouping, group_sums
 from x2l.compressors.pooling import z_order
 from x2l.kv import LayerKV
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from x2l.compressors.base import Compressor, Observation, Sizes
-from x2l.compressors.groups import Grouping, best_in_group
+from x2l.compressors.grouping import Grouping, best_in_group
 from x2l.kv import LayerKV
 
 Grid = tuple[int, int, int]

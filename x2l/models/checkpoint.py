@@ -29,9 +29,9 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from x2l.models.hf import FAMILIES, check_supported
+from x2l.models.huggingface import FAMILIES, check_supported
 
-PACKAGED = {"x2l_tiny": Path(__file__).parents[1] / "assets" / "x2l_tiny"}
+PACKAGED = {"x2l_tiny": Path(__file__).with_name("x2l_tiny")}
 _TIMEOUT = 10.0  # seconds that the Hub has to answer
 
 

@@ -11,9 +11,9 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText
 
-from x2l.memory import available_bytes, is_out_of_memory
 from x2l.models.checkpoint import PACKAGED, Source, locate, read_config, read_processor
-from x2l.models.hf import POSITION_RULES, HFVideoModel
+from x2l.models.huggingface import POSITION_RULES, HFVideoModel
+from x2l.models.out_of_memory import available_bytes, is_out_of_memory
 
 __all__ = ["ATTENTION", "DEVICE_MAPS", "DTYPES", "PACKAGED", "load", "weight_bytes"]
 DTYPES = ("float32", "float64", "bfloat16", "float16")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from x2l.chunks import Chunk, Prompt
+from x2l.models.prompt import Chunk, Prompt
 
 
 def mrope_video(base: int, grid: tuple[int, int, int], interval: float) -> Tensor:

@@ -17,7 +17,7 @@ from transformers.image_utils import PILImageResampling, SizeDict
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
-from x2l.models.family import Family
+from x2l.models.families import Family
 from x2l.video import Frames, VideoError
 
 _TEXT = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids", "video_metadata")

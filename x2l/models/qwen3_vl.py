@@ -4,7 +4,7 @@ transformers 5 keeps the template's `<|vision_start|>` and `<|vision_end|>` arou
 the models were published with, replaced them too (each time step brings its own pair). The `reference` rule does so.
 """
 
-from x2l.models.family import Family
+from x2l.models.families import Family
 
 FAMILY = Family(
     wrapper=("<|vision_start|>", "<|vision_end|>"),

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from x2l.models.family import Family
+from x2l.models.families import Family
 from x2l.models.positions import Placement, after_video, mrope_video
 
 

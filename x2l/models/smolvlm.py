@@ -2,6 +2,6 @@
 
 from transformers.models.smolvlm.processing_smolvlm import DEFAULT_MEDIA_OUTTRO
 
-from x2l.models.family import Family
+from x2l.models.families import Family
 
 FAMILY = Family(outro=DEFAULT_MEDIA_OUTTRO)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from x2l.models.family import Family
+from x2l.models.families import Family
 
 
 def _trim(inputs: dict[str, Any], frames: int) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Selectors: how relevant each chunk is to a question."""
+"""Selectors: relevance of each chunk to a question. May import engine, compressors, models, video and kv."""

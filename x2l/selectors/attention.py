@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from x2l.compute import Meter
-from x2l.decode import ask, question_flops
+from x2l.engine.decode import ask, question_flops
+from x2l.engine.flops import Meter
+from x2l.engine.kv_store import KVStore
 from x2l.models.attention import Watch
-from x2l.models.base import VideoModel
+from x2l.models.interface import VideoModel
 from x2l.selectors.base import ChunkSelector, Query
-from x2l.store import KVStore
 
 
 @dataclass(frozen=True)

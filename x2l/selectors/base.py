@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from x2l.chunks import Chunk, Question
-from x2l.compute import Meter
-from x2l.models.base import VideoModel
-from x2l.store import KVStore
+from x2l.engine.flops import Meter
+from x2l.engine.kv_store import KVStore
+from x2l.models.interface import VideoModel
+from x2l.models.prompt import Chunk, Question
 from x2l.video import Frames
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from x2l.compute import Meter
-from x2l.models.base import VideoModel
-from x2l.selection import gt_chunks
+from x2l.engine.flops import Meter
+from x2l.engine.kv_store import KVStore
+from x2l.engine.top_k import gt_chunks
+from x2l.models.interface import VideoModel
 from x2l.selectors.base import ChunkSelector, Query
-from x2l.selectors.fixed import draws
-from x2l.store import KVStore
+from x2l.selectors.controls import draws
 
 MISSES = ("none", "random")
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from x2l.chunks import Chunk
-from x2l.compute import Meter
-from x2l.models.base import VideoModel
+from x2l.engine.flops import Meter
+from x2l.engine.kv_store import KVStore
+from x2l.models.interface import VideoModel
+from x2l.models.prompt import Chunk
 from x2l.selectors.base import FrameSelector, Query
-from x2l.selectors.two_towers import TwoTowers
-from x2l.store import KVStore
+from x2l.selectors.dual_encoder import TwoTowers
 from x2l.video import Frames
 
 POOLS = ("max", "mean")

@@ -1,0 +1,114 @@
+"""Measures how far chunked pre-fill is from stock transformers, family by family, and writes docs/parity.md.
+
+    python -m experiments.docs.parity_table              # about two minutes on two cores
+    python -m experiments.docs.parity_table qwen3_vl     # some families, printed only
+
+Tiny random models, the families' own processors, one mp4 file written here. The tests assert the bounds; this shows
+what was measured: the largest difference of the first answer token's logits over all chunk sizes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import x2l.models  # noqa: F401 - before transformers: it lets the processors import
+
+# isort: split
+import torch
+import transformers
+from tqdm import tqdm
+
+from tests.parity import (
+    RULES,
+    chunked_logits,
+    chunked_tokens,
+    clip,
+    dropped_chunk,
+    stock_logits,
+    stock_tokens,
+)
+from tests.tiny import ours
+from x2l.video import Frames
+
+TARGET = Path(__file__).parents[2] / "docs" / "parity.md"
+STEPS = (1, 2, 3, 32)  # time steps a chunk
+TOKENS = 12
+HEAD = """# Chunked pre-fill equals the stock model
+
+Written by `python -m experiments.docs.parity_table`; do not edit. The largest absolute difference between the logits of
+the first answer token from chunked pre-fill at ratio 1 (chunks of 1, 2, 3 and 32 time steps, with a short last one) and
+from the stock model's own forward on the whole prompt, for tiny random models, each family's own processor and one
+H.264 file of {frames} frames. `dropped`: the same when the second chunk's KVs are left out, which shows that the
+comparison would notice. Tokens: {tokens} greedy tokens against `generate`. bf16 rounds every operation, so chunks of
+other sizes differ there. Rule `hf`: nothing of ours is told to the stock model; `reference`: prompt and positions of
+transformers 4 (see `model.positions`).
+
+torch {torch}, transformers {transformers}, CPU, commit {commit}.
+
+| family | rule | largest logit | fp32 | fp64 | bf16 | dropped | tokens equal |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+"""
+
+
+def measure(family: str, rule: str, video: Frames) -> str:
+    """One row of the table."""
+    patch = ours(family, torch.float32, rule).temporal_patch
+    worst, largest = {}, 0.0
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        want = stock_logits(family, video, dtype, rule)
+        got = [chunked_logits(family, video, dtype, rule, steps * patch) for steps in STEPS]
+        worst[dtype] = max(float((logits - want).abs().max()) for logits in got)
+        largest = max(largest, float(want.abs().max()))
+    tokens = "-"  # `generate` knows nothing of the reference rule
+    if rule == "hf":
+        same = chunked_tokens(family, video, rule, 2 * patch, TOKENS) == stock_tokens(
+            family, video, TOKENS
+        )
+        tokens = "yes" if same else "NO"
+    numbers = " | ".join(f"{worst[d]:.1e}" for d in worst)
+    dropped = dropped_chunk(family, video, rule)
+    return f"| {family} | {rule} | {largest:.1f} | {numbers} | {dropped:.1f} | {tokens} |"
+
+
+def _commit() -> str:
+    """The commit that is measured; its page lies in the one after it."""
+    said = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    return said.stdout.strip() or "unknown"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures, prints, and writes the page if every family was measured."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("families", nargs="*", help="default: all")
+    chosen = parser.parse_args(arguments).families
+    unknown = sorted(set(chosen) - {family for family, _ in RULES})
+    if unknown:
+        parser.error(f"families={unknown}: must be some of {sorted({f for f, _ in RULES})}")
+    with tempfile.TemporaryDirectory() as folder:
+        video = clip(Path(folder))
+        page = HEAD.format(
+            frames=len(video.seconds),
+            tokens=TOKENS,
+            torch=torch.__version__,
+            transformers=transformers.__version__,
+            commit=_commit(),
+        )
+        rules = [rule for rule in RULES if not chosen or rule[0] in chosen]
+        for family, rule in tqdm(rules, disable=not sys.stderr.isatty()):
+            page += measure(family, rule, video) + "\n"
+    print(page)
+    if not chosen:
+        TARGET.parent.mkdir(exist_ok=True)
+        TARGET.write_text(page)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,187 @@
+import pytest
+from matplotlib.colors import to_hex
+
+from tests.synthetic import record, sweep
+from x2l.analysis.curves import NothingToDraw, draw, log_ticks, save, table
+from x2l.analysis.points import points
+
+ROWS = points(sweep())
+
+
+@pytest.fixture(scope="module")
+def figure():
+    return draw(ROWS, "title")
+
+
+def lines(axes):
+    """Lines of a panel that stand for a selector: those with four points."""
+    return [line for line in axes.lines if len(line.get_xdata()) == 4]
+
+
+def test_a_panel_for_each_compressor_and_kind_of_compute(figure):
+    titles = [axes.get_title() for axes in figure.axes[:3]]
+    assert titles == ["key_norm", "mean_pool", "tome"]
+    assert len(figure.axes) == 2 * 3
+    assert [axes.get_xlabel() for axes in figure.axes if axes.get_xlabel()] == [
+        "KV bytes resident while answering (% of uncompressed)",
+        "compute of one more question on a pre-filled video (GFLOPs)",
+    ]
+    assert figure.axes[0].get_ylabel() == "accuracy (%)"
+    assert {axes.get_xscale() for axes in figure.axes} == {"log"}
+
+
+def test_lines_go_through_the_points(figure):
+    axes = figure.axes[2]
+    drawn = {tuple(line.get_ydata()) for line in lines(axes)}
+    expected = set()
+    for selector in ("attention", "oracle", "random"):
+        own = [p for p in ROWS if p.compressor == "tome" and p.selector == selector]
+        own.sort(key=lambda p: p.kv_share)
+        expected.add(tuple(100 * p.accuracy for p in own))
+    assert drawn == expected
+
+
+def test_every_point_has_its_interval(figure):
+    axes = figure.axes[2]
+    own = [p for p in ROWS if p.compressor == "tome" and not p.control]
+    controls = [p for p in ROWS if p.control == "full" or (p.compressor == "tome" and p.control)]
+    bars = {
+        (round(low, 6), round(high, 6))
+        for container in axes.containers
+        for (_, low), (_, high) in container[2][0].get_segments()
+    }
+    assert bars == {(round(100 * p.low, 6), round(100 * p.high, 6)) for p in [*own, *controls]}
+
+
+def test_points_are_labelled_by_k(figure):
+    texts = {text.get_text() for text in figure.axes[0].texts}
+    assert texts == {"k=0", "1", "2", "4"}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (4, 120, [5, 10, 20, 50, 100]),
+        (0.12, 0.31, [0.15, 0.2, 0.3]),
+        (3, 4000, [10, 100, 1000]),
+        (1.28, 1.72, [1.3, 1.4, 1.5, 1.6, 1.7]),
+    ],
+)
+def test_ticks_are_few_and_round(low, high, expected):
+    assert log_ticks(low, high) == pytest.approx(expected)
+
+
+def test_legend_names_selectors_controls_and_front_and_stays_off_the_panels(figure):
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "attention",
+        "oracle (bound)",
+        "random",
+        "full (no compression)",
+        "all-low",
+        "all-high",
+        "Pareto front of the row",
+    ]
+    figure.canvas.draw()
+    box = legend.get_window_extent()
+    assert not any(box.overlaps(axes.get_tightbbox()) for axes in figure.axes)
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width
+
+
+def test_selectors_keep_their_colour_in_every_panel(figure):
+    colours = [{to_hex(line.get_color()) for line in lines(axes)} for axes in figure.axes]
+    assert all(found == colours[0] and len(found) == 3 for found in colours)
+
+
+def test_cells_of_other_ratios_get_panels_of_their_own():
+    figure = draw(points(sweep(("tome",), ratios_high=(8.0, 32.0))), "title")
+    titles = [axes.get_title() for axes in figure.axes]
+    assert len(titles) == 2 * 2
+    assert titles.count("tome\nhigh 8x") == titles.count("tome\nhigh 32x") == 2
+
+
+def test_cells_that_differ_in_nothing_shown_are_not_joined():
+    """Same labels, other runs (say, other benchmark settings): two panels, not one zigzag line."""
+    records = [
+        record(run_id=run, top_k=k, kv_bytes_resident=1000 + k) for run in "ab" for k in range(4)
+    ]
+    figure = draw(points(records), "title")
+    assert len(figure.axes) == 2 * 2
+    assert all(len(lines(axes)) == 1 for axes in figure.axes)
+
+
+def test_equal_points_give_equal_bytes(tmp_path):
+    rows = points(sweep(compressors=("tome",)))
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        save(draw(rows, "title"), tmp_path / name)
+    for name in ("curve.png", "curve.pdf"):
+        first = (tmp_path / "a" / name).read_bytes()
+        assert first == (tmp_path / "b" / name).read_bytes() and len(first) > 5000
+        assert b"CreationDate" not in first  # equal within a second only, if it were there
+
+
+def test_settings_of_one_selector_are_lines_of_their_own():
+    records = [
+        record(selector="hit_rate", selector_config=c, top_k=k, kv_bytes_resident=1000 + k)
+        for c in "abc"
+        for k in range(4)
+    ]
+    figure = draw(points(records), "title")
+    assert len(figure.axes) == 2 and [len(lines(axes)) for axes in figure.axes] == [3, 3]
+    told = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert told[:3] == [f"hit_rate settings {c} (bound)" for c in "abc"]
+
+
+def test_protocols_have_fronts_and_full_lines_of_their_own():
+    """The same cells by two protocols, one of which finds all answers right: no panel may show both."""
+    records = [
+        record(
+            protocol=protocol, run_id=protocol, correct=correct, ratio_low=ratio, ratio_high=ratio
+        )
+        for protocol, correct in (("official", 1.0), ("lmms_eval", 0.0))
+        for ratio in (1.0, 8.0)
+    ]
+    figure = draw(points(records), "title")
+    levels = {
+        axes.get_title().splitlines()[1]: {
+            float(y)
+            for line in axes.lines
+            if line.get_drawstyle() == "steps-post" or list(line.get_xdata()) == [0, 1]
+            for y in line.get_ydata()
+        }
+        for axes in figure.axes
+    }
+    assert levels == {"protocol lmms_eval": {0.0}, "protocol official": {100.0}}
+
+
+@pytest.mark.parametrize("correct", [0.0, 1.0])
+def test_cells_with_all_or_nothing_right_are_drawn(correct):
+    """At n = 21 the plain formula's lower end is above 0 by rounding, and matplotlib refuses that."""
+    for videos in range(2, 40):
+        cell = [record(sample_id=str(v), video_id=str(v), correct=correct) for v in range(videos)]
+        for point in points(cell):
+            assert point.low <= point.accuracy <= point.high
+    draw(points(cell), "title")
+
+
+def test_unparsed_answers_that_count_as_wrong_are_drawn():
+    assert draw(points([record(parsed=None, correct=None)]), "title").axes
+
+
+def test_nothing_that_counts_is_an_error():
+    with pytest.raises(
+        NothingToDraw, match="1 answers could not be parsed and the protocol leaves"
+    ):
+        draw(points([record(correct=None, parsed=None, unparsed="left out")]), "title")
+    with pytest.raises(NothingToDraw, match="needle keeps its answers back"):
+        draw(points([record(correct=None, answer=None)]), "title")
+
+
+def test_table_has_a_line_for_each_point_and_names_what_differs():
+    lines_of_table = table(ROWS).splitlines()
+    assert len(lines_of_table) == 1 + len(ROWS)
+    assert "ratio_high" in lines_of_table[0] and "chunk_frames" not in lines_of_table[0]
+    full = next(line for line in lines_of_table if " full " in line)
+    point = next(p for p in ROWS if p.control == "full")
+    assert f"{100 * point.accuracy:.1f}" in full and "100.0" in full

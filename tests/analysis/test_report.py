@@ -1,0 +1,353 @@
+import base64
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from tests.synthetic import record, sweep
+from x2l.analysis.comparison import compare, pair, read_cells
+from x2l.analysis.compute_axes import AXES, front
+from x2l.analysis.points import points
+from x2l.analysis.report.build import gather, main, write_report
+from x2l.engine.stages import STAGES
+from x2l.runs.job_status import StatusFile
+from x2l.runs.out_of_memory_log import Shortage, append_shortage
+from x2l.runs.records import RecordWriter, append_json
+from x2l.runs.run_info import describe
+
+VOID = {"meta", "img", "br", "rect", "line"}
+RECORDS = sweep(compressors=("tome",), videos=6, questions=6)
+
+
+class Page(HTMLParser):
+    """Tags, ids and tables of a page; fails where tags do not nest."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open, self.tables = [], [], {}
+        self._rows, self._cell, self._caption = [], None, ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.tags.append((tag, attrs))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self._rows = []
+        elif tag == "tr":
+            self._rows.append([])
+        elif tag in ("td", "th", "caption"):
+            self._cell = []
+        elif tag == "title" and self._cell is not None:
+            self.open[-1] = "svg title"
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if tag in VOID:
+            return
+        last = self.open.pop()
+        assert last.split()[-1] == tag, f"</{tag}> closes <{last}>"
+        if tag in ("td", "th"):
+            self._rows[-1].append(" ".join(" ".join(self._cell).split()))
+            self._cell = None
+        elif tag == "caption":
+            self._caption, self._cell = "".join(self._cell), None
+        elif tag == "table":
+            self.tables[self._caption] = self._rows
+
+    def handle_data(self, data):
+        if self._cell is not None and "svg title" not in self.open:
+            self._cell.append(data)
+
+    def rows(self, caption):
+        head, *rows = self.tables[caption]
+        return [dict(zip(head, row, strict=True)) for row in rows]
+
+    def attributes(self, tag):
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+def write_runs(folder, records):
+    for one in records:
+        run = folder / one.run_id
+        if not run.exists():
+            run.mkdir(parents=True)
+            StatusFile(run, one.run_id).write("done", records=1, expected=1)
+        with RecordWriter(run / "records.jsonl") as writer:
+            writer.append(one)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """The folder of a sweep with controls and three selectors, and its report."""
+    folder = write_runs(tmp_path_factory.mktemp("report") / "sweep", RECORDS)
+    return folder, write_report(folder).read_text()
+
+
+@pytest.fixture(scope="module")
+def page(swept):
+    return Page(swept[1])
+
+
+def cell_of(point):
+    if point.control:
+        return "full" if point.control == "full" else f"tome {point.control}"
+    return f"tome {point.selector} k={point.top_k}" + " (bound)" * point.knows_truth
+
+
+def percent(value):
+    return f"{100 * value:.1f}"
+
+
+def test_the_file_loads_nothing_and_every_figure_is_in_it(swept, page):
+    _, text = swept
+    loading = [a for _, a in page.tags if {"src", "srcset", "href", "data", "poster"} & a.keys()]
+    ids = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
+    for attrs in loading:
+        if "href" in attrs:
+            assert attrs["href"][0] == "#" and attrs["href"][1:] in ids
+        else:
+            kind, data = re.fullmatch(
+                r"data:image/(svg\+xml|png);base64,(.*)", attrs["src"]
+            ).groups()
+            assert base64.b64decode(data).startswith(b"<?xml" if kind == "svg+xml" else b"\x89PNG")
+    assert not {"link", "iframe", "object", "embed"} & {tag for tag, _ in page.tags}
+    assert "@import" not in text and "url(" not in text and "http://" not in text
+    figures = page.attributes("img")
+    assert len(figures) >= len(AXES) and all(len(one["alt"]) > 80 for one in figures)
+    svgs = [base64.b64decode(f["src"].split(",")[1]).decode() for f in figures if "svg" in f["src"]]
+    assert len(svgs) == len(AXES) and all(not re.search(r'href="[^#]', svg) for svg in svgs)
+
+
+def test_numbers_are_those_of_the_points(page):
+    shown = {row["cell"]: row for row in page.rows("Cells")}
+    rows = points(RECORDS)
+    assert shown.keys() == {cell_of(p) for p in rows}
+    for p in rows:
+        row = shown[cell_of(p)]
+        interval = f"{percent(p.accuracy)} {percent(p.low)} to {percent(p.high)}"
+        assert row["accuracy %"] == interval and row["n"] == str(p.n)
+        assert (
+            row["KV %"] == percent(p.kv_share)
+            and row["KV kB"] == f"{p.kv_bytes_resident / 1e3:.3g}"
+        )
+        assert row["unparsed"] == str(p.parse_failures) and row["s"] == f"{p.seconds:.3g}"
+        on = [a.name.split("_")[0] for a in AXES if any(p is q for q in front(rows, a))]
+        assert row["Pareto front"] == ", ".join(on)
+    best = front(rows, AXES[0])
+    listed = page.rows("Pareto front over KV bytes resident while answering")
+    assert [row["cell"] for row in listed] == [cell_of(p) for p in best]
+
+
+def test_tasks_selection_and_ratios_are_those_of_the_points(page):
+    shown = {row["cell"]: row for row in page.rows("Accuracy by task and tag")}
+    for p in points(RECORDS, by_task=True):
+        told = shown[cell_of(p)][f"{p.task} %"]
+        assert told == f"{percent(p.accuracy)} {percent(p.low)} to {percent(p.high)}"
+    selection = {row["cell"]: row for row in page.rows("Selection")}
+    chosen = [p for p in points(RECORDS) if not p.control]
+    assert selection.keys() == {cell_of(p) for p in chosen}
+    assert all(selection[cell_of(p)]["recall %"] == percent(p.recall) for p in chosen)
+    ratios = page.rows("Measured against nominal ratios")
+    assert {(r["low nominal"], r["high nominal"]) for r in ratios} == {("1", "1"), ("2", "32")}
+    # Every record says that 2 and 32 were measured, those of the full KVs as well.
+    assert {(r["low measured"], r["high measured"]) for r in ratios} == {("2.00", "32.00")}
+    assert {r["low off %"] for r in ratios} == {"+100.0", "+0.0"}
+
+
+def test_differences_are_the_paired_ones(swept, page):
+    folder, _ = swept
+    full = read_cells(folder, {"ratio_high": "1"})
+    others = read_cells(folder, {"ratio_high": "32"})
+    pairs = pair(full, others)
+    shown = {row["cell"].removesuffix(" (bound)"): row for row in page.rows("Against full KVs")}
+    assert len(shown) == len(pairs) == len(points(RECORDS)) - 1
+    for one in compare(pairs):
+        control = {"all": "all-low", "none": "all-high"}.get(one.b["selector"])
+        row = shown[
+            f"tome {control}" if control else f"tome {one.b['selector']} k={one.b['top_k']}"
+        ]
+        d = one.headline
+        value, low, high = (f"{100 * v:+.1f}" for v in (d.value, d.low, d.high))
+        assert row["difference, points"] == f"{value} {low} to {high}"
+        assert (row["lost"], row["n"]) == (str(one.micro.lost), str(one.micro.count))
+        assert row["KV %"] == f"{percent(one.kv_share_b)} against {percent(one.kv_share_a)}"
+        assert row["p (Holm)"] == (f"{one.p_holm:.3f}" if one.p_holm >= 0.001 else "<0.001")
+    random = page.rows("Against random selection of as many chunks, or bytes")
+    assert {row["cell"] for row in random} == {
+        f"tome {name}" for k in (1, 2, 4) for name in (f"attention k={k}", f"oracle k={k} (bound)")
+    }
+
+
+def test_bars_add_up_to_the_compute(swept):
+    table = gather(swept[0]).stages
+    by_cell = {row[0].text: row for row in table.rows}
+    rows = points(RECORDS)
+    longest = max(p.flops for p in rows)
+    for p in rows:
+        bar = by_cell[cell_of(p).removesuffix(" (bound)")][2].picture
+        assert sum(share for _, share, _ in bar.parts) == pytest.approx(100 * p.flops / longest)
+        told = {number: words for number, _, words in bar.parts}
+        at = STAGES.index("decode")
+        assert told[at] == f"decode {100 * p.flops_decode / p.flops:.3g} %"
+        assert STAGES.index("reload") not in told  # takes no FLOPs here
+
+
+def test_what_came_from_outside_is_escaped(tmp_path):
+    evil = "<script>alert(1)</script>"
+    records = [
+        record(model=evil, question=evil, task=task, sample_id=s, selector=f"a{evil}")
+        for s, task in (("1", "t"), ("2", f"u{evil}"))
+    ]
+    write_runs(tmp_path, records)
+    StatusFile(tmp_path / records[0].run_id, "x").write("failed", error=evil)
+    text = write_report(tmp_path).read_text()
+    assert text.count("<script") == 1 and "&lt;script&gt;alert(1)" in text
+    assert any("alert(1)" in row["cell"] for row in Page(text).rows("Cells"))
+
+
+def test_failures_are_shown(tmp_path):
+    folder = write_runs(tmp_path / "sweep", RECORDS[:12])
+    assert "None: every run is done" in write_report(folder).read_text()
+    for name, state in (("dead", "failed"), ("cut", "interrupted")):
+        (folder / name).mkdir()
+        error = {"error": "Boom: no & more"} if state == "failed" else {}
+        StatusFile(folder / name, name).write(state, records=3, expected=9, **error)
+    append_json(
+        folder / RECORDS[0].run_id / "errors.jsonl",
+        {"run_id": "x", "video_id": "v7", "video": "v7.mp4", "questions": 6, "error": "torn"},
+    )
+    fields = Shortage.__dataclass_fields__
+    values = {name: getattr(RECORDS[0], name) for name in fields if hasattr(RECORDS[0], name)}
+    values |= dict(
+        sample_id="v9/q0", stage="prefill", asked_bytes=2**31, device="cuda", error="fewer"
+    )
+    append_shortage(folder / RECORDS[0].run_id, Shortage(**values))
+    page = Page(write_report(folder).read_text())
+    states = {row["run"]: row for row in page.rows("Runs that are not done")}
+    assert states["dead"]["state"] == "failed" and "Boom: no & more" in states["dead"]["why"]
+    assert states["dead"]["answers"] == "3 of 9" and states["cut"]["state"] == "interrupted"
+    assert "the same command again" in states["cut"]["why"]
+    (video,) = page.rows("Videos that were left out")
+    assert (video["video"], video["questions"], video["why"]) == ("v7", "6", "torn")
+    (short,) = page.rows("Out of memory")
+    assert (short["stage"], short["questions"], short["GiB asked for"]) == ("prefill", "1", "2.00")
+    assert short["cell"].count(RECORDS[0].compressor) <= 1
+    (full,) = (row for row in page.rows("Cells") if row["cell"] == "full")
+    assert full["out of memory"] == "1"
+
+
+def test_what_is_missing_is_said_with_what_to_run(swept, tmp_path):
+    assert not any("full-KV" in line or "random" in line for line in gather(swept[0]).missing)
+    bare = [r for r in RECORDS if r.selector == "attention" and r.top_k == 1]
+    told = gather(write_runs(tmp_path / "a", bare)).missing
+    assert any(
+        "no full-KV run of x2l_tiny on needle" in line
+        and "add compressor=key_norm levels.low.ratio=1 levels.high.ratio=1 selector=none" in line
+        for line in told
+    )
+    assert any("add selector=random" in line for line in told)
+    one = gather(write_runs(tmp_path / "b", bare[:2])).missing
+    assert any("one video" in line for line in one)
+    unknown = [record(gt_chunks=None, recall=None), record(selector="random", recall=None)]
+    assert any(
+        "recall is not known" in n for n in gather(write_runs(tmp_path / "c", unknown)).missing
+    )
+    kept = gather(write_runs(tmp_path / "d", [record(answer=None, correct=None)]))
+    assert any("no accuracy" in line for line in kept.missing) and kept.curves == ()
+    assert (
+        Page(write_report(tmp_path / "d").read_text())
+        .rows("Cells")[0]["accuracy %"]
+        .startswith("–")
+    )
+
+
+def test_one_run_is_enough_and_the_same_records_give_the_same_file(tmp_path):
+    folder = write_runs(tmp_path, RECORDS[-72:])
+    run = folder / RECORDS[-1].run_id
+    texts = {re.sub(r"from the records, [^.]*\.", "", write_report(run).read_text()) for _ in "ab"}
+    assert len(texts) == 1
+    assert (run / "report.html").exists() and not list(run.glob(".report*"))
+
+
+def many(compressors):
+    return [
+        record(run_id=f"{c}-{k}", compressor=f"c{c}", top_k=k, kv_bytes_resident=1000 + 7 * k + c)
+        for c in range(compressors)
+        for k in range(1, 4)
+    ]
+
+
+def test_long_tables_are_closed_and_too_many_panels_are_counted(tmp_path):
+    page = Page(write_report(write_runs(tmp_path, many(25))).read_text())
+    assert len(page.rows("Cells")) == 75
+    assert not any("open" in attrs for attrs in page.attributes("details"))
+    assert len(page.attributes("details")) == 4 and len(page.attributes("img")) == len(AXES)
+
+
+def test_a_few_panels_are_drawn_and_those_over_bytes_shown_at_once(tmp_path):
+    page = Page(write_report(write_runs(tmp_path, many(2))).read_text())
+    assert [("open" in attrs) for attrs in page.attributes("details")] == [True, False, False]
+    assert sum("one panel a compressor" in f["alt"].lower() for f in page.attributes("img")) == 3
+
+
+def test_commands_versions_and_hardware_are_told(tmp_path):
+    folder = write_runs(tmp_path, RECORDS[:6])
+    run = folder / RECORDS[0].run_id
+    describe(RECORDS[0].run_id, {"a": 1}, "cpu", "Abacus 9", 3, "feed").save(run, [], None)
+    (run / ".hydra").mkdir()
+    (run / ".hydra" / "overrides.yaml").write_text("- compressor=tome\n- top_k=[1,2]\n")
+    task = {"task": ["experiment=demo"], "hydra": ["hydra.mode=MULTIRUN", "hydra/launcher=joblib"]}
+    (folder / "multirun.yaml").write_text(json.dumps({"hydra": {"overrides": task}}))
+    found = gather(folder)
+    assert found.command == "x2l -m experiment=demo hydra/launcher=joblib"
+    assert ("hardware", "Abacus 9 (cpu, 3 threads)") in found.facts
+    page = Page(write_report(folder).read_text())
+    (told,) = page.rows("Runs")
+    assert told["command"] == "x2l compressor=tome 'top_k=[1,2]'"
+    assert told["hash of the configuration"] == RECORDS[0].run_id
+    (made,) = page.rows("Code, versions and machines")
+    assert "torch" in made["versions"] and made["weights"] == "feed" and made["sessions"] == "1"
+
+
+def test_runs_of_one_name_in_two_sweeps_are_told_apart(tmp_path):
+    for day, machine, one in zip("ab", ("Abacus 9", "Abacus 10"), RECORDS[:2], strict=True):
+        run = write_runs(tmp_path / day, [one]) / "12-00-00"
+        (tmp_path / day / one.run_id).rename(run)
+        describe(f"hash-{day}", {"a": 1}, "cpu", machine, 3, "feed").save(run, [], None)
+    page = Page(write_report(tmp_path).read_text())
+    assert [row["run"] for row in page.rows("Runs")] == ["12-00-00"] * 2
+    assert [row["hash of the configuration"] for row in page.rows("Runs")] == ["hash-a", "hash-b"]
+    machines = {row["machine"] for row in page.rows("Code, versions and machines")}
+    assert machines == {"Abacus 9 (cpu)", "Abacus 10 (cpu)"}
+
+
+def test_nothing_answered_is_one_message_with_a_remedy(tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main([str(tmp_path / "none")])
+    assert exit_.value.code == 2 and "no such folder" in capsys.readouterr().err
+    (tmp_path / "run").mkdir()
+    StatusFile(tmp_path / "run", "x").write("failed", error="ValueError: no such model")
+    with pytest.raises(SystemExit) as exit_:
+        main([str(tmp_path)])
+    told = capsys.readouterr().err
+    assert exit_.value.code == 1 and "run x2l first" in told
+    assert "run: failed (ValueError: no such model)" in told
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_console_script_writes_where_it_is_told(swept, tmp_path, capsys):
+    folder = write_runs(tmp_path / "s", RECORDS[:6])
+    main([str(folder), "--out", str(tmp_path / "new" / "r.html")])
+    assert capsys.readouterr().out.strip() == str(tmp_path / "new" / "r.html")
+    assert Page((tmp_path / "new" / "r.html").read_text()).rows("Cells")
+    with pytest.raises(SystemExit) as exit_:
+        main([str(folder), "--out", str(tmp_path)])
+    assert exit_.value.code == 2 and "is a folder" in capsys.readouterr().err

@@ -1,0 +1,337 @@
+"""Every file in conf/ composes, resolves, and fits the signature of what it names."""
+
+import inspect
+import re
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+
+from experiments.docs.published import SHAPES, kv_bytes_per_token
+from tests.tiny import processor
+from x2l.cli.run import CONF, _level, engine, plain, run_folder
+from x2l.compressors.head_budgets import AdaKV
+from x2l.compressors.pruning_by_attention import SnapKV
+from x2l.compressors.pruning_by_keys import KeyNorm
+from x2l.compressors.quantisation import Quantised
+from x2l.evaluation.settings import DTYPES, POSITION_RULES, POSITIONS, READERS, ConfigError
+from x2l.models import hf, loading
+from x2l.models.checkpoint import overridden
+
+GIVEN = {"tracker": {"folder", "run_id", "name", "group", "config"}}  # by run.py, at run time
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+OPTIONS = sorted(
+    (path.parent.relative_to(CONF).as_posix(), path.stem)
+    for path in CONF.rglob("*.yaml")
+    if path.parent not in (CONF, CONF / "experiment")
+)
+
+
+def composed(*overrides, whole=False):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", list(overrides), return_hydra_config=whole)
+
+
+def nodes(values, at=""):
+    """(path, node) of everything with a `_target_`."""
+    if isinstance(values, dict):
+        if "_target_" in values:
+            yield at, values
+        for key, value in values.items():
+            yield from nodes(value, f"{at}.{key}" if at else str(key))
+
+
+def bind(at, node):
+    target = get_object(node["_target_"])
+    arguments = {k: v for k, v in node.items() if k not in ("_target_", "_partial_")}
+    given = dict.fromkeys(GIVEN.get(at, ()))
+    inspect.signature(target).bind(**arguments, **given)
+
+
+def test_there_are_files_to_test():
+    groups = {group for group, _ in OPTIONS}
+    assert {"model", "benchmark", "compressor", "selector", "prefill", "tracker"} <= groups
+    assert {"demo", "paper_main"} <= set(EXPERIMENTS)
+    assert len(OPTIONS) >= 20
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes_and_binds(group, option):
+    values = plain(composed(f"{group}={option}"))
+    found = dict(nodes(values))
+    for at, node in found.items():
+        bind(at, node)
+    expected = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{option}.yaml"))
+    expected.pop("defaults", None)
+    mounted = [values.get(group, {})]
+    if group == "hydra/launcher":  # their plugins are extras: tests/cli/test_launchers.py
+        mounted = [composed(f"{group}={option}", whole=True).hydra.launcher]
+    if group in ("compressor", "codec"):
+        mounted = [values["levels"][level].get(group, {}) for level in ("low", "high")]
+    assert all(set(expected) <= set(place) for place in mounted)
+
+
+def expanded(axis, values):
+    """The values of a sweep's axis; Hydra's glob stands for the files of a group."""
+    if not values.startswith("glob("):
+        return re.split(r",(?![^\[]*\])", values)  # not inside a list
+    pattern, _, excluded = values.removeprefix("glob(").rstrip(")").partition(",exclude=")
+    files = [path.stem for path in (CONF / axis).glob(f"{pattern}.yaml")]
+    return sorted(name for name in files if name != excluded)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_composes_and_binds_with_each_value_of_its_axes(name):
+    config = composed(f"experiment={name}", whole=True)
+    axes = dict(config.hydra.sweeper.params)
+    assert axes and str(config.hydra.mode) == "RunMode.MULTIRUN"
+    for axis, values in axes.items():
+        for value in expanded(axis, str(values)):
+            for at, node in nodes(plain(composed(f"experiment={name}", f"{axis}={value}"))):
+                bind(at, node)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_opens_with_the_command_that_runs_it(name):
+    first, second, *_ = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()
+    assert first == "# @package _global_"  # Hydra reads it on the first line only
+    assert second.startswith("# x2l ") and f"experiment={name}" in second
+
+
+def test_a_wrong_argument_is_caught():
+    with pytest.raises(TypeError, match="needels"):
+        bind("benchmark", {**composed().benchmark, "needels": 3})
+
+
+def test_compressor_sets_both_levels_and_each_can_have_its_own():
+    def targets(*overrides):
+        levels = composed(*overrides).levels
+        return [levels[level].compressor._target_.split(".")[-1] for level in ("low", "high")]
+
+    assert targets("compressor=mean_pool") == ["MeanPool", "MeanPool"]
+    both = ["compressor=tome", "compressor@levels.high.compressor=mean_pool"]
+    assert targets(*both) == ["ToMe", "MeanPool"]
+    assert targets("compressor@levels.low.compressor=key_norm")[0] == "KeyNorm"
+
+
+def test_a_level_has_its_codec_its_layers_and_the_methods_inside_its_compressor():
+    both = composed("codec=int8", "codec@levels.high.codec=int4", "levels.high.layers=pyramid")
+    low, high = (_level(both.levels[name]) for name in ("low", "high"))
+    assert (low.codec, low.layers) == (Quantised(8), None)
+    assert (high.codec, high.layers) == (Quantised(4), "pyramid")
+    inner = composed(
+        "compressor=ada_kv",
+        "compressor@levels.high.compressor.pruner=key_norm",
+        "levels.low.layers=[1,2,3.5]",
+    )
+    low, high = (_level(inner.levels[name]) for name in ("low", "high"))
+    assert (low.compressor, high.compressor) == (AdaKV(SnapKV()), AdaKV(KeyNorm()))
+    assert (low.codec, low.layers) == (None, (1, 2, 3.5))
+    with pytest.raises(ConfigError, match=r"layers='steep': must be 'uniform' \(or null\)"):
+        _level(composed("levels.low.layers=steep").levels.low)
+
+
+def test_levels_between_take_what_they_do_not_say_from_all():
+    base = ["compressor=mean_pool", "codec=int8", "+levels.mid=8", "top_k=[2,4]"]
+    values = plain(composed(*base))
+    assert values["levels"]["mid"] == {
+        "ratio": 8,
+        "layers": None,
+        "compressor": values["compressor"],
+        "codec": values["codec"],
+    }
+    own = ["+compressor@levels.mid.compressor=kmeans", "+levels.mid={ratio:8,layers:pyramid}"]
+    mid = plain(composed(*own))["levels"]["mid"]
+    assert (mid["ratio"], mid["layers"], mid["codec"]) == (8, "pyramid", {})
+    assert mid["compressor"]["_target_"].endswith("KMeans")
+    made = engine(base)
+    assert made.settings.levels == tuple(sorted(made.levels, key=lambda n: made.levels[n].ratio))
+    assert made.settings.between == {"mid": 8} and made.settings.compressor == "mean_pool-int8"
+    assert made.settings.top_k == ("2+4",)
+    assert engine([*own, "top_k=2+4"]).settings.compressor == "tome+kmeans-pyramid+tome"
+
+
+@pytest.mark.parametrize(
+    ("top_k", "expected"),
+    [
+        ("[2,4]", ("2+4",)),
+        ("[[2,4],[1,8],12%]", ("2+4", "1+8", "12%")),
+        ("[2+4,1]", ("2+4", 1)),
+        ("3", (3,)),
+    ],
+)
+def test_a_list_of_numbers_is_one_ladder_where_there_are_more_levels(top_k, expected):
+    assert engine(["+levels.mid=8", f"top_k={top_k}"]).settings.top_k == expected
+
+
+def test_a_list_of_numbers_is_several_where_there_are_two_levels():
+    assert engine(["+levels.mid=null", "top_k=[2,4]"]).settings.top_k == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["levels.high=3"], r"levels\.high=3: must have a ratio .*write levels\.high\.ratio=3"),
+        (["+levels.mid.ratio=8", "+levels.mid.layer=1"], r"levels\.mid\.layer: is no setting"),
+        (
+            ["+compressor@levels.mid.compressor=kmeans", "++levels.mid=8", "top_k=1"],
+            r"levels\.mid=8: takes the place of .* compressor kmeans; write \+levels\.mid\.ratio=8",
+        ),
+        (["levels.high.layers=steep"], r"levels\.high\.layers='steep'"),
+        (["prefill.cache=true"], r"prefill\.cache=True: must be a folder"),
+        (["levels.low=null"], r"levels\.low=None: must have a ratio"),
+        (["+levels.mid=40"], r"levels\.mid\.ratio=40: must be between levels\.low\.ratio=2 and"),
+        (["+levels.mid=8", "+levels.more=8", "top_k=1"], "must have different ratios"),
+        (["+levels.mid={layers:pyramid}"], r"levels\.mid\.ratio=None: must be tokens in"),
+        (["+levels.mid=8", "top_k=[1,2,4]"], r"top_k=1\+2\+4: .*so give 2"),
+        (["top_k=2+4"], "levels are low, high, so give 1"),
+        (["+levels.mid=8", "prefill.context=middle"], "must be one of full, own, low, mid, high"),
+    ],
+)
+def test_wrong_levels_are_refused(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        engine(overrides)
+
+
+def test_selector_takes_one_name_or_a_list():
+    assert list(composed("selector=oracle").selector) == ["oracle"]
+    three = composed("selector=[oracle,attention,random]", "seed=7").selector
+    assert list(three) == ["oracle", "attention", "random"]
+    assert three.random.seed == 7
+    with pytest.raises(ConfigCompositionException, match=r"selector/bogus(.|\n)*attention"):
+        composed("selector=bogus")
+
+
+def test_unknown_keys_are_refused():
+    with pytest.raises(ConfigCompositionException):
+        composed("levels.low.ration=2")
+
+
+def test_a_run_folder_is_named_by_what_is_computed():
+    def name(*overrides):
+        return run_folder(_root_=composed(*overrides, whole=True))
+
+    assert name("compressor=tome").startswith("tome-2x-32x-")
+    assert name("compressor=tome", "compressor@levels.high.compressor=mean_pool").startswith(
+        "tome+mean_pool-2x-32x-"
+    )
+    assert name("codec=int4", "levels.high.layers=pyramid").startswith(
+        "tome-int4+tome-int4-pyramid-2x-32x-"
+    )
+    assert name("+levels.mid=8", "top_k=1+2").startswith("tome-2x-8x-32x-")
+    assert name("+levels.mid=null") == name()
+    assert name("compressor=d2o").startswith("d2o.attention_received-2x-32x-")
+    same = {name(), name("limit=3"), name("selector=oracle", "top_k=[0,1]"), name("tracker=none")}
+    other = {name("video.frames=64"), name("levels.low.ratio=4"), name("seed=1")}
+    assert len(same) == 1 and len(same | other) == 4
+
+
+def test_outputs_stay_under_outputs():
+    config = composed(whole=True)
+    assert config.hydra.run.dir.startswith("outputs/runs/")
+    assert config.hydra.sweep.dir.startswith("outputs/sweeps/")
+    assert config.benchmark.root.startswith("outputs/")
+
+
+def test_values_that_are_checked_early_are_those_of_the_engine():
+    """settings.py repeats a few words of the engine, so as not to import it; they must agree."""
+    from x2l import video
+    from x2l.engine import kv_store as store
+
+    assert POSITIONS == store.POSITIONS
+    assert DTYPES == loading.DTYPES
+    assert POSITION_RULES == hf.POSITION_RULES
+    assert READERS == video.READERS
+
+
+MODELS = sorted((CONF / "model").glob("*.yaml"))
+PUBLISHED = [path for path in MODELS if path.stem != "x2l_tiny"]
+MODEL_KEYS = {"_target_"} | set(inspect.signature(loading.load).parameters)
+
+
+def test_published_checkpoints_of_every_family_have_a_file():
+    found = {SHAPES[path.stem]().model_type for path in PUBLISHED}
+    assert found == set(hf.FAMILIES)
+    sizes = {"qwen2_5_vl": {"3b", "7b", "32b", "72b"}, "qwen2_vl": {"2b", "7b", "72b"}}
+    sizes |= {"qwen3_vl": {"2b", "4b", "8b", "32b"}, "smolvlm2": {"256m", "500m", "2_2b"}}
+    for family, wanted in sizes.items():
+        assert {f"{family}_{size}" for size in wanted} <= {path.stem for path in PUBLISHED}
+    names = [OmegaConf.load(path).name_or_path for path in MODELS]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
+def test_a_model_says_everything_that_loading_takes(path):
+    config = OmegaConf.load(path)
+    assert set(config) == MODEL_KEYS and config.trust_remote_code is False
+    assert (config.device is None) != (config.device_map is None)
+    assert config.dtype in loading.DTYPES and config.attn_implementation in loading.ATTENTION
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
+def test_a_published_model_is_supported_and_opens_with_licence_and_memory(path):
+    """Weights and KVs are computed from the published sizes, not copied."""
+    config, shape = OmegaConf.load(path), SHAPES[path.stem]()
+    hf.check_supported(shape)
+    assert re.fullmatch(r"[\w.-]+/[\w.-]+", config.name_or_path)
+    first, *others = path.read_text().splitlines()
+    weights = loading.weight_bytes(shape, torch.bfloat16) / 1e9
+    kvs = kv_bytes_per_token(shape) / 1e3
+    told = f"weights {weights:.1f} GB in bfloat16, KVs {kvs:.0f} MB per 1000 tokens"
+    assert re.fullmatch(rf"# [^;]*licen[^;]*; {told}|# (Apache-2.0|MIT); {told}", first)
+    assert any(line.startswith("# ") and "frames" in line for line in others)
+    if config.video_processor is not None:
+        stock = processor(shape.model_type).video_processor
+        changed = overridden(stock, OmegaConf.to_container(config.video_processor))
+        assert dict(changed.size) == dict(config.video_processor.size)
+
+
+def test_no_path_of_a_machine_in_any_file():
+    for path in CONF.rglob("*.yaml"):
+        for line in path.read_text().splitlines():
+            assert not re.search(r"(^|[\s:=])(~|/\w+/)", line.split("#")[0]), path
+
+
+def test_a_control_changes_both_levels_or_the_frames_and_nothing_else():
+    def changed(*overrides):
+        base, values = plain(composed("levels.high.ratio=16")), plain(composed(*overrides))
+        return {key for key in base if base[key] != values[key]}, values
+
+    for control, target in (
+        ("random_pruning", "RandomPruning"),
+        ("uniform_pruning", "UniformPruning"),
+    ):
+        names, values = changed("levels.high.ratio=16", f"control={control}")
+        assert names == {"levels"}
+        levels = values["levels"].values()
+        assert {level["compressor"]["_target_"].split(".")[-1] for level in levels} == {target}
+        assert [level["ratio"] for level in levels] == [2, 16]
+    names, values = changed("levels.high.ratio=16", "control=fewer_frames")
+    assert names == {"control"} and values["control"] == {"fewer_frames": True}
+
+
+def test_controls_stand_beside_any_method():
+    """`experiment=paper_main control=... compressor=...`: what the command line says of the method stays."""
+    config = composed("experiment=paper_main", "control=random_pruning", "compressor=mean_pool")
+    assert config.levels.low.compressor._target_.endswith("RandomPruning")
+    method = composed("experiment=paper_main", "control=none", "compressor=mean_pool")
+    assert method.levels.low.compressor._target_.endswith("MeanPool")
+    (told,) = re.findall(r"control=([\w,]+)", (CONF / "experiment" / "paper_main.yaml").read_text())
+    assert {"none", *told.split(",")} == {path.stem for path in (CONF / "control").glob("*.yaml")}
+
+
+def test_the_control_of_fewer_frames_has_a_folder_of_its_own():
+    names = [
+        run_folder(_root_=composed(f"control={control}", whole=True))
+        for control in ("none", "fewer_frames")
+    ]
+    assert names[1].startswith(f"fewer_frames-{names[0].rpartition('-')[0]}-")
+    assert names[0].rpartition("-")[2] != names[1].rpartition("-")[2]
+
+
+def test_a_k_for_every_task_can_be_given_on_the_command_line():
+    tuned = composed("top_k=[2,task]", "selection.top_k_by_task={retrieval: 1, ordering: 4}")
+    assert plain(tuned)["selection"]["top_k_by_task"] == {"retrieval": 1, "ordering": 4}

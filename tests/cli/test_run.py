@@ -1,0 +1,259 @@
+"""The command line, in processes of its own: exit status, what is printed, where things lie."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# A real but short run: two generated videos of 16 seconds.
+SMALL = ["benchmark.videos=2", "benchmark.seconds=16", "benchmark.questions=1", "tracker=none"]
+SMALL += ["video.frames=16", "max_new_tokens=2"]
+# Those of the paper run in test_paper.py.
+FILES = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
+EXPERIMENTS = [name for name in FILES if not name.startswith("paper_")]
+pytestmark = pytest.mark.slow
+
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def x2l(cwd, *arguments, module="x2l.cli.run", path=ROOT):
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=cwd,
+        env={**ENVIRONMENT, "PYTHONPATH": f"{ROOT}:{path}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def states(folder):
+    return {p.parent.name: json.loads(p.read_text())["state"] for p in folder.rglob("status.json")}
+
+
+def test_one_run_prints_results_and_where_they_lie(tmp_path):
+    done = x2l(tmp_path, *SMALL, "selector=[all,oracle]", "top_k=[0,1]", "hydra.run.dir=outputs/r")
+    assert done.returncode == 0, done.stderr
+    assert "95% interval" in done.stdout and "GFLOPs" in done.stdout
+    assert "18 of 18 answers, 18 of them new, in outputs/r/" in done.stdout
+    folder = tmp_path / "outputs" / "r"
+    names = {"records.jsonl", "run.json", "status.json", "points.csv", ".hydra"}
+    assert names <= {path.name for path in folder.iterdir()}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["outputs"]
+    config = json.loads((folder / "run.json").read_text())["config"]
+    assert config["benchmark"]["root"] == "outputs/data/needle"  # resolved
+
+    again = x2l(tmp_path, *SMALL, "selector=[all,oracle]", "top_k=[0,1]", "hydra.run.dir=outputs/r")
+    assert (again.returncode, "0 of them new" in again.stdout) == (0, True)
+
+    other = x2l(tmp_path, *SMALL, "levels.high.ratio=16", "hydra.run.dir=outputs/r")
+    assert other.returncode == 2
+    assert "levels.high.ratio: 32 there, 16 now" in other.stderr
+
+
+def test_what_cannot_be_resolved_leaves_another_runs_status_alone(tmp_path):
+    run = tmp_path / "r"
+    run.mkdir()
+    bad = [*SMALL, "seed=${nope.x}", "hydra.run.dir=r"]
+    for _ in range(2):  # in a folder of its own it says so each time
+        done = x2l(tmp_path, *bad)
+        assert done.returncode == 2 and "nope" in done.stderr
+        assert json.loads((run / "status.json").read_text())["traceback"]
+        (run / "status.json").write_text(json.dumps({"state": "killed", "run_id": "unknown"}))
+    (run / "status.json").unlink()
+    for name, values in (
+        ("status.json", {"state": "done", "run_id": "a", "records": 6}),
+        ("run.json", {}),
+    ):
+        (run / name).write_text(json.dumps(values))
+        done = x2l(tmp_path, *bad)
+        assert done.returncode == 2 and "nope" in done.stderr
+        assert json.loads((run / name).read_text()) == values
+        (run / name).unlink()
+    assert states(tmp_path) == {}
+
+
+BROKEN = """
+from dataclasses import dataclass
+from x2l.compressors.pruning_by_keys import ScoredPruning
+
+@dataclass(frozen=True)
+class Broken(ScoredPruning):
+    name: str = "broken"
+    def score(self, kv, seen):
+        raise ZeroDivisionError("inside the method")
+    def flops(self, sizes):
+        return 0
+"""
+
+
+def test_a_sweep_goes_on_past_every_kind_of_bad_job_and_resumes(tmp_path):
+    """A bad checkpoint name, a wrong value, an exception inside; in batches, of which none stops the next."""
+    (tmp_path / "broken.py").write_text(BROKEN)
+    (tmp_path / "my" / "compressor").mkdir(parents=True)
+    (tmp_path / "my" / "compressor" / "broken.yaml").write_text("_target_: broken.Broken\n")
+    sweep = ["--config-dir", "my", "-m", *SMALL, "hydra.sweep.dir=outputs/s", "selector=none"]
+    sweep += ["model.name_or_path=x2l_tiny,./nowhere", "compressor=broken,key_norm"]
+    sweep += ["levels.high.ratio=0.5,8", "hydra.sweeper.max_batch_size=3"]
+    first = x2l(tmp_path, *sweep, path=tmp_path)
+    assert first.returncode == 1
+    folder = tmp_path / "outputs" / "s"
+    assert sorted(states(folder).values()) == ["done", *["failed"] * 7]
+    wrong = "levels.high.ratio=0.5: must be tokens in / tokens out"
+    inside = "ZeroDivisionError: inside the method"
+    assert f"error: {wrong}" in first.stderr
+    for run in folder.glob("*-8x-*"):
+        status, log = json.loads((run / "status.json").read_text()), (run / "run.log").read_text()
+        told = inside if "x2l_tiny" in str(status["overrides"]) else "./nowhere: no such"
+        if status["state"] == "failed":
+            assert told in log and told in status["error"] and f"{run.name}: failed" in first.stderr
+            assert ("Traceback" in log) == (told == inside)
+    for run in folder.glob("*-0.5x-*"):
+        assert wrong in (run / "run.log").read_text()
+    assert "x2l-collect outputs/s" in first.stdout
+    (records,) = (file for file in folder.rglob("records.jsonl") if file.stat().st_size)
+    before = records.read_bytes()
+    again = x2l(tmp_path, *sweep, path=tmp_path)
+    assert again.returncode == 1 and records.read_bytes() == before
+    assert len((folder / "sweep.jsonl").read_text().splitlines()) == 2
+
+    shown = x2l(tmp_path, "outputs/s", module="x2l.runs.sweep_status")
+    assert shown.returncode == 1 and "8 jobs: 1 done, 7 failed; 6 answers" in shown.stdout
+    collected = x2l(tmp_path, "outputs/s", "--tracker", "none", module="x2l.cli.collect")
+    assert collected.returncode in (
+        1,
+        2,
+    )  # the bad jobs are named; a model may parse nothing at all
+    assert (folder / "points.csv").read_text().count("\n") == 1 + 1
+
+
+def test_a_bad_video_gives_a_result_and_a_bad_exit_status(tmp_path):
+    run = [*SMALL, "selector=none", "hydra.run.dir=outputs/r"]
+    assert x2l(tmp_path, *run, "limit=1").returncode == 0
+    videos = sorted((tmp_path / "outputs").rglob("*.mp4"))
+    videos[1].write_bytes(b"")
+    done = x2l(tmp_path, *run)
+    assert done.returncode == 1
+    assert "error: " in done.stderr and "empty" in done.stderr
+    assert "3 of 6 answers, 2 of them new" in done.stdout
+    assert states(tmp_path / "outputs") == {"r": "done-with-errors"}
+
+
+def test_an_interrupted_run_says_how_to_go_on(tmp_path):
+    run = [*SMALL, "benchmark.videos=8", "selector=[none,oracle]", "hydra.run.dir=outputs/r"]
+    # A shell that runs the tests in the background has its children ignore this signal.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from x2l.cli.run import main; main()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *run],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    records = tmp_path / "outputs" / "r" / "records.jsonl"
+    while process.poll() is None and not (records.exists() and records.read_bytes()):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate()
+    assert process.returncode == 130
+    assert told.splitlines()[-1].startswith("interrupted; the same command with hydra.run.dir=")
+    assert states(tmp_path / "outputs") == {"r": "interrupted"}
+
+
+@pytest.mark.parametrize(
+    ("override", "code", "message"),
+    [
+        ("levels.low.ratio=0.5", 2, "error: levels.low.ratio=0.5: must be"),
+        ("top_k=99", 2, "error: top_k=99: "),
+        ("prefill.chunk_frames=3", 2, "error: prefill.chunk_frames=3: must be a multiple"),
+        ("benchmark.split=tset", 2, "error: benchmark.split='tset': must be one of"),
+        ("benchmark.videos=two", 2, "error: benchmark.videos='two': must be a whole number"),
+        ("tracker.mode=cloud", 2, "error: tracker.mode='cloud': must be"),
+        ("model.name_or_path=./nowhere", 2, "error: model.name_or_path=./nowhere: no such"),
+        ("selector=file", 2, "error: selector.file.path=None: no such file; give"),
+        (
+            "selector=retriever selector.retriever.name_or_path=./nowhere",
+            2,
+            "fetch it with `hf download ./nowhere` or name a local folder",
+        ),
+        (
+            "top_k=task selection.top_k_by_task={retrieval:1} selection.tuned_on=test",
+            2,
+            "error: selection.tuned_on=test: must differ from the split that is evaluated, needle/test",
+        ),
+        ("selector=atention", 1, "Could not find 'selector/atention'"),
+        ("topk=3", 1, "Could not override 'topk'"),
+    ],
+)
+def test_a_wrong_value_is_one_line_and_no_traceback(tmp_path, override, code, message):
+    done = x2l(tmp_path, *SMALL, "tracker=wandb", "hydra.run.dir=outputs/r", *override.split())
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert not (tmp_path / "outputs" / "r" / "records.jsonl").exists()
+    if code == 2:
+        assert states(tmp_path / "outputs") == {"r": "failed"}
+
+
+@pytest.mark.parametrize(
+    ("override", "heavy"),
+    [
+        ("levels.low.ratio=0", set()),
+        ("model.name_or_path=./nowhere", {"torch"}),
+        ("tracker.mode=cloud", {"torch"}),
+        ("benchmark.split=tset", {"torch"}),
+    ],
+)
+def test_values_are_checked_before_what_is_slow_to_import(tmp_path, override, heavy):
+    code = (
+        f"import sys; sys.argv[1:] = ['{override}', 'hydra.run.dir=r']\n"
+        "from x2l.cli.run import main\n"
+        "try:\n    main()\n"
+        "except SystemExit as error:\n"
+        "    slow = {'torch', 'transformers', 'wandb', 'matplotlib'} & set(sys.modules)\n"
+        "    print(error.code, *sorted(slow))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1].split() == ["2", *heavy]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_runs_on_the_tiny_model(tmp_path, name):
+    """One short video, few cells; the axes are the experiment's own."""
+    few = ["benchmark.videos=1", "benchmark.seconds=16", "benchmark.questions=1", "limit=1"]
+    few += ["selector=[none,oracle]", "top_k=1", "max_new_tokens=1", "tracker=none"]
+    done = x2l(tmp_path, "-m", f"experiment={name}", *few, "hydra.sweep.dir=outputs/s")
+    assert done.returncode == 0, done.stderr
+    found = states(tmp_path / "outputs" / "s")
+    assert len(found) >= 2 and set(found.values()) == {"done"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["compressor=snapkv", "compressor.window=8"],
+            "error: compressor.window=8: changes neither level; use levels.low.compressor.window=8 and",
+        ),
+        (
+            ["compressor=snapkv", "levels.high.compressor.window=64", "selector=none"],
+            "error: snapkv: window=64",
+        ),
+    ],
+)
+def test_what_a_method_cannot_do_is_one_line(tmp_path, overrides, message):
+    done = x2l(tmp_path, *SMALL, *overrides)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert message in done.stderr

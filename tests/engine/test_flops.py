@@ -1,0 +1,139 @@
+"""Closed forms against torch's own FLOP counter and against tensor sizes."""
+
+import sys
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from tests.tiny import FAMILIES, frames, ours
+from x2l.compressors.base import Level, Sizes
+from x2l.compressors.merging import ToMe, matching
+from x2l.compressors.pooling import MeanPool
+from x2l.compressors.pruning_by_keys import KeyNorm
+from x2l.engine.decode import answer
+from x2l.engine.flops import Meter, kv_bytes
+from x2l.engine.prefill import prefill
+from x2l.engine.stages import STAGES
+from x2l.selectors.attention import AttentionSelector
+from x2l.selectors.base import Query
+
+
+def _cpu_attention_flops(q, k, v, *args, out_val=None, **kwargs):
+    batch, heads, queries, width = q.shape
+    return 2 * batch * heads * queries * k.shape[2] * (width + v.shape[-1])
+
+
+_cpu_attention_flops._get_raw = True
+
+
+def counter():
+    """torch's counter knows no formula for the CPU attention kernel and would count it as nothing."""
+    op = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return FlopCounterMode(display=False, custom_mapping={op: _cpu_attention_flops})
+
+
+LEVELS = {"low": Level(KeyNorm(), 2), "high": Level(MeanPool(), 8)}
+
+
+@pytest.mark.parametrize("size", [(64, 64), (48, 80)])
+@pytest.mark.parametrize("context", ["full", "high", "own"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_vision_and_prefill_flops_match_the_counter(family, context, size):
+    model, meter = ours(family), Meter()
+    prompt = model.prompt(frames(14, size=size), 4)
+    with counter() as counted:
+        prefill(model, prompt, LEVELS, context=context, meter=meter)
+    ours_ = meter.flops["vision"] + meter.flops["prefill"]
+    assert ours_ == pytest.approx(counted.get_total_flops(), rel=1e-3)
+    assert meter.flops["vision"] > 0 and meter.flops["decode"] == 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_decode_flops_match_the_counter(family):
+    model, meter = ours(family), Meter()
+    store = prefill(model, model.prompt(frames(8), 4), LEVELS)
+    question = model.question("What is the colour of the star?")
+    with counter() as counted:
+        said = answer(model, store, question, store.reloading((0,)), max_new_tokens=5, meter=meter)
+    assert len(said.token_ids) == 5
+    assert meter.flops["decode"] == pytest.approx(counted.get_total_flops(), rel=1e-3)
+
+
+def test_selection_flops_match_the_counter():
+    model, meter = ours("qwen2_5_vl"), Meter()
+    store = prefill(model, model.prompt(frames(8), 4), LEVELS)
+    query = Query(model.question("What is the colour of the star?"), "q")
+    with counter() as counted:
+        AttentionSelector().relevance(query, store, model, meter)
+    assert meter.flops["selection"] == pytest.approx(counted.get_total_flops(), rel=1e-3)
+
+
+def test_matching_flops_match_the_counter():
+    keys = torch.randn(2, 33, 8)
+    with counter() as counted:
+        matching(keys, 10)
+    scale = 4 * 2 * 33 * 8  # averaging, which the counter does not see
+    assert ToMe().flops(Sizes(2, 8, 33, 23, 8)) - scale == counted.get_total_flops()
+
+
+def test_bytes_in_closed_form_equal_the_tensors():
+    model = ours("qwen2_5_vl")
+    store = prefill(model, model.prompt(frames(14), 4), LEVELS)
+    for level in ("low", "high"):
+        for kept, nbytes in zip(store.kept(level), store.nbytes(level), strict=True):
+            assert nbytes == kv_bytes(model.shape, kept)
+    mixed = store.mix(["low", "high", "high", "low"])
+    tokens = (
+        store.prompt.prefix
+        + sum(store.kept("low")[i] for i in (0, 3))
+        + sum(store.kept("high")[i] for i in (1, 2))
+    )
+    assert mixed.kv.nbytes == kv_bytes(model.shape, tokens)
+    said = answer(model, store, model.question("x"), store.reloading((0, 3)), max_new_tokens=1)
+    assert said.kv_bytes_resident == mixed.kv.nbytes
+    assert said.kv_bytes_reloaded == kv_bytes(
+        model.shape, sum(store.kept("low")[i] for i in (0, 3))
+    )
+    assert model.fill(mixed.kv).nbytes == mixed.kv.nbytes
+
+
+def test_meter_times_a_stage_even_when_it_fails():
+    meter = Meter()
+    with pytest.raises(KeyError), meter.stage("decode"):
+        raise KeyError
+    assert meter.seconds["decode"] > 0
+    assert set(meter.seconds) == set(meter.flops) == set(STAGES)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the CPU's peak is read from /proc")
+def test_every_meter_has_a_peak_of_its_own():
+    first = Meter()
+    torch.ones(64 << 20)  # 256 MiB, gone at once
+    assert first.peak_bytes > Meter().peak_bytes + (200 << 20)
+
+
+class Stream:
+    def __init__(self, log, index):
+        self.log, self.index = log, index
+
+    def synchronize(self):
+        self.log.append(f"sync {self.index}")
+
+
+def test_a_spread_model_is_measured_on_every_gpu_it_uses(monkeypatch):
+    """Three GPUs, of which the process uses the first and the last; no GPU is needed to ask the right ones."""
+    log, allocated, peaks = [], {0: 5, 1: 0, 2: 7}, {0: 10, 1: 99, 2: 20}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", allocated.__getitem__)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", peaks.__getitem__)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda index: Stream(log, index))
+    monkeypatch.setattr(
+        torch.cuda, "reset_peak_memory_stats", lambda index: log.append(f"reset {index}")
+    )
+    meter = Meter("cuda:0")
+    assert log == ["reset 0", "reset 2"]
+    with meter.stage("prefill"):
+        log.append("work")
+    assert log[2:] == ["sync 0", "sync 2", "work", "sync 0", "sync 2"]
+    assert meter.peak_bytes == 30

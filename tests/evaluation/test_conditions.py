@@ -1,0 +1,94 @@
+"""Which cells a run has, and what is refused before anything is loaded."""
+
+import pytest
+
+from tests.evaluation.test_settings import TUNED, settings
+from x2l.benchmarks.base import Sample
+from x2l.evaluation.conditions import FEWER_FRAMES, cells, check_samples
+from x2l.selectors.attention import AttentionSelector
+from x2l.selectors.controls import MatchedRandomSelector, RandomSelector, SelectAll
+from x2l.selectors.from_file import FileSelector
+from x2l.selectors.oracle import HitRateSelector
+
+
+def sample(task="retrieval", spans=((0.0, 1.0),), number=0):
+    return Sample(f"v/{number}", "v", "v.mp4", task, "Who?", ("a", "b"), "A", spans, {})
+
+
+def test_every_selector_at_every_k_once():
+    found = cells({"all": SelectAll(), "random": RandomSelector()}, settings(top_k=(1, 2, 1)))
+    assert [(c.name, c.top_k) for c in found] == [("all", None), ("random", 1), ("random", 2)]
+    assert {c.pinned for c in found if c.name == "random"} == {("first", "last")}
+
+
+def test_a_matched_cell_stands_beside_each_cell_it_matches():
+    selectors = {"matched": MatchedRandomSelector("attention"), "attention": AttentionSelector()}
+    found = cells(selectors, settings(top_k=(1, "gt")))
+    assert [(c.name, c.top_k) for c in found] == [
+        ("matched", 1),
+        ("matched", "gt"),
+        ("attention", 1),
+        ("attention", "gt"),
+    ]
+    for matched, other in zip(found[:2], found[2:], strict=True):
+        assert matched.like == other and matched.pinned == ()
+
+
+def test_a_matched_cell_is_another_one_when_what_it_matches_changes():
+    def config(other, **changes):
+        selectors = {"other": other, "matched": MatchedRandomSelector("other")}
+        return cells(selectors, settings(top_k=(1,), **changes))[-1].config
+
+    base = config(RandomSelector())
+    assert config(RandomSelector()) == base
+    assert config(RandomSelector(seed=1)) != base != config(RandomSelector(), pinned=())
+
+
+@pytest.mark.parametrize("others", [{}, {"random": MatchedRandomSelector("matched")}])
+def test_there_must_be_something_to_match(others):
+    selectors = {**others, "matched": MatchedRandomSelector("random"), "all": SelectAll()}
+    with pytest.raises(ValueError, match=r"selector\.\w+\.to=\w+: must be another selector"):
+        cells(selectors, settings())
+
+
+def test_fewer_frames_has_one_cell_a_k_whatever_the_selectors():
+    found = cells({"random": RandomSelector()}, settings(top_k=(0, 2), fewer_frames=True))
+    assert [(c.name, c.top_k) for c in found] == [(FEWER_FRAMES, 0), (FEWER_FRAMES, 2)]
+
+
+def test_every_task_needs_a_k():
+    tuned = settings(**TUNED)
+    asked = cells({"random": RandomSelector()}, tuned)
+    check_samples([sample(), sample("ordering")], asked, tuned)
+    with pytest.raises(ValueError, match="top_k_by_task=.*: has no top_k for counting; add"):
+        check_samples([sample(), sample("counting")], asked, tuned)
+
+
+def test_a_simulated_hit_rate_needs_the_truth():
+    asked = cells({"hit_rate_70": HitRateSelector(0.7)}, settings(top_k=(1,)))
+    check_samples([sample()], asked, settings())
+    with pytest.raises(ValueError, match="selector=hit_rate_70: the benchmark does not say"):
+        check_samples([sample(), sample(spans=None)], asked, settings())
+
+
+def test_a_file_must_know_every_question(tmp_path):
+    path = tmp_path / "chosen.json"
+    path.write_text('{"v.mp4_Who?": [0]}')
+    asked = cells({"file": FileSelector.load(str(path))}, settings(top_k=(1,)))
+    check_samples([sample()], asked, settings())
+    path.write_text("{}")
+    asked = cells({"file": FileSelector.load(str(path))}, settings(top_k=(1,)))
+    with pytest.raises(ValueError, match=r"no entry 'v.mp4_Who\?' \(nor for 1 more"):
+        check_samples([sample(), sample(number=1)], asked, settings())
+
+
+@pytest.mark.parametrize("entry", ["[2, 16]", '{"relevance": [' + "0," * 16 + "1]}"])
+def test_a_file_for_more_chunks_than_videos_have_is_an_early_error(tmp_path, entry):
+    """128 frames in chunks of 8: 16 chunks at most."""
+    path = tmp_path / "chosen.json"
+    path.write_text(f'{{"v.mp4_Who?": {entry}}}')
+    asked = cells({"file": FileSelector.load(str(path))}, settings(top_k=(1,)))
+    with pytest.raises(ValueError, match=r"is for 17 chunks or more, but videos have 16 at most"):
+        check_samples([sample()], asked, settings())
+    check_samples([sample()], asked, settings(frames=256))
+    check_samples([sample()], asked, settings(frames=None))

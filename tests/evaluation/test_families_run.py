@@ -1,0 +1,47 @@
+"""Every family through `x2l` itself: saved to a folder, loaded by path, every compressor, every selector."""
+
+import json
+
+import pytest
+
+from tests.cli.test_run import SMALL, x2l
+from tests.tiny import FAMILIES, save
+
+pytestmark = pytest.mark.slow
+COMPRESSORS = ["key_norm", "random", "uniform", "tome", "mean_pool"]
+SELECTORS = ["all", "none", "random", "uniform", "oracle", "embedding", "attention"]
+
+
+def test_needle_with_every_family_compressor_and_selector(tmp_path):
+    folders = {family: tmp_path / family for family in FAMILIES}
+    for family, folder in folders.items():
+        save(family, folder)
+    done = x2l(
+        tmp_path,
+        "-m",
+        *SMALL,
+        "benchmark.videos=1",
+        f"model.name_or_path={','.join(str(folder) for folder in folders.values())}",
+        f"compressor={','.join(COMPRESSORS)}",
+        f"selector=[{','.join(SELECTORS)}]",
+        "top_k=1",
+        "levels.high.ratio=8",
+        "hydra.sweep.dir=outputs/s",
+    )
+    assert done.returncode == 0, done.stderr
+    runs = {}
+    for path in (tmp_path / "outputs" / "s").rglob("run.json"):
+        info = json.loads(path.read_text())["config"]
+        level = info["levels"]["high"]["compressor"]["_target_"]
+        rows = [
+            json.loads(line) for line in (path.parent / "records.jsonl").read_text().splitlines()
+        ]
+        runs[info["model"]["name_or_path"], level] = rows
+    assert len(runs) == len(FAMILIES) * len(COMPRESSORS)
+    for (name, level), rows in runs.items():
+        assert {row["selector"] for row in rows} == set(SELECTORS), (name, level)
+        assert len(rows) == 3 * len(SELECTORS)
+        assert all(row["kv_bytes_full"] > row["kv_bytes_resident"] for row in rows), (name, level)
+        ratios = {(row["measured_ratio_low"], row["measured_ratio_high"]) for row in rows}
+        assert all(1.9 <= low <= 2 and 7 <= high <= 8 for low, high in ratios), (name, ratios)
+        assert all(row["flops_vision"] > 0 for row in rows)

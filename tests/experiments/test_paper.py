@@ -1,0 +1,102 @@
+"""The paper's experiments: each runs, composes with the published sets, and is driven by what its yaml says."""
+
+import importlib
+import logging
+import re
+import shlex
+import sys
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from experiments import paper
+from experiments.paper.kit.sourced import FILE as SOURCED
+from tests.cli.test_conf import bind, nodes
+from x2l.cli import run
+from x2l.cli.run import CONF, plain
+from x2l.runs.records import load
+
+# Those that do not say where answers lie; vnbench does.
+WITHOUT_SPANS = ("mlvu", "videomme", "longvideobench")
+
+
+def examples(name):
+    """The commands of an experiment for other models and sets, or with weights to download."""
+    lines = [line.strip() for line in paper.header(name) if line.startswith("  x2l ")]
+    return [shlex.split(line)[2:] for line in lines]
+
+
+def test_an_experiment_is_a_pair_of_a_yaml_and_a_module():
+    yamls = {path.stem for path in (CONF / "experiment").glob("paper_*.yaml")}
+    modules = {path.stem for path in SOURCED.parent.glob("paper_*.py")}
+    assert yamls == modules == set(paper.NAMES)
+    for name in paper.NAMES:
+        module = importlib.import_module(f"experiments.paper.figures.{name}")
+        assert (module.NAME, callable(module.make)) == (name, True)
+        assert f"python -m experiments.paper.figures.{name} " in "\n".join(paper.header(name))
+
+
+@pytest.mark.parametrize(("number", "name"), list(enumerate(paper.NAMES)))
+def test_an_experiment_composes_for_a_real_checkpoint(number, name):
+    """With spans, and without them: then nothing is left that would have to know where answers lie."""
+    config = (CONF / "experiment" / f"{name}.yaml").read_text()
+    assert not re.search(r"^(benchmark|model|video):", config, re.M)  # of one set or model only
+    (spans,) = [words for words in examples(name) if "benchmark=vnbench" in words]
+    (none,) = [words for words in examples(name) if "benchmark=mlvu" in words]
+    other = WITHOUT_SPANS[number % 3]
+    none = [word.replace("benchmark=mlvu", f"benchmark={other}") for word in none]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for words in (spans, none):
+            values = plain(compose("config", words))
+            for at, node in nodes(values):
+                bind(at, node)
+            assert values["model"]["name_or_path"] == "Qwen/Qwen2.5-VL-7B-Instruct"
+    told = {node["_target_"].split(".")[-1] for _, node in nodes(values["selector"])}
+    assert not told & {"OracleSelector", "HitRateSelector"}
+    assert all(selector.get("to") != "oracle" for selector in values["selector"].values())
+    top_k = values["top_k"] if isinstance(values["top_k"], list) else [values["top_k"]]
+    assert "gt" not in top_k
+
+
+def test_the_retriever_is_one_override_away():
+    (words,) = [words for words in examples("paper_selectors") if "model=" not in shlex.join(words)]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        values = plain(compose("config", words))
+    assert values["selector"]["retriever"]["name_or_path"].startswith("openai/clip")
+
+
+def tiny(command):
+    """A command cut to one question and to the last value of each of its axes."""
+    config = OmegaConf.load(CONF / "experiment" / f"{command.name}.yaml")
+    axes = {key: str(value) for key, value in config.hydra.sweeper.params.items()}
+    for word in command.words[2:]:
+        key, _, value = word.partition("=")
+        axes[key] = value
+    last = {key: re.split(r",(?![^\[]*\])", value)[-1] for key, value in axes.items()}
+    if "benchmark.seconds" in last:
+        last |= {"benchmark.seconds": "32", "video.frames": "32"}
+    return [f"{key}={value}" for key, value in last.items()]
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    return tmp_path_factory.mktemp("videos")
+
+
+@pytest.mark.parametrize("name", paper.NAMES)
+def test_an_experiment_runs_on_the_tiny_model(tmp_path, videos, monkeypatch, name):
+    """Every command of it, in this process: one question about one video, one value of each axis."""
+    monkeypatch.chdir(tmp_path)
+    level = logging.getLogger().level
+    for command in paper.commands(name):
+        assert command.words[:2] == ("x2l", "-m")
+        words = [*tiny(command), "benchmark.videos=1", "limit=1", f"benchmark.root={videos}"]
+        words += ["max_new_tokens=1", "hydra/job_logging=none", "hydra/hydra_logging=none"]
+        words = list({word.partition("=")[0]: word for word in words}.values())
+        monkeypatch.setattr(sys, "argv", ["x2l", "-m", *words])
+        run.main()
+    logging.getLogger().setLevel(level)
+    found = [load(path) for path in tmp_path.rglob("records.jsonl")]
+    assert len(found) == len(paper.commands(name)) and all(found)
+    assert {record.model for records in found for record in records} == {"x2l_tiny"}

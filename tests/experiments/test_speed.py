@@ -1,0 +1,55 @@
+"""The benchmarks of speed and memory run, at a size that takes seconds, and write what they print."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(script, *arguments):
+    command = [sys.executable, "-m", f"experiments.speed.{script}", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_bench_model_compares_three_caches_with_stock_generate(tmp_path):
+    out = tmp_path / "tiny.json"
+    options = ["--random-weights", "--size", 64, 64, "--new-tokens", 3, "--out", out]
+    printed = run("model", "model=x2l_tiny", "frames=8,16", "top_k=1", *options)
+    found = json.loads(out.read_text())
+    assert found["machine"] and found["versions"]["torch"] and found["weights_bytes"] > 0
+    for frames in (8, 16):
+        rows = {row["way"].strip(): row for row in found["rows"] if row["frames"] == frames}
+        full, high, mixed = rows["full"], rows["all-high"], rows["mixed, 1 chunks"]
+        assert list(rows)[-1] == "stock generate" and rows["stock generate"]["first token"] > 0
+        pre_fill = rows["pre-fill 2x + 32x"]
+        assert all(pre_fill[stage] > 0 for stage in ("vision", "prefill", "compression"))
+        # 8 frames a chunk, 64 visual tokens: 64, 32 and 2 KVs a chunk
+        assert full["kv_bytes_resident"] > high["kv_bytes_resident"] < mixed["kv_bytes_resident"]
+        assert mixed["kv_bytes_reloaded"] == 32 * full_bytes_per_token(full, rows)
+        assert all("failed" not in row for row in rows.values())
+    assert "stock generate" in printed and str(out) in printed
+
+
+def full_bytes_per_token(full, rows):
+    return full["kv_bytes_resident"] // rows["pre-fill 1x + 1x"]["tokens"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="resident size is read from /proc")
+def test_bench_memory_counts_kvs_and_draws(tmp_path):
+    measured = run("memory", "--one", "context high", "--frames", 64)
+    point = json.loads(measured.splitlines()[-1])
+    # 8 layers, 2 KV heads of 64, fp32: 8 KiB a token; L-KVs 1/2, H-KVs 1/32 and once more as context
+    kvs = 8192 * point["tokens"] * (1 / 2 + 2 / 32)
+    assert point["frames"] == 64 and kvs < point["kvs"] < 1.2 * kvs < point["peak"]
+    from experiments.speed.memory import WAYS, draw
+
+    draw({way: [point, {**point, "frames": 128}] for way in WAYS}, tmp_path / "memory.png")
+    assert (tmp_path / "memory.png").stat().st_size > 10_000

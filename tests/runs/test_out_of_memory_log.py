@@ -1,0 +1,231 @@
+"""Running out of memory is a result of the cell it befell: recorded, shown, and tried again next time."""
+
+import json
+import shutil
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+from tests.clips import Clips
+from tests.evaluation.test_runner import Kept, go
+from tests.synthetic import record
+from x2l.analysis.curves import draw, table
+from x2l.analysis.points import pareto, points, telling_apart
+from x2l.evaluation import video as answering
+from x2l.models import loading
+from x2l.runs import job_status as jobstatus
+from x2l.runs.out_of_memory_log import SHORTAGES, Shortage, in_short, load_shortages, unanswered
+from x2l.runs.records import load
+from x2l.runs.sweep_status import Job
+from x2l.runs.trackers.base import NoTracker
+from x2l.selectors.base import ChunkSelector
+from x2l.selectors.controls import RandomSelector, SelectNone
+
+
+def told():
+    return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has ...")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return loading.load("x2l_tiny")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("clips")
+    Clips(str(root)).prepare()
+    return root
+
+
+@dataclass(frozen=True)
+class Greedy(ChunkSelector):
+    """Asks for more memory than there is, the allocator's own way, as long as `asks` says so."""
+
+    asks: list = field(default_factory=lambda: [True], repr=False, compare=False)
+    name: str = "greedy"
+
+    def relevance(self, query, store, model, meter):
+        if self.asks[0]:
+            torch.empty(1 << 60, dtype=torch.uint8)
+        return torch.ones(len(store.prompt.chunks))
+
+
+def test_a_cell_that_runs_out_is_a_result_and_the_others_are_answered(tmp_path, data, model):
+    greedy = Greedy()
+    selectors = {"greedy": greedy, "random": RandomSelector()}
+    first = go(tmp_path, data, lambda: model, selectors, top_k=(1, 2))
+    assert {r.selector for r in first.records} == {"random"} and len(first.records) == 2 * 6
+    assert {(s.selector, s.top_k) for s in first.shortages} == {("greedy", 1), ("greedy", 2)}
+    assert len(first.shortages) == 2 * 6 and first.errors == ()
+    assert {(s.stage, s.asked_bytes, s.device) for s in first.shortages} == {
+        ("selection", 1 << 60, "cpu")
+    }
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert (status["state"], status["out_of_memory"]) == ("done-with-errors", 12)
+    assert {s.key for s in first.shortages}.isdisjoint(r.key for r in first.records)
+
+    again = go(tmp_path, data, lambda: model, selectors, top_k=(1, 2))  # as short as before
+    assert again.added == 0 and len(again.shortages) == 12
+    assert len(load_shortages(tmp_path)) == 12
+
+    greedy.asks[0] = False  # there is enough now: the same command answers them
+    last = go(tmp_path, data, lambda: model, selectors, top_k=(1, 2))
+    assert (last.added, last.shortages) == (12, ()) and len(last.records) == 24
+    assert json.loads((tmp_path / "status.json").read_text())["state"] == "done"
+    assert unanswered(load_shortages(tmp_path), load(tmp_path)) == []
+
+
+def test_what_ran_out_before_and_is_tried_again_is_still_to_be_done(tmp_path, data, model):
+    """Questions of an unreadable video are not: by the end nothing is left, whatever became of each answer."""
+    clips = shutil.copytree(data, tmp_path / "clips")
+    greedy, left = Greedy(), []
+
+    class Watching(NoTracker):  # told after each video
+        def log(self, metrics):
+            status = json.loads((tmp_path / "run" / "status.json").read_text())
+            left.append(Job("run", None, "running", status).left)
+
+    def again():
+        left.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(jobstatus, "TELL", 0.0)
+            asks = dict(benchmark=Kept(str(clips)), tracker=Watching(), top_k=(1, 2))
+            go(tmp_path / "run", clips, lambda: model, {"greedy": greedy}, **asks)
+        return left
+
+    assert again() == [6, 0]  # all out of memory
+    assert again() == [6, 0]
+    greedy.asks[0] = False
+    (clips / "clip0.mp4").write_bytes(b"")
+    assert again() == [6, 0]
+
+
+def test_only_the_cells_that_need_too_much_run_out(tmp_path, data, model, monkeypatch):
+    """The device has room for the H-KVs and one chunk of L-KVs, not for three: 16 KVs a chunk against 4."""
+    real, sizes = model.fill, []
+
+    def limited(kv, room=0):
+        sizes.append(kv.tokens[0])
+        if kv.tokens[0] > min(sizes) + 12:
+            raise told()
+        return real(kv, room)
+
+    monkeypatch.setattr(model, "fill", limited)
+    summary = go(tmp_path, data, lambda: model, {"random": RandomSelector()}, top_k=(0, 1, 3))
+    assert {r.top_k for r in summary.records} == {0, 1}
+    assert {(s.top_k, s.stage, s.asked_bytes) for s in summary.shortages} == {
+        (3, "reload", int(2.5 * 2**30))
+    }
+    rows = {p.top_k: p for p in points(summary.records, shortages=summary.shortages)}
+    assert (rows[3].n, rows[3].out_of_memory, rows[1].out_of_memory) == (0, 6, 0)
+
+
+@pytest.mark.parametrize("error", [told(), MemoryError(), None])
+def test_a_video_that_does_not_fit_is_short_in_every_cell(
+    tmp_path, data, model, monkeypatch, error
+):
+    calls, real = [], answering.prefill
+
+    def first_runs_out(*arguments, **named):
+        calls.append(1)
+        if len(calls) > 1:
+            return real(*arguments, **named)
+        with named.get("meter", arguments[5]).stage("prefill"):
+            if error is not None:
+                raise error
+            torch.empty(1 << 60, dtype=torch.uint8)
+
+    monkeypatch.setattr(answering, "prefill", first_runs_out)
+    selectors = {"none": SelectNone(), "random": RandomSelector()}
+    summary = go(tmp_path, data, lambda: model, selectors, top_k=(1, 2))
+    assert {r.video_id for r in summary.records} == {"clip1"} and len(summary.records) == 9
+    assert {(s.video_id, s.stage) for s in summary.shortages} == {("clip0", "prefill")}
+    assert len(summary.shortages) == 9
+    assert in_short(summary.shortages)[0].startswith(
+        "tome none: out of memory in prefill, 3 answers about 1 videos (cpu"
+    )
+
+
+def test_a_model_that_does_not_fit_is_short_everywhere(tmp_path, data):
+    def too_large():
+        raise told()
+
+    summary = go(tmp_path, data, too_large, {"none": SelectNone()})
+    assert summary.records == () and {s.stage for s in summary.shortages} == {"load"}
+    assert len(summary.shortages) == summary.expected == 6
+    (line,) = {s.error for s in summary.shortages}
+    assert line.startswith("out of memory: loading the model, float32; use model.dtype=bfloat16,")
+    (point,) = points([], shortages=summary.shortages)
+    assert "OOM" in table([point])
+
+
+# --- what is shown -------------------------------------------------------------------------------
+
+
+def short(**changes):
+    one = record(**changes)
+    names = ("run_id", "sample_id", "video_id", "benchmark", "protocol", "task", "tags")
+    names += ("selector", "selector_config", "top_k", "pinned", "frames", "fps", "chunk_frames")
+    names += ("ratio_low", "ratio_high", "compressor", "context", "positions", "model", "dtype")
+    values = {name: getattr(one, name) for name in (*names, "seed", "ratios_between")}
+    return Shortage(**values, stage="decode", asked_bytes=1 << 30, device="cuda:0", error="x")
+
+
+def cells(k, count=6):
+    """One question a video; the two long videos, the last, are answered wrong."""
+    return [
+        record(
+            top_k=k,
+            sample_id=f"v{n}/q",
+            video_id=f"v{n}",
+            frames=24 if n < 4 else 512,
+            correct=float(n < 4),
+        )
+        for n in range(count)
+    ]
+
+
+def test_an_accuracy_over_fewer_questions_is_marked_wherever_it_is_shown():
+    whole, part = cells(1), cells(2, count=4)
+    lost = [short(top_k=2, sample_id=f"v{n}/q", video_id=f"v{n}", frames=512) for n in (4, 5)]
+    none = [short(top_k=4, sample_id=f"v{n}/q", video_id=f"v{n}") for n in range(6)]
+    rows = points([*whole, *part], shortages=[*lost, *none])
+    assert [(p.top_k, p.n, p.out_of_memory) for p in rows] == [(1, 6, 0), (2, 4, 2), (4, 0, 6)]
+    lines = table(rows).splitlines()
+    assert lines[0].split()[-1] == "OOM" and lines[-1].startswith("* without the answers")
+    assert [line.split()[3] for line in lines[1:4]] == ["66.7", "100.0*", "OOM"]
+    assert [p.top_k for p in pareto(rows, "kv_bytes_resident")] == [1]
+    assert telling_apart(rows) == []  # the videos that fitted make no other experiment
+
+    figure = draw(rows, "title")
+    assert figure.get_suptitle() == "title\nout of memory, not drawn: tome attention k=4"
+    (legend,) = figure.legends
+    assert any("out of memory" in text.get_text() for text in legend.get_texts())
+    marks = [line for axes in figure.axes for line in axes.lines if line.get_marker() == "o"]
+    assert "white" in {line.get_markerfacecolor() for line in marks}
+
+    assert "OOM" not in table(points(whole)) and draw(points(whole), "t").get_suptitle() == "t"
+
+
+def test_parts_count_their_own_shortages():
+    lost = [short(top_k=1, sample_id="v9/q", video_id="v9", task="counting")]
+    rows = {p.task: p for p in points(cells(1), by_task=True, shortages=lost)}
+    counted = {name: (p.n, p.out_of_memory) for name, p in rows.items()}
+    assert counted["all"] == (6, 1) and counted["retrieval"] == (6, 0)
+    assert counted["counting"] == (0, 1)
+
+
+def test_an_answer_makes_up_for_a_shortage():
+    lost = [short(top_k=1, sample_id="v0/q", video_id="v0")]
+    (point,) = points(cells(1), shortages=lost)
+    assert (point.n, point.out_of_memory) == (6, 0)
+
+
+def test_a_torn_line_is_passed_over_and_a_strange_one_is_an_error(tmp_path):
+    (tmp_path / SHORTAGES).write_text('{"run_id": "7')
+    assert load_shortages(tmp_path) == []
+    (tmp_path / SHORTAGES).write_text('{"run_id": "7", "pinned": []}\n')
+    with pytest.raises(ValueError, match=r"out_of_memory.jsonl:1: not a line of this version"):
+        load_shortages(tmp_path)

@@ -1,0 +1,195 @@
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.synthetic import sweep
+from tests.wandb_files import logged_table, offline_runs, read_back
+from x2l.analysis import run_metrics as metrics
+from x2l.analysis.compute_axes import AXES, front
+from x2l.cli.collect import collect, main
+from x2l.runs.job_status import StatusFile
+from x2l.runs.records import RecordWriter
+from x2l.runs.trackers.wandb import WandbTracker, check_mode, upload_command
+
+PLACES = ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """A home of the test's own, so that what is written there shows."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    for name in PLACES:
+        monkeypatch.setenv(name, "")  # restored afterwards
+        monkeypatch.delenv(name)
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    return home
+
+
+def track(folder, **changes):
+    options = {"run_id": "abc", "name": "n", "group": "g", "config": {"a": {"b": 1}}, **changes}
+    return WandbTracker(folder=folder, **options)
+
+
+def test_an_offline_run_holds_what_was_logged(tmp_path, home, capfd):
+    records = sweep(compressors=("tome",), videos=4, questions=3)
+    told = metrics.final(records)
+    with track(tmp_path / "run") as tracker:
+        for count in (60, len(records)):
+            tracker.log(metrics.running(records[:count]))
+        tracker.summarize(told)
+    (file,) = offline_runs(tmp_path / "run")
+    found = read_back(file)
+    assert (found["id"], found["group"], found["exit"]) == ("abc", "g", 0)
+    assert found["config"]["a"] == {"b": 1}
+    assert [row["answers"] for row in found["history"]] == [60, len(records)]
+    last = found["history"][-1]
+    assert last["accuracy/oracle k=1"] == told["final/oracle k=1/accuracy"]
+    # By task, and compute by stage, in the run's summary.
+    summary = found["summary"]
+    for name in ("task/ordering/oracle k=1/accuracy", "final/random k=2/flops_prefill"):
+        assert summary[name] == pytest.approx(told[name])
+    assert {k for k in told if "seconds_decode" in k} <= summary.keys()
+    assert list(home.rglob("*")) == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_failed_run_says_so(tmp_path):
+    with pytest.raises(ZeroDivisionError), track(tmp_path / "run"):
+        raise ZeroDivisionError
+    (file,) = offline_runs(tmp_path / "run")
+    assert read_back(file)["exit"] == 1
+
+
+def test_every_run_of_a_process_writes_under_its_own_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "mine"))  # the user's own stays
+    before = dict(os.environ)
+    for name in ("first", "second"):
+        with track(tmp_path / name, run_id=name):
+            assert os.environ["WANDB_CACHE_DIR"].startswith(str(tmp_path / name))
+            assert os.environ["WANDB_CONFIG_DIR"].startswith(str(tmp_path / name))
+            assert os.environ["WANDB_DATA_DIR"] == str(tmp_path / "mine")
+        assert {n: os.environ.get(n) for n in PLACES} == {n: before.get(n) for n in PLACES}
+
+
+def test_a_run_that_cannot_start_leaves_no_place_behind(tmp_path, monkeypatch):
+    import wandb
+
+    def refuses(**_):
+        raise ConnectionError
+
+    monkeypatch.setattr(wandb, "init", refuses)
+    with pytest.raises(ConnectionError), track(tmp_path / "run"):
+        pass
+    assert not os.environ.keys() & set(PLACES)
+
+
+def test_other_modes_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"tracker.mode='cloud': must be offline or online"):
+        track(tmp_path, mode="cloud")
+
+
+def test_online_needs_a_key_before_anything_is_loaded(tmp_path, home, monkeypatch):
+    with pytest.raises(ValueError, match=r"tracker.mode='online': needs a key .* WANDB_API_KEY"):
+        track(tmp_path, mode="online")
+    netrc = home / ".netrc"
+    netrc.write_text("machine other.example login user password x\n")
+    netrc.chmod(0o600)
+    with pytest.raises(ValueError, match="needs a key"):
+        check_mode("online")
+    netrc.write_text("machine api.wandb.ai login user password x\n")
+    check_mode("online")
+    netrc.unlink()
+    monkeypatch.setenv("WANDB_API_KEY", "x")
+    check_mode("online")
+
+
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("collected") / "sweep"
+    (folder / "run").mkdir(parents=True)
+    StatusFile(folder / "run", "x").write("done", records=1, expected=1)
+    with RecordWriter(folder / "run" / "records.jsonl") as writer:
+        for record in sweep(compressors=("tome",), videos=4, questions=3):
+            writer.append(record)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in PLACES:
+            patch.setenv(name, "")
+            patch.delenv(name)
+        return folder, collect([folder], folder)
+
+
+def test_the_sweep_has_one_run_with_tables_charts_front_picture_and_files(collected):
+    folder, rows = collected
+    (file,) = offline_runs(folder)
+    found = read_back(file)
+    assert found["group"] == "sweep" and found["config"]["points"] == len(rows)
+    (logged,) = (row for row in found["history"] if "points.path" in row)
+    table = logged_table(file, logged["points.path"])
+    assert sorted(r["accuracy_percent"] for r in table) == sorted(100 * p.accuracy for p in rows)
+    lines = {
+        "full",
+        *(f"tome {n}" for n in ("all-low", "all-high", "oracle", "attention", "random")),
+    }
+    assert {r["line"] for r in table} == lines
+    by_task = logged_table(file, logged["points_by_task.path"])
+    assert {r["task"] for r in by_task} == {"retrieval", "ordering", "counting"}
+    for axis in AXES:
+        key = f"accuracy_versus_{axis.name}"
+        chart = found["config"][f"_wandb.visualize.{key}"]["panel_config"]
+        fields = chart["fieldSettings"]
+        drawn = logged_table(file, logged[f"{key}_table.path"])
+        assert {r[fields["stroke"]] for r in drawn} == {*lines, "Pareto front"}
+        best = front(rows, axis)
+        on_front = [r for r in drawn if r["line"] == "Pareto front"]
+        assert [r[fields["y"]] for r in on_front] == [100 * p.accuracy for p in best]
+        ratios = {axis.value(p) / r[fields["x"]] for r, p in zip(on_front, best, strict=True)}
+        assert len({f"{ratio:.6g}" for ratio in ratios}) == 1  # one unit throughout
+        named = logged_table(file, logged[f"pareto_{axis.name}.path"])
+        assert len(named) == len(best) and all(r["cell"].split()[0] in "tome full" for r in named)
+        marked = [r for r in table if r[f"on_front_{axis.name}"]]
+        assert len(marked) == len(best)
+    files = {one["path"] for one in found["artifacts"]["sweep-results"]["manifest"]["contents"]}
+    assert files == {"points.csv", "points_by_task.csv", "curve.png", "curve.pdf"}
+    assert list(file.parent.rglob("curve_*.png"))
+
+
+def test_collecting_again_piles_nothing_up(collected, tmp_path, capsys):
+    folder = shutil.copytree(collected[0], tmp_path.joinpath(*collected[0].parts[-3:]))
+    (before,) = offline_runs(folder)
+    written = before.read_bytes()
+    staged = len(list(folder.rglob("staging/*")))
+    main([str(folder)])
+    assert "to upload every run to W&B: wandb sync " in capsys.readouterr().out
+    assert offline_runs(folder) == [before]  # nothing changed: the same run, not written again
+    with RecordWriter(folder / "run" / "records.jsonl") as writer:
+        for record in sweep(compressors=("tome",), videos=5, questions=3):
+            writer.append(record)
+    collect([folder], folder)
+    (after,) = offline_runs(folder)
+    assert after.read_bytes() != written  # its folder is named by the second, which may be the same
+    assert after.name == before.name  # the same id
+    assert len(list(folder.rglob("staging/*"))) == staged > 0
+
+
+def test_one_command_uploads_every_run(tmp_path, monkeypatch):
+    for run in ("sweep", "sweep/a", "sweep/b"):
+        (tmp_path / run / "wandb" / f"offline-run-1-{run[-1]}").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    command = upload_command([Path("sweep")])
+    assert command == "wandb sync sweep/*/wandb/offline-run-* sweep/wandb/offline-run-*"
+    matched = {p.name for word in command.split()[2:] for p in tmp_path.glob(word)}
+    assert matched == {"offline-run-1-p", "offline-run-1-a", "offline-run-1-b"}
+    assert upload_command([tmp_path / "sweep" / "wandb"]) is None
+
+
+def test_values_without_a_number_are_not_told():
+    told = metrics.final([r for r in sweep(("tome",), videos=2) if r.selector == "none"])
+    assert told and all(map(math.isfinite, told.values()))
+    assert json.loads(json.dumps(told)) == told

@@ -1,0 +1,1 @@
+"""Report: one HTML page of everything in a sweep."""

@@ -1,0 +1,182 @@
+"""The runs behind a report: what went wrong, and what they were made with."""
+
+import json
+import shlex
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from x2l.analysis.report.table import Column, Table, number, words
+from x2l.runs.out_of_memory_log import load_shortages, unanswered
+from x2l.runs.records import Record, read_json_lines
+from x2l.runs.run_info import RUN
+from x2l.runs.sweep_status import MEANING, Job
+
+ERRORS = "errors.jsonl"  # as the runner names it
+SOUND = ("done", "done-with-errors")
+REMEDIES = {
+    "interrupted": "stopped; the same command again does what is missing",
+    "killed": "its process is gone; the same command again does what is missing",
+    "incomplete": "answers that an earlier call asked for are missing; its command again gives them",
+}
+
+
+def states_table(jobs: Sequence[Job]) -> Table | None:
+    """Every run that is not simply done; None where all are."""
+    found = []
+    for job in jobs:
+        if job.state in SOUND:
+            continue
+        meaning = REMEDIES.get(job.state) or MEANING.get(job.state, "")
+        reason = job.reason or meaning
+        answered, expected = job.values.get("records", 0), job.values.get("expected")
+        counts = f"{answered} of {'?' if expected is None else expected}"
+        found.append((words(job.name), words(job.state), words(counts), words(reason)))
+    columns = ("run", "state", "answers", "why")
+    return Table("Runs that are not done", _text_columns(columns), tuple(found)) if found else None
+
+
+def errors_table(jobs: Sequence[Job]) -> Table | None:
+    """Every video that could not be used; None where all could."""
+    found = []
+    for job in jobs:
+        lines = read_json_lines(job.folder / ERRORS) if job.folder else ()
+        for _, values in lines:
+            found.append(
+                (
+                    words(values.get("video_id", "?")),
+                    words(job.name),
+                    words(values.get("questions", "?")),
+                    words(values.get("error", "?")),
+                )
+            )
+    columns = ("video", "run", "questions", "why")
+    return (
+        Table("Videos that were left out", _text_columns(columns), tuple(found)) if found else None
+    )
+
+
+def memory_table(jobs: Sequence[Job], records: Sequence[Record]) -> Table | None:
+    """Every cell and stage that ran out of memory and has not been answered since; None where none did.
+
+    Raises:
+        ValueError: a run's out_of_memory.jsonl is another program's.
+    """
+    groups: dict[tuple[str, ...], list[Any]] = defaultdict(list)
+    every = [one for job in jobs if job.folder for one in load_shortages(job.folder)]
+    run_of = {job.values.get("run_id"): job.name for job in jobs}
+    for one in unanswered(every, records):
+        cell = f"{one.cell}, high {one.ratio_high:g}x"
+        run = run_of.get(one.run_id, one.run_id)
+        groups[cell, run, one.stage or "between stages", one.device].append(one)
+    found = []
+    for (cell, run, stage, device), members in groups.items():
+        most = max((one.asked_bytes or 0 for one in members), default=0)
+        found.append(
+            (
+                words(cell),
+                words(run),
+                words(stage),
+                words(device),
+                number(len(members), "{:.0f}"),
+                number(most * 2**-30, "{:.2f}") if most else words("–"),
+                words(members[-1].error),
+            )
+        )
+    columns = _text_columns(
+        ("cell", "run", "stage", "device", "questions", "GiB asked for", "what to do")
+    )
+    return Table("Out of memory", columns, tuple(found)) if found else None
+
+
+def _text_columns(names: Sequence[str]) -> tuple[Column, ...]:
+    numbers = ("questions", "GiB asked for")
+    return tuple(Column(name, numbers=name in numbers) for name in names)
+
+
+def run_infos(jobs: Sequence[Job]) -> dict[Path, dict[str, Any]]:
+    """run.json of each run that has one, by the run's folder: runs of several sweeps may share a name."""
+    found = {}
+    for job in jobs:
+        if job.folder is not None and (path := job.folder / RUN).exists():
+            found[job.folder] = json.loads(path.read_text())
+    return found
+
+
+def hardware(infos: Mapping[Path, Mapping[str, Any]]) -> list[str]:
+    """What computed, once each."""
+    found = []
+    for info in infos.values():
+        for session in info["sessions"]:
+            threads = session["cpu_threads"]
+            on_cpu = str(session["device"]).startswith("cpu")
+            count = f", {threads} thread{'s' * (threads != 1)}" if on_cpu else ""
+            found.append(f"{session['processor']} ({session['device']}{count})")
+    return list(dict.fromkeys(found))
+
+
+def sessions_table(infos: Mapping[Path, Mapping[str, Any]]) -> Table:
+    """What code and versions computed, one row for each combination."""
+    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for info in infos.values():
+        for session in info["sessions"]:
+            commit = str(session["commit"] or "no checkout")[:12]
+            changed = " with uncommitted changes" if session["dirty"] else ""
+            versions = ", ".join(f"{k} {v}" for k, v in session["versions"].items())
+            machine = f"{session['processor']} ({session['device']})"
+            key = (commit + changed, str(session["code"]), versions, machine)
+            weights = str(session["checkpoint"] or "–")
+            groups[(*key, weights)].append(session["started"])
+    columns = (
+        "commit",
+        "hash of the source",
+        "versions",
+        "machine",
+        "weights",
+        "sessions",
+        "first",
+        "last",
+    )
+    found = []
+    for made_with, members in groups.items():
+        times = (words(min(members)), words(max(members)))
+        found.append((*map(words, made_with), words(len(members)), *times))
+    return Table("Code, versions and machines", _text_columns(columns), tuple(found))
+
+
+def commands_table(jobs: Sequence[Job], infos: Mapping[Path, Mapping[str, Any]]) -> Table:
+    """How each run is made again, and the hash of its configuration."""
+    found = []
+    for job in jobs:
+        info = infos.get(job.folder) if job.folder else None
+        identity = info["run_id"] if info else str(job.values.get("run_id", "–"))
+        command = run_command(job.folder) if job.folder else "not started"
+        found.append((words(job.name), words(identity), words(command)))
+    return Table(
+        "Runs", _text_columns(("run", "hash of the configuration", "command")), tuple(found)
+    )
+
+
+def run_command(folder: Path) -> str:
+    """The command of one run, from the overrides that Hydra wrote beside it."""
+    overrides = _yaml(folder / ".hydra" / "overrides.yaml")
+    if not isinstance(overrides, list):
+        return "not recorded"
+    return shlex.join(["x2l", *map(str, overrides)])
+
+
+def sweep_command(folder: Path) -> str | None:
+    """The last command that swept into a folder; None where it is no sweep's."""
+    config = _yaml(folder / "multirun.yaml")
+    if not isinstance(config, dict):
+        return None
+    overrides = config.get("hydra", {}).get("overrides", {})
+    own = [word for word in overrides.get("hydra", []) if not str(word).startswith("hydra.mode=")]
+    return shlex.join(["x2l", "-m", *map(str, [*overrides.get("task", []), *own])])
+
+
+def _yaml(path: Path) -> Any:
+    return yaml.safe_load(path.read_text()) if path.exists() else None

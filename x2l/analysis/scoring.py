@@ -1,0 +1,57 @@
+"""Records -> outcomes -> the headline accuracy, as the benchmark's protocol has it. Pure."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from x2l.analysis.statistics import TRIES, Accuracy, Outcome, circular, macro_accuracy
+from x2l.benchmarks.base import SEVERAL
+from x2l.runs.records import Record
+
+ALL_TASKS = "all"
+
+
+def outcomes(records: Iterable[Record]) -> list[Outcome]:
+    """The scored units of some records: circular groups folded, unparsed answers wrong.
+
+    Left out, unparsed answers would flatter a compressor that breaks the answer's form: it would be
+    judged on the few answers it still gets into shape. Their number stands beside every accuracy.
+    Only a protocol whose own code leaves them out, or guesses, may say otherwise. Questions whose
+    answers the set keeps back have no outcome.
+    """
+    counting = [
+        record
+        for record in records
+        if record.answer is not None
+        and not (record.correct is None and record.unparsed == "left out")
+    ]
+    marked = (
+        (Outcome(record.sample_id, record.video_id, record.correct or 0.0), record.group)
+        for record in counting
+    )
+    return circular(marked, max((record.tries for record in counting), default=TRIES))
+
+
+def by_mean(records: Iterable[Record]) -> dict[str, list[Outcome]]:
+    """The outcomes of one cell, in the parts whose accuracies its headline number is the mean of.
+
+    Args:
+        records: of one benchmark and protocol.
+
+    Returns:
+        One entry a task where the protocol averages over tasks, else one of all.
+    """
+    parts: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        for name in record.task.split(SEVERAL) if record.mean == "tasks" else (ALL_TASKS,):
+            parts[name].append(record)
+    return {name: outcomes(members) for name, members in parts.items()}
+
+
+def headline(records: Iterable[Record]) -> Accuracy:
+    """The accuracy of one cell by its benchmark's protocol, interval clustered by video."""
+    return macro_accuracy(by_mean(records))
+
+
+def unparsed(record: Record) -> bool:
+    """Whether no letter could be read, guessed or not."""
+    return record.parsed is None or (record.correct is None and record.answer is not None)

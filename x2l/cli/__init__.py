@@ -1,0 +1,1 @@
+"""Commands, one file each, and the Hydra application. May import everything; nothing imports it."""

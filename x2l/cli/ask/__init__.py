@@ -1,0 +1,1 @@
+"""x2l-ask: questions about a video of one's own."""

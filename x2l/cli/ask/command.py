@@ -1,0 +1,259 @@
+"""`x2l-ask VIDEO "QUESTION" ...`: pre-fills a video once and answers questions about it.
+
+Without a question it asks for them: on a terminal at a prompt, otherwise one a line from its input. Settings are those
+of `x2l`, as Hydra overrides after `--`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import itertools
+import logging
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from x2l.cli.run import Engine, engine
+from x2l.evaluation.settings import ConfigError, config_errors
+
+# torch, transformers and matplotlib wait until the command line is known to be right.
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from x2l.cli.ask.own_video import OwnVideo
+    from x2l.evaluation.conditions import Cell
+
+EXAMPLE = 'x2l-ask film.mp4 "Who opens the door?"'
+MAX_NEW_TOKENS = 128
+log = logging.getLogger("x2l.cli.ask.command")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script: exit status 2 for what the user can correct, 130 when interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    own, overrides = given, list[str]()
+    if "--" in given:
+        own, overrides = given[: given.index("--")], given[given.index("--") + 1 :]
+    parser = _parser()
+    options = parser.parse_intermixed_args(own)
+    if not options.words:
+        parser.error(f"VIDEO is missing: {EXAMPLE}")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # an answer may hold what a terminal cannot show
+    try:
+        with _steps_told():
+            refused = _run(options, overrides)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except Exception as error:
+        if not _is_users(error):
+            raise
+        _fail(f"error: {error}", 2)
+    if refused:
+        sys.exit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="x2l-ask",
+        description="Pre-fills a video once and answers questions about it.",
+        usage='x2l-ask [-h] [--save DIR] [--max-new-tokens N] VIDEO ["QUESTION" ...] [-- OVERRIDE ...]',
+        epilog=r"OVERRIDE: a setting of x2l, e.g. model=qwen2_5_vl_3b video.frames=64 top_k=4. \n in a question "
+        "starts a new line.",
+    )
+    parser.add_argument(
+        "words",
+        metavar="VIDEO QUESTION",
+        nargs="*",
+        help="any file that FFmpeg reads; without a question it asks for them",
+    )
+    parser.add_argument(
+        "--save",
+        metavar="DIR",
+        type=Path,
+        help="a contact sheet (PNG) and a JSON file per question",
+    )
+    parser.add_argument(
+        "--max-new-tokens",
+        metavar="N",
+        type=int,
+        default=MAX_NEW_TOKENS,
+        help="of an answer, at most (default: %(default)s)",
+    )
+    return parser
+
+
+@contextlib.contextmanager
+def _steps_told() -> Iterator[None]:
+    """Inside, what x2l logs goes to stderr; nothing of other libraries."""
+    logger, handler = logging.getLogger("x2l"), logging.StreamHandler()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+def _is_users(error: Exception) -> bool:
+    """Whether the user can correct it: then its message says how, and a traceback would not help."""
+    from x2l.engine.context_length import ContextError
+    from x2l.models.out_of_memory import MemoryShortage
+    from x2l.video import VideoError
+
+    return isinstance(error, ConfigError | ContextError | MemoryShortage | VideoError)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(message, file=sys.stderr)
+    sys.exit(code)
+
+
+def _run(options: argparse.Namespace, overrides: Sequence[str]) -> bool:
+    """All of it; True if a question from the input had to be refused."""
+    path, given = options.words[0], [_question(text) for text in options.words[1:]]
+    _check_words(path, given)
+    waiting: Iterator[str] = iter(()) if given else _asked_for(path)
+    if not given and not sys.stdin.isatty():  # know that there is one before anything takes time
+        first = next(waiting, None)
+        if first is None:
+            raise ConfigError(f"question: none is given and the input is empty; try {EXAMPLE}")
+        waiting = itertools.chain([first], waiting)
+    made = engine([f"max_new_tokens={options.max_new_tokens}", *overrides])
+    cell = _cell(made)
+    if options.save is not None:
+        _make_folder(options.save)
+    video, pictures = _open(path, made, cell, given, options.save is not None)
+    from x2l.cli.ask.reply import head_text
+
+    print(head_text(video), flush=True)
+    refused = False
+    for text in given:
+        _answer(video, text, options.save, pictures)
+    for text in waiting:
+        try:
+            _answer(video, text, options.save, pictures)
+        except Exception as error:
+            if not _is_users(error):
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            refused = not sys.stdin.isatty()
+    return refused
+
+
+def _question(text: str) -> str:
+    return text.replace(r"\n", "\n").strip()
+
+
+def _check_words(video: str, questions: Sequence[str]) -> None:
+    """What can be known to be wrong from the words alone."""
+    if not Path(video).is_file():
+        kind = "is a folder; name a video in it" if Path(video).is_dir() else "no such file"
+        raise ConfigError(f"{video}: {kind}")
+    for text in questions:
+        if not text:
+            raise ConfigError(f"question='': is empty; ask something: {EXAMPLE}")
+        if re.fullmatch(r"[~+]{0,2}[a-z][\w.@/]*=\S*", text):
+            raise ConfigError(
+                f"question={text!r}: looks like a setting; settings come after --: {EXAMPLE} -- {text}"
+            )
+
+
+def _asked_for(video: str) -> Iterator[str]:
+    """Questions from a prompt until an empty line or the end, or from piped input."""
+    if not sys.stdin.isatty():
+        yield from (text for line in sys.stdin if (text := _question(line)))
+        return
+    with contextlib.suppress(ImportError):  # not on every system; then without history and arrows
+        import readline  # noqa: F401
+    print(f"ask about {video}; an empty line or Ctrl-D ends", file=sys.stderr)
+    while True:
+        try:
+            text = _question(input("\n? "))
+        except EOFError:
+            print()
+            return
+        if not text:
+            return
+        yield text
+
+
+def _cell(made: Engine) -> Cell:
+    """The one selector and top_k that answers."""
+    from x2l.engine.top_k import GT, TASK
+    from x2l.evaluation.conditions import cells
+    from x2l.selectors.oracle import HitRateSelector, OracleSelector
+
+    settings = made.settings
+    if settings.fewer_frames:
+        raise ConfigError("control=fewer_frames: is for benchmarks; leave it out here")
+    for field, values in (("selector", settings.selectors), ("top_k", settings.top_k)):
+        if len(values) != 1:
+            raise ConfigError(
+                f"{field}={list(values)}: x2l-ask answers with one; choose, e.g. {field}={values[0]}"
+            )
+    with config_errors():
+        (cell,) = cells(made.selectors, settings)
+    told = isinstance(cell.selector, OracleSelector | HitRateSelector)
+    if told or cell.top_k in (GT, TASK):
+        field = f"selector={cell.name}" if told else f"top_k={cell.top_k}"
+        raise ConfigError(
+            f"{field}: must be told what a benchmark knows of its questions; use selector=attention top_k=2"
+        )
+    return cell
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--save {folder}: {error.strerror}; name another folder") from error
+
+
+def _open(
+    path: str, made: Engine, cell: Cell, questions: Sequence[str], pictured: bool
+) -> tuple[OwnVideo, tuple[Tensor, ...]]:
+    """Reads the video, loads the model, checks the questions, pre-fills; also thumbnails, if asked for."""
+    import x2l.models  # noqa: F401 - before transformers
+    from x2l.cli.ask.own_video import check_questions, open_video, thumbnails
+    from x2l.engine.disk_cache.cache import open_cache
+    from x2l.engine.prefill import check_budgets
+    from x2l.models.out_of_memory import memory_explained
+    from x2l.video import read_frames
+
+    settings = made.settings
+    chunk, dtype = settings.chunk_frames, settings.dtype
+    log.info("reading %s", path)
+    with memory_explained(f"reading {path}", None, chunk, dtype):
+        frames = read_frames(path, settings.frames, settings.fps, settings.reader)
+    log.info("loading %s", settings.model)
+    with config_errors():
+        cache = open_cache(settings.prefill_cache, settings.prefill_cache_gb, made.levels)
+        model = made.load_model()
+        count, patch = len(frames.pixels), model.temporal_patch
+        with memory_explained(f"preparing {path}", count, chunk, dtype, patch):
+            prompt = model.prompt(frames, chunk)
+            pictures = thumbnails(frames, prompt.chunks) if pictured else ()
+        check_questions(model, prompt, made.levels, settings, cell, questions)
+        check_budgets(made.levels, prompt, model.shape)
+    return open_video(model, frames, prompt, made.levels, cell, settings, cache), pictures
+
+
+def _answer(video: OwnVideo, text: str, folder: Path | None, pictures: Sequence[Tensor]) -> None:
+    from x2l.cli.ask.reply import reply_text, save_reply
+
+    reply = video.ask(text)
+    print(reply_text(video, reply, sys.stdout.encoding or "ascii"), flush=True)
+    if folder is not None:
+        print(f"saved       {save_reply(folder, video, reply, pictures)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

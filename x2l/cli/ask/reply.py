@@ -1,0 +1,264 @@
+"""A reply as the user reads it: text, JSON, and a contact sheet."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from x2l.cli.ask.clock import clock, is_fine
+from x2l.cli.ask.own_video import OwnVideo, Reply
+from x2l.evaluation.settings import Settings
+from x2l.runs.run_info import write_json
+
+SPARKS, PLAIN_SPARKS = "▁▂▃▄▅▆▇█", "_.-~+*%#"
+MOST_SPARKS = 64
+# Of the settings, what an answer depends on.
+_SETTINGS = (
+    "model",
+    "dtype",
+    "device",
+    "model_positions",
+    "frames",
+    "fps",
+    "chunk_frames",
+    "context",
+    "positions",
+    "compressor",
+    "ratio_low",
+    "ratio_high",
+    "between",
+    "max_new_tokens",
+    "seed",
+)
+
+
+def head_text(video: OwnVideo) -> str:
+    """The video, the settings and the pre-fill, a line each."""
+    facts = video.facts
+    loaded = facts.seconds_load
+    kept = (
+        ""
+        if loaded is None
+        else f" when it was computed; loaded from prefill.cache in {loaded:.2f} s"
+    )
+    return "\n".join(
+        [
+            f"video       {facts.path}: {_pictured(video)}, {_counted(len(facts.spans), 'chunk')} of "
+            f"{video.settings.chunk_frames}",
+            f"settings    {_settings_text(video)}",
+            f"pre-fill    {facts.tokens:,} tokens, {_number(facts.flops, 'FLOPs')}, "
+            f"{facts.seconds:.2f} s{kept}",
+        ]
+    )
+
+
+def reply_text(video: OwnVideo, reply: Reply, encoding: str) -> str:
+    """One reply: answer, re-loaded chunks, relevance, compute against full KVs, seconds.
+
+    Args:
+        video: that was asked.
+        reply: of it.
+        encoding: of where it is printed.
+    """
+    indent = "\n" + 12 * " "
+    cut = f" … (cut off: max_new_tokens={video.settings.max_new_tokens})" if reply.cut_off else ""
+    return "\n".join(
+        [
+            "",
+            f"question    {indent.join(reply.question.splitlines())}",
+            f"answer      {indent.join(reply.answer.splitlines()) or '(empty)'}{cut}",
+            f"re-loaded   {_spans_text(video, reply)}",
+            *_relevance_lines(reply, encoding),
+            f"KV bytes    {_bytes_text(video, reply)}",
+            f"compute     {_compute_text(video, reply)}",
+            f"seconds     {_seconds_text(video, reply)}",
+        ]
+    )
+
+
+def reply_json(video: OwnVideo, reply: Reply) -> dict[str, Any]:
+    """The same, and every chunk, as plain values."""
+    facts = video.facts
+    settings = {name: value for name, value in asdict(video.settings).items() if name in _SETTINGS}
+    cell = video.cell
+    return {
+        "question": reply.question,
+        "answer": reply.answer,
+        "cut_off": reply.cut_off,
+        "reloaded": list(reply.reloaded),
+        "reloaded_seconds": [list(span) for span in reply.spans],
+        "kv_bytes_resident": reply.kv_bytes_resident,
+        "kv_bytes_full": facts.kv_bytes_full,
+        "flops": reply.flops,
+        "flops_full": reply.flops_full,
+        "seconds": reply.seconds,
+        "prefill": {
+            "tokens": facts.tokens,
+            "flops": facts.flops,
+            "seconds": facts.seconds,
+            "seconds_load": facts.seconds_load,
+            "kv_bytes_host": facts.kv_bytes_host,
+        },
+        "video": {
+            "path": facts.path,
+            "duration": facts.duration,
+            "frames": facts.frames,
+            "size": list(facts.size),
+        },
+        "settings": settings
+        | {"selector": cell.name, "top_k": cell.top_k, "pinned": list(cell.pinned)},
+        "chunks": [
+            {
+                "seconds": list(span),
+                "relevance": rating,
+                "reloaded": level != "high",
+                "level": level,
+            }
+            for span, rating, level in zip(
+                facts.spans, reply.relevance, reply.assigned, strict=True
+            )
+        ],
+        "asked": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def save_reply(folder: Path, video: OwnVideo, reply: Reply, pictures: Sequence[Tensor]) -> Path:
+    """Writes a contact sheet and a JSON file of the same name, under the next number that is free.
+
+    Args:
+        folder: that exists.
+        video: that was asked.
+        reply: of it.
+        pictures: one a chunk, `(height, width, 3)`, uint8.
+
+    Returns:
+        The contact sheet.
+    """
+    from x2l.cli.ask.contact_sheet import (  # matplotlib takes its time
+        SheetChunk,
+        draw_sheet,
+        save_sheet,
+    )
+
+    facts, name = video.facts, Path(video.facts.path).stem
+    taken = (re.fullmatch(rf"{re.escape(name)}-(\d+)", path.stem) for path in folder.iterdir())
+    number = 1 + max((int(found[1]) for found in taken if found), default=0)
+    chunks = [
+        SheetChunk(span, picture.numpy(), rating, index in reply.reloaded)
+        for index, (span, picture, rating) in enumerate(
+            zip(facts.spans, pictures, reply.relevance, strict=True)
+        )
+    ]
+    told = (
+        f"{Path(facts.path).name}: {_pictured(video)}. {_settings_text(video)}",
+        f"KVs: {_bytes_text(video, reply)}. Compute: {_compute_text(video, reply)}. "
+        f"Seconds: {_seconds_text(video, reply)}",
+    )
+    figure = draw_sheet(
+        reply.question, reply.answer, chunks, _levels(video.settings), video.cell.name, told
+    )
+    path = folder / f"{name}-{number:02d}.png"
+    save_sheet(figure, path)
+    write_json(path.with_suffix(".json"), reply_json(video, reply))
+    return path
+
+
+def _pictured(video: OwnVideo) -> str:
+    facts = video.facts
+    time = clock(facts.duration, is_fine([(0.0, facts.duration)]))
+    return f"{time}, {_counted(facts.frames, 'frame')} of {facts.size[0]} x {facts.size[1]}"
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
+def _levels(settings: Settings) -> tuple[str, str]:
+    """What re-loaded chunks are kept at, and the others."""
+    finer = {"low": settings.ratio_low, **settings.between}
+    told = ", ".join(f"{name} {finer[name]:g}x" for name in settings.levels[:-1])
+    return told, f"high {settings.ratio_high:g}x"
+
+
+def _settings_text(video: OwnVideo) -> str:
+    """The settings that an answer depends on, in one line."""
+    settings, cell = video.settings, video.cell
+    choice = cell.name if cell.top_k is None else f"{cell.name} top_k={cell.top_k}"
+    choice += f" pinned {'+'.join(cell.pinned)}" if cell.pinned else ""
+    return "; ".join(
+        (
+            f"{settings.model} {settings.dtype} on {video.model.device}",
+            f"{settings.compressor} {', '.join(_levels(settings))}",
+            choice,
+            f"context {settings.context}, positions {settings.positions}",
+        )
+    )
+
+
+def _spans_text(video: OwnVideo, reply: Reply) -> str:
+    fine = is_fine(video.facts.spans)
+    spans = [f"{clock(start, fine)}-{clock(end, fine)}" for start, end in reply.spans]
+    every = _counted(len(video.facts.spans), "chunk")
+    count = str(len(reply.reloaded))
+    if levels := video.settings.levels[1:-1]:
+        told = [f"{reply.assigned.count(level)} {level}" for level in ("low", *levels)]
+        count = f"{count}, {' and '.join(told)},"
+    return f"{', '.join(spans) or 'none'} ({count} of {every})"
+
+
+def _relevance_lines(reply: Reply, encoding: str) -> list[str]:
+    """A bar for each chunk, or for neighbours where there are many, and a mark under re-loaded ones."""
+    rated = [value for value in reply.relevance if value is not None]
+    if not rated:
+        return []
+    low, high = min([0.0, *rated]), max([0.0, *rated])
+    try:
+        SPARKS.encode(encoding)
+        sparks = SPARKS
+    except UnicodeEncodeError:
+        sparks = PLAIN_SPARKS
+    group, bars, marks = -(-len(reply.relevance) // MOST_SPARKS), "", ""
+    for first in range(0, len(reply.relevance), group):
+        members = range(first, min(first + group, len(reply.relevance)))
+        top = max((r for i in members if (r := reply.relevance[i]) is not None), default=low)
+        bars += sparks[round((top - low) / (high - low) * 7)] if high > low else sparks[0]
+        levels = {reply.assigned[index] for index in members}
+        marks += (
+            "^" if "low" in levels else "-" if levels - {"high"} else " "
+        )  # finest, between, high
+    line = f"relevance   {bars}  {min(rated):.3g} to {max(rated):.3g}"
+    return [line, f"            {marks.rstrip()}"] if reply.reloaded else [line]
+
+
+def _bytes_text(video: OwnVideo, reply: Reply) -> str:
+    full = video.facts.kv_bytes_full
+    return (
+        f"{_number(reply.kv_bytes_resident, 'B')} resident, full KVs {_number(full, 'B')} "
+        f"({100 * reply.kv_bytes_resident / full:.1f} %)"
+    )
+
+
+def _compute_text(video: OwnVideo, reply: Reply) -> str:
+    return (
+        f"{_number(reply.flops, 'FLOPs')}, over full KVs {_number(reply.flops_full, 'FLOPs')} "
+        f"({100 * reply.flops / reply.flops_full:.0f} %); "
+        f"pre-fill {_number(video.facts.flops, 'FLOPs')}"
+    )
+
+
+def _seconds_text(video: OwnVideo, reply: Reply) -> str:
+    return f"{reply.seconds:.2f} (pre-fill, once: {video.facts.seconds:.2f})"
+
+
+def _number(value: float, unit: str) -> str:
+    """Three digits and a prefix: 1.73 MB."""
+    prefixes, place = ("", "k", "M", "G", "T", "P"), 0
+    while value >= 999.5 and place < len(prefixes) - 1:
+        value, place = value / 1000, place + 1
+    return f"{value:.3g} {prefixes[place]}{unit}"

@@ -1,0 +1,84 @@
+"""What Hydra is told to call around a sweep (conf/config.yaml, `hydra.callbacks`).
+
+A module of its own beside run.py: Hydra imports it by name, in the driver and in every worker, and
+run.py would then be there twice under `python -m x2l.cli.run`.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from x2l.cli.launchers import check_launcher
+from x2l.evaluation.settings import ConfigError
+from x2l.runs.job_status import announce
+from x2l.runs.sweep_status import Job, jobs, unfinished
+
+
+class LauncherCheck(Callback):
+    """Says in one line that the engine of a sweep cannot work here, before anything is begun or written."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Ends the process with 2 if so; Hydra itself would show where it failed to find a class."""
+        preset = str(config.hydra.runtime.choices["hydra/launcher"])
+        try:
+            check_launcher(preset, str(config.hydra.launcher["_target_"]))
+        except ConfigError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+
+
+class SweepJournal(Callback):
+    """Says which jobs a sweep is for before any begins, and which are not done when all have ended.
+
+    Works with every launcher: both are called in the driver alone, and jobs tell through files.
+    """
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Writes down the jobs to come; nothing is composed for it."""
+        if announced := sweep_jobs(config):
+            announce(Path(config.hydra.sweep.dir), announced)
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Ends the process with 1, and a line for each, if any of the sweep's jobs is not done."""
+        sweep = Path(config.hydra.sweep.dir)
+        mine = {tuple(sorted(job)) for job in sweep_jobs(config)}
+        if lines := unfinished([job for job in jobs([sweep]) if not mine or _is_of(job, mine)]):
+            print("\nnot done:\n  " + "\n  ".join(lines), file=sys.stderr)
+            print(
+                f"more: x2l-status {os.path.relpath(sweep)}; the same command again answers what is missing",
+                file=sys.stderr,
+            )
+            sys.exit(1)
+
+
+def sweep_jobs(config: DictConfig) -> Sequence[Sequence[str]]:
+    """The overrides of each job that a multirun is for, as Hydra's basic sweeper makes them.
+
+    Args:
+        config: of the multirun; with another sweeper nobody knows beforehand, and the list is empty.
+    """
+    # Unresolved: an override with an interpolation is the job's to resolve.
+    sweeper = OmegaConf.to_container(config.hydra.sweeper, resolve=False)
+    typed = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    assert isinstance(sweeper, dict) and isinstance(typed, list)
+    if not str(sweeper["_target_"]).endswith(".BasicSweeper"):
+        return []
+    given = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    given += [str(override) for override in typed]
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    (found,) = BasicSweeper.split_arguments(parser.parse_overrides(given), None)
+    return found
+
+
+def _is_of(job: Job, overrides: set[tuple[str, ...]]) -> bool:
+    """Whether a job is one of those; the others in the folder are of other commands."""
+    own = {tuple(sorted(one)) for one in job.values.get("overrides", ())}
+    return bool(own & overrides)

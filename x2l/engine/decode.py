@@ -1,0 +1,142 @@
+"""Greedy decoding from a mixed cache, at explicit positions.
+
+Own loop, not `generate`: that needs an attention mask and positions for every cached token, refuses layers of
+different length, and is silently wrong with `inputs_embeds` on a filled cache. Tests use it as the oracle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from x2l.engine.context_length import check_question
+from x2l.engine.flops import Meter, decoder_flops, head_flops
+from x2l.engine.kv_store import RESIDENT, KVStore, Mixed
+from x2l.models.attention import Watch
+from x2l.models.interface import ModelShape, VideoModel
+from x2l.models.kv_cache import BufferCache
+from x2l.models.positions import Placement
+from x2l.models.prompt import Question
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said, and what it decoded from.
+
+    Attributes:
+        text: generated text, special tokens left out.
+        token_ids: generated tokens, the end token included.
+        kv_bytes_resident: keys and values of the mixed cache that the answer was decoded from, as stored.
+        kv_bytes_reloaded: keys and values brought back from the host for it.
+        first_logits: `(vocabulary,)` fp32 logits of the first answer token, on the host.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    kv_bytes_resident: int
+    kv_bytes_reloaded: int
+    first_logits: Tensor
+
+
+def question_positions(axes: int, place: Placement, tokens: int) -> Tensor:
+    """`(A, tokens)` consecutive positions from where the question goes; text is equal on all axes."""
+    return (torch.arange(tokens) + place.next_position).expand(axes, -1)
+
+
+def ask(
+    model: VideoModel,
+    cache: BufferCache,
+    question: Question,
+    place: Placement,
+    watch: Watch | None = None,
+) -> Tensor:
+    """Runs the question over a filled cache; logits of the first answer token, `(vocabulary,)`."""
+    positions = question_positions(model.axes, place, len(question.input_ids))
+    return model.logits(model.embed_text(question.input_ids), positions, cache, watch)
+
+
+def question_flops(shape: ModelShape, question: Question, mixed: Mixed) -> int:
+    """Operations of running a question over a mixed cache, the first logits included."""
+    tokens = len(question.input_ids)
+    cached = round(sum(mixed.kv.tokens) / shape.layers)
+    return decoder_flops(shape, tokens, cached + tokens) + head_flops(shape)
+
+
+def answer_flops(shape: ModelShape, cached: int, question: int, generated: int) -> int:
+    """Operations of running a question over cached KVs and writing an answer.
+
+    Args:
+        shape: of the model.
+        cached: KVs in each layer before the question.
+        question: tokens of the question.
+        generated: tokens of the answer, the end token included.
+    """
+    flops = decoder_flops(shape, question, cached + question) + generated * head_flops(shape)
+    before = cached + question
+    return flops + sum(decoder_flops(shape, 1, before + step) for step in range(1, generated))
+
+
+def answer(
+    model: VideoModel,
+    store: KVStore,
+    question: Question,
+    assignment: Sequence[str],
+    max_new_tokens: int = 16,
+    meter: Meter | None = None,
+) -> Answer:
+    """Mixes the cache, each chunk at the level assigned to it, and decodes greedily.
+
+    Args:
+        model: the model.
+        store: from `prefill`.
+        question: from `model.question`.
+        assignment: a level for every chunk, as `KVStore.reloading` or `assignment.by_rank` gives.
+        max_new_tokens: at most that many tokens.
+        meter: counts stages reload and decode.
+
+    Raises:
+        ContextError: question and answer do not fit the model's context.
+    """
+    meter = meter or Meter(model.device)
+    with meter.stage("reload"):
+        mixed = store.mix(assignment)
+        cached, own = round(sum(mixed.kv.tokens) / model.shape.layers), len(question.input_ids)
+        limit, start = model.shape.context_length, mixed.place.next_position
+        check_question(limit, max(mixed.kv.tokens), start, own, max_new_tokens)
+        cache = model.fill(mixed.kv, room=len(question.input_ids) + max_new_tokens)
+    sizes = {level: store.nbytes(level) for level in set(assignment) - RESIDENT}
+    reloaded = sum(sizes[level][i] for i, level in enumerate(assignment) if level in sizes)
+    with meter.stage("decode"):
+        first = ask(model, cache, question, mixed.place)
+        tokens = _greedy(model, cache, first, question, mixed.place, max_new_tokens)
+    meter.add("decode", answer_flops(model.shape, cached, own, len(tokens)))
+    return Answer(
+        model.decode_text(tokens), tuple(tokens), mixed.nbytes, reloaded, first.float().cpu()
+    )
+
+
+def _greedy(
+    model: VideoModel,
+    cache: BufferCache,
+    logits: Tensor,
+    question: Question,
+    place: Placement,
+    limit: int,
+) -> list[int]:
+    """Token by token until an end token or the limit.
+
+    Generated tokens follow the question's positions, under the `hf` rule too, where both stand
+    earlier than the video's end: so does `generate` of transformers 5.23 (5.17 jumped behind it).
+    """
+    start = place.next_position + len(question.input_ids)
+    tokens: list[int] = []
+    while True:
+        tokens.append(int(logits.argmax()))
+        if len(tokens) == limit or tokens[-1] in model.end_tokens:
+            return tokens
+        position = Placement(start + len(tokens) - 1, place.video_end)
+        embedded = model.embed_text(torch.tensor(tokens[-1:]))
+        logits = model.logits(embedded, question_positions(model.axes, position, 1), cache)

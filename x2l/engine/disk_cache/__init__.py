@@ -1,0 +1,1 @@
+"""Disk cache: pre-fills kept for other runs, found again by all that they depend on."""

@@ -1,0 +1,1 @@
+"""Evaluation: every question, every condition, one record each. May import everything but cli."""

@@ -1,0 +1,298 @@
+"""What a run needs to know besides its objects; checked before anything heavy is loaded.
+
+A wrong value must stop a run within a second or two. This module therefore stays free of
+transformers, which takes seconds to import.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+CONTEXTS = ("full", "own")  # and the name of every level
+POSITIONS = ("keep", "compact")
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+POSITION_RULES = ("reference", "hf")
+READERS = ("pyav", "decord")
+
+
+class ConfigError(ValueError):
+    """A value that cannot work, as `field=value: rule; remedy`: the user's to correct."""
+
+
+@contextmanager
+def config_errors() -> Iterator[None]:
+    """Inside, a ValueError is about what the user asked for. Elsewhere it is a fault of ours."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Plain values of one run.
+
+    Attributes:
+        device: None where `model.device_map` spreads the model over several.
+        seconds: length of every video, where the benchmark fixes it; bounds the number of chunks.
+        benchmark: name of its configuration.
+        split: the part of the benchmark that is evaluated, where it has parts.
+        top_k_by_task: what `top_k=task` means for each task.
+        tuned_on: the split that top_k was tuned on, `split` or `benchmark/split`; of another benchmark where this one
+            has no splits.
+        prefill_cache: folder that pre-fills are kept in for other runs; None keeps none.
+        prefill_cache_gb: all that is kept there may take, 10^9 bytes each.
+        between: ratios of further levels between `low` and `high`, by name. The finest and the most compact level keep
+            the paper's names, which contexts, selectors and records go by.
+        fewer_frames: whether this is the control that spends each top_k's bytes on fewer, uncompressed frames.
+
+    Raises:
+        ValueError: a value that cannot work, as `field=value: rule; remedy`.
+    """
+
+    run_id: str
+    model: str
+    dtype: str
+    frames: int | None
+    fps: float | None
+    chunk_frames: int
+    context: str
+    positions: str
+    ratio_low: float
+    ratio_high: float
+    compressor: str
+    selectors: tuple[str, ...]
+    top_k: tuple[int | str, ...]
+    pinned: tuple[str, ...]
+    max_new_tokens: int
+    limit: int | None
+    seed: int
+    model_positions: str = "reference"
+    device: str | None = "cpu"
+    reader: str = "pyav"
+    seconds: float | None = None
+    benchmark: str = ""
+    split: str | None = None
+    top_k_by_task: Mapping[str, int] = field(default_factory=dict)
+    tuned_on: str | None = None
+    fewer_frames: bool = False
+    prefill_cache: str | None = None
+    prefill_cache_gb: float = 20
+    between: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Checks every field on its own, then those that depend on each other."""
+        if self.frames is None and self.fps is None:
+            raise ValueError("video.frames=null: video.fps is null too; give at least one of them")
+        _whole("video.frames", self.frames, optional=True)
+        _whole("prefill.chunk_frames", self.chunk_frames)
+        _whole("max_new_tokens", self.max_new_tokens)
+        _whole("limit", self.limit, optional=True)
+        if self.fps is not None and not (_number(self.fps) and self.fps > 0):
+            raise ValueError(
+                f"video.fps={self.fps}: must be above 0; null spreads video.frames evenly"
+            )
+        if not isinstance(self.seed, int):
+            raise ValueError(f"seed={self.seed!r}: must be a whole number, e.g. 0")
+        ratios = {"low": self.ratio_low, **self.between, "high": self.ratio_high}
+        for level, ratio in ratios.items():
+            if not (_number(ratio) and ratio >= 1):
+                raise ValueError(
+                    f"levels.{level}.ratio={ratio}: must be tokens in / tokens out, at least 1; "
+                    "to keep a share s of the tokens write 1/s, e.g. 2 to keep half"
+                )
+        if self.ratio_low > self.ratio_high:
+            raise ValueError(
+                f"levels.low.ratio={self.ratio_low}: must be at most levels.high.ratio="
+                f"{self.ratio_high}; low is the detailed level, so swap them"
+            )
+        for level, ratio in self.between.items():
+            if not self.ratio_low < ratio < self.ratio_high:
+                raise ValueError(
+                    f"levels.{level}.ratio={ratio}: must be between levels.low.ratio={self.ratio_low} and "
+                    f"levels.high.ratio={self.ratio_high}, which are the finest and the most compact level"
+                )
+        if len(set(self.between.values())) < len(self.between):
+            raise ValueError(
+                f"levels={dict(self.between)}: must have different ratios; leave one out"
+            )
+        kind, _, number = (self.device or "cpu").partition(":")
+        if kind not in ("cpu", "cuda", "mps", "xpu") or (number and not number.isdigit()):
+            raise ValueError(
+                f"model.device={self.device!r}: must be cpu, cuda, cuda:1, ..., or null with a model.device_map"
+            )
+        _one_of("video.reader", self.reader, READERS)
+        _one_of("model.positions", self.model_positions, POSITION_RULES)
+        _one_of("model.dtype", self.dtype, DTYPES)
+        _one_of("prefill.context", self.context, (*CONTEXTS, *self.levels))
+        _one_of("prefill.positions", self.positions, POSITIONS)
+        self._check_cache()
+        if not self.selectors:
+            raise ValueError("selector=[]: must name at least one; e.g. selector=attention")
+        if not self.top_k:
+            raise ValueError("top_k=[]: must name at least one number of chunks; e.g. top_k=1")
+        self._check_tuning()
+        # These import torch: after what needs none.
+        from x2l.engine.assignment import check_top_k
+        from x2l.engine.top_k import check_selection
+
+        for top_k in self.top_k:
+            check_top_k(top_k, self.pinned, self.levels, self.most_chunks)
+        for task, top_k in self.top_k_by_task.items():
+            name = f"selection.top_k_by_task.{task}"
+            _whole(name, top_k, least=0)
+            check_selection(top_k, self.pinned, self.most_chunks, name)
+
+    def _check_cache(self) -> None:
+        """Without making the folder: that is the run's part."""
+        if not (_number(self.prefill_cache_gb) and self.prefill_cache_gb > 0):
+            raise ValueError(
+                f"prefill.cache_gb={self.prefill_cache_gb}: must be a number above 0, the GB that all kept pre-fills "
+                "may take; to keep none leave prefill.cache=null"
+            )
+        if self.prefill_cache is None:
+            return
+        if not isinstance(self.prefill_cache, str):
+            raise ValueError(
+                f"prefill.cache={self.prefill_cache}: must be a folder, e.g. outputs/prefill, or null to keep none"
+            )
+        folder = Path(self.prefill_cache).expanduser()
+        there = next((path for path in (folder, *folder.parents) if path.exists()), Path("."))
+        if not there.is_dir():
+            raise ValueError(
+                f"prefill.cache={self.prefill_cache}: {there} is a file; name a folder, or null to keep no pre-fills"
+            )
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise ValueError(
+                f"prefill.cache={self.prefill_cache}: {there} cannot be written to; name another folder, or null to "
+                "keep no pre-fills"
+            )
+
+    def _check_tuning(self) -> None:
+        """A k that was chosen on the questions it is reported on says nothing about others."""
+        if bool(self.top_k_by_task) != ("task" in self.top_k):
+            raise ValueError(
+                f"selection.top_k_by_task={dict(self.top_k_by_task)}: must be given where top_k holds the word task, "
+                f"and only there (top_k={list(self.top_k)}); e.g. top_k=[2,task]"
+            )
+        if self.top_k_by_task and self.tuned_on is None:
+            raise ValueError(
+                "selection.tuned_on=null: must name the split that selection.top_k_by_task was tuned on; it must "
+                f"differ from the one evaluated, {self.evaluated}"
+            )
+        if self.tuned_on is not None and self._named(self.tuned_on) == self.evaluated:
+            raise ValueError(
+                f"selection.tuned_on={self.tuned_on}: must differ from the split that is evaluated, {self.evaluated}; "
+                "tune on another split, or evaluate another"
+            )
+        if self.tuned_on is not None:
+            self._check_tuning_split(self.tuned_on)
+
+    def _check_tuning_split(self, tuned_on: str) -> None:
+        """An invented name would pass for another split than the one evaluated."""
+        benchmark, _, split = self._named(tuned_on).partition("/")
+        if benchmark == self.benchmark and self.split is None:
+            raise ValueError(
+                f"selection.tuned_on={tuned_on}: must be of another benchmark, because {benchmark} has no splits: its "
+                "only questions are those that are evaluated; e.g. mlvu/dev"
+            )
+        known = _splits().get(benchmark)
+        if known is not None and split not in known:
+            raise ValueError(
+                f"selection.tuned_on={tuned_on}: must be one of {benchmark}'s splits, {', '.join(known)}"
+            )
+
+    def _named(self, split: str) -> str:
+        return split if "/" in split else f"{self.benchmark}/{split}"
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """Names of the levels, finest first."""
+        return ("low", *sorted(self.between, key=lambda name: self.between[name]), "high")
+
+    @property
+    def evaluated(self) -> str:
+        """The split that is evaluated, `benchmark/split`; `benchmark/all` where it has no parts."""
+        return self._named(self.split or "all")
+
+    @property
+    def most_chunks(self) -> int | None:
+        """Chunks of a video that is long enough; None where nothing bounds them."""
+        bounds = [] if self.frames is None else [self.frames]
+        if self.fps is not None and self.seconds is not None:
+            bounds.append(math.ceil(self.seconds * self.fps))
+        return math.ceil(min(bounds) / self.chunk_frames) if bounds else None
+
+
+def check_temporal_patch(chunk_frames: int, temporal_patch: int) -> None:
+    """Checks that a chunk is a whole number of time steps.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if chunk_frames % temporal_patch:
+        below = max(temporal_patch, chunk_frames - chunk_frames % temporal_patch)
+        raise ValueError(
+            f"prefill.chunk_frames={chunk_frames}: must be a multiple of the model's temporal "
+            f"patch of {temporal_patch} frames; use {below}"
+        )
+
+
+def check_checkpoint(name_or_path: str) -> None:
+    """Checks that what is plainly a path leads to a folder; a repository's name is the Hub's matter.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if name_or_path.startswith(("/", ".", "~")) and not Path(name_or_path).is_dir():
+        raise ValueError(
+            f"model.name_or_path={name_or_path}: no such folder; give a checkpoint folder, "
+            "x2l_tiny, or the id of a repository on the Hub"
+        )
+
+
+def temporal_patch(folder: Path) -> int | None:
+    """Frames per time step of a checkpoint folder, from its config alone; None if not told."""
+    config = folder / "config.json"
+    if not config.is_file():
+        return None
+    vision = json.loads(config.read_text()).get("vision_config", {})
+    patch = vision.get("temporal_patch_size")
+    return None if patch is None else int(patch)
+
+
+def _splits() -> dict[str, tuple[str, ...]]:
+    """The splits of the benchmarks that have any."""
+    # Here, not above: needle imports torch.
+    from x2l.benchmarks.longvideobench import FILES
+    from x2l.benchmarks.mlvu import SOURCES
+    from x2l.benchmarks.needle.benchmark import SPLITS
+
+    return {
+        "longvideobench": tuple(FILES),
+        "mlvu": tuple(SOURCES),
+        "needle": tuple(SPLITS),
+    }
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole(name: str, value: object, optional: bool = False, least: int = 1) -> None:
+    if optional and value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        remedy = "; null for no limit" if optional else ""
+        raise ValueError(f"{name}={value!r}: must be a whole number of at least {least}{remedy}")
+
+
+def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r}: must be one of {', '.join(allowed)}")

@@ -1,0 +1,366 @@
+"""One adapter for stock Hugging Face video language models. No modeling code is copied or changed.
+
+A pre-hook on the decoder shows what the language model would receive for a chunk; then the decoder itself is called
+with those embeddings, explicit positions and a cache. What differs between families lies in one small file each.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from x2l.kv import LayerKV
+from x2l.models import glm4v, llava_onevision, qwen3_vl, qwen_vl, smolvlm, video_llama_3
+from x2l.models.attention import Watch, attending, register
+from x2l.models.decoder_inputs import (
+    capture,
+    counted_attention,
+    flop_counter,
+    last_token_only,
+    work,
+)
+from x2l.models.devices import input_device, layer_devices
+from x2l.models.families import Family
+from x2l.models.fingerprint import fingerprint
+from x2l.models.interface import Embedded, ModelShape, VideoModel
+from x2l.models.kv_cache import BufferCache
+from x2l.models.positions import Placement
+from x2l.models.processing import Expanded, chunk_inputs, expand, options, temporal_patch, turn
+from x2l.models.prompt import Chunk, Prompt, Question
+from x2l.models.rotary import Rotary, check_rope, context_length, fixed_positions
+from x2l.models.time_steps import step_starts
+from x2l.video import Frames
+
+POSITION_RULES = ("reference", "hf")
+
+# Every model type whose parity with the stock model is tested. Others are refused: they might run and be wrong.
+FAMILIES = {
+    "qwen2_vl": qwen_vl.FAMILY,
+    "qwen2_5_vl": qwen_vl.FAMILY,
+    "qwen3_vl": qwen3_vl.FAMILY,
+    "llava_onevision": llava_onevision.FAMILY,
+    "llava_next_video": Family(),
+    "internvl": Family(),
+    "video_llama_3": video_llama_3.FAMILY,
+    "smolvlm": smolvlm.FAMILY,
+    "glm4v": glm4v.FAMILY,
+}
+
+
+def check_supported(config: Any) -> None:
+    """Refuses what has not been shown to equal the stock model; needs the configuration only.
+
+    Raises:
+        ValueError: another model type, layers without full attention, or RoPE tables that cannot be relied on.
+    """
+    text = config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    windowed = getattr(text, "layer_types", None) is None and getattr(text, "sliding_window", None)
+    if windowed and getattr(text, "use_sliding_window", True):
+        kinds = {"sliding_attention"}
+    if kinds != {"full_attention"}:
+        raise ValueError(
+            f"model.name_or_path: this model of type {config.model_type!r} has layers of type "
+            f"{sorted(kinds - {'full_attention'})}, whose state cannot be kept and re-loaded by chunk; "
+            "use a checkpoint whose layers all have full attention (for Qwen2: use_sliding_window=false)"
+        )
+    if config.model_type not in FAMILIES:
+        raise ValueError(
+            f"model.name_or_path: a checkpoint of model type {config.model_type!r} is not supported; "
+            f"use one of type {tuple(FAMILIES)}"
+        )
+    check_rope(text)
+
+
+class HFVideoModel(VideoModel):
+    """A stock Hugging Face video language model. Final; `loading.load` makes one from a name."""
+
+    def __init__(self, hf: Any, processor: Any, positions: str = "reference") -> None:
+        """Wraps a loaded model and its processor; the model's text attention is switched to ours.
+
+        Args:
+            hf: a `...ForConditionalGeneration`.
+            processor: its processor.
+            positions: `reference`: prompt and positions as the published models were trained with; `hf`: as
+                transformers 5 makes them, see `models/positions.py` and the family files.
+
+        Raises:
+            ValueError: an unknown rule, or a model that is not supported.
+        """
+        if positions not in POSITION_RULES:
+            raise ValueError(
+                f"model.positions={positions!r}: must be one of {POSITION_RULES}; use 'reference'"
+            )
+        check_supported(hf.config)
+        self.hf, self.processor, self.positions_rule = hf.eval(), processor, positions
+        self.family = FAMILIES[hf.config.model_type]
+        self.decoder = hf.get_decoder()
+        self.decoder.set_attn_implementation(register(self.decoder.config._attn_implementation))
+        self.device, self.dtype = input_device(hf), hf.get_input_embeddings().weight.dtype
+        self.axes = 3 if hasattr(hf.model, "get_rope_index") else 1
+        self.temporal_patch = temporal_patch(processor)
+        self.options = options(processor, positions)
+        self.rotary = Rotary(self.decoder, self.axes, self.dtype)
+        self.fixed = fixed_positions(self.decoder.config)
+        self.scaling = float(self.decoder.layers[0].self_attn.scaling)
+        text = hf.config.get_text_config()
+        self.shape = ModelShape(
+            layers=text.num_hidden_layers,
+            hidden=text.hidden_size,
+            heads=text.num_attention_heads,
+            kv_heads=text.num_key_value_heads,
+            head_dim=getattr(text, "head_dim", None)
+            or text.hidden_size // text.num_attention_heads,
+            intermediate=text.intermediate_size,
+            vocabulary=text.vocab_size,
+            kv_itemsize=self.dtype.itemsize,
+            context_length=context_length(text),
+        )
+        self._vision_flops: dict[Any, int] = {}  # a memo: what a chunk of this work takes
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of weights, configuration, processor and arithmetic; reads all weights every time.
+
+        Raises:
+            UntoldWeights: see `fingerprint.fingerprint`.
+        """
+        return fingerprint(self.hf, self.processor, (self.positions_rule, self.options))
+
+    @property
+    def layer_devices(self) -> tuple[torch.device, ...]:
+        """The device of each decoder layer."""
+        return layer_devices(self.hf)
+
+    # --- prompt -------------------------------------------------------------------------------------------------
+
+    def prompt(self, frames: Frames, chunk_frames: int) -> Prompt:
+        """Prepares a video and the text before it, cut into chunks of `chunk_frames` frames.
+
+        Raises:
+            ValueError: `chunk_frames` is not a positive multiple of the temporal patch.
+            VideoError: the processor refuses the pictures, or their times do not increase.
+        """
+        if chunk_frames < 1 or chunk_frames % self.temporal_patch:
+            raise ValueError(
+                f"prefill.chunk_frames={chunk_frames}: must be a positive multiple of the model's temporal patch "
+                f"({self.temporal_patch} frames make one time step)"
+            )
+        text = turn(self.processor, self.family, "", self.positions_rule)
+        video = expand(self.processor, self.family, frames, text, self.options)
+        starts = step_starts(
+            video.input_ids.tolist(),
+            video.visual,
+            video.counts,
+            video.region,
+            self.family.label_follows,
+        )
+        positions, place = self._positions(video)
+        stop = video.region[1]
+        return Prompt(
+            input_ids=video.input_ids[:stop],
+            positions=positions[:, :stop],
+            prefix=starts[0],
+            chunks=_chunks(video, starts, positions, frames, chunk_frames, self.temporal_patch),
+            next_position=place.next_position,
+            video_end=place.video_end,
+            visual={"frames": frames, "grid_thw": video.grid_thw},
+            space_follows_time=self.family.space_follows_time,
+        )
+
+    def _positions(self, video: Expanded) -> tuple[Tensor, Placement]:
+        """`(A, tokens)` positions of the whole prompt, and where the text after the video goes."""
+        stop, total = video.region[1], len(video.input_ids)
+        if self.axes == 1:
+            return torch.arange(total)[None], Placement(stop, stop)
+        if self.family.positions is not None:
+            base = int(video.visual.nonzero()[0, 0])
+            of_video, place = self.family.positions(
+                self.hf.config, video.grid, base, video.sampled_fps, self.positions_rule
+            )
+            before = torch.arange(base).expand(3, -1)
+            after = torch.arange(total - stop).expand(3, -1) + place.next_position
+            return torch.cat([before, of_video, after], dim=1), place
+        kinds = self.processor.create_mm_token_type_ids([video.input_ids.tolist()])
+        whole, _ = self.hf.model.get_rope_index(
+            video.input_ids[None],
+            torch.tensor(kinds),
+            video_grid_thw=video.grid_thw,
+        )
+        following = int(whole[0, 0, stop])
+        return whole[:, 0], Placement(following, following)
+
+    def question(self, text: str) -> Question:
+        """The tokens of the user's turn after the video.
+
+        Raises:
+            ValueError: the text holds one of the model's visual placeholders.
+        """
+        for marker in (self.processor.video_token, self.processor.image_token):
+            if marker in text:
+                raise ValueError(
+                    f"question={text!r}: must not contain the model's visual placeholder {marker!r}"
+                )
+        written = turn(self.processor, self.family, text, self.positions_rule)
+        suffix = self.family.outro + written.rpartition(self.processor.video_token)[2]
+        # Behind a special token, as in the prompt: some tokenizers begin a text with a space, but not there.
+        marker, token = self.processor.image_token, self.processor.image_token_id
+        encoded = self.processor.tokenizer(
+            marker + suffix, add_special_tokens=False, return_tensors="pt"
+        )["input_ids"][0]
+        return Question(text, encoded[int((encoded == token).nonzero()[0, 0]) + 1 :])
+
+    def decode_text(self, token_ids: list[int]) -> str:
+        """Text of generated tokens, special tokens left out."""
+        return str(self.processor.tokenizer.decode(token_ids, skip_special_tokens=True)).strip()
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """Token ids that end an answer."""
+        ends = self.hf.generation_config.eos_token_id
+        tokens = [ends] if isinstance(ends, int) else list(ends or [])
+        return frozenset([*tokens, self.processor.tokenizer.eos_token_id])
+
+    # --- forward ------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def embed_chunk(self, prompt: Prompt, chunk: Chunk) -> Embedded:
+        """Runs the processor and the vision tower on a chunk's frames."""
+        inputs = chunk_inputs(
+            self.processor,
+            self.family,
+            prompt.visual["frames"],
+            chunk.frames,
+            prompt.visual["grid_thw"],
+            self.options,
+        )
+        ids = prompt.input_ids[chunk.start : chunk.stop]
+        if chunk.index + 1 < len(prompt.chunks) and self.family.newline:
+            # The stock forward ends every call with the newlines of a whole video; only the last chunk keeps them.
+            ids = torch.cat([ids, ids[chunk.is_visual][:1].expand(self.family.newline)])
+        given = {
+            "input_ids": ids[None],
+            # Only so that the model does not infer any: positions do not reach the embeddings.
+            "position_ids": torch.zeros((self.axes, 1, len(ids)), dtype=torch.long),
+            **inputs,
+        }
+        if self.axes == 1:
+            given["position_ids"] = given["position_ids"][0]
+        placed = {
+            name: value.to(self.device) if isinstance(value, Tensor) else value
+            for name, value in given.items()
+        }
+        received, flops = self._captured(placed)
+        extras = {name: received[name] for name in self.family.extras}
+        return Embedded(received["inputs_embeds"][:, : chunk.tokens], extras, flops)
+
+    def _captured(self, inputs: dict[str, Any]) -> tuple[dict[str, Any], int]:
+        """What the decoder would receive, and the operations until there."""
+        key = work(inputs)
+        if key in self._vision_flops:
+            return capture(self.hf, inputs), self._vision_flops[key]
+        with counted_attention(self.hf), flop_counter() as counter:
+            received = capture(self.hf, inputs)
+        self._vision_flops[key] = counter.get_total_flops()
+        return received, self._vision_flops[key]
+
+    @torch.no_grad()
+    def embed_text(self, input_ids: Tensor) -> Embedded:
+        """Embeddings of `(tokens,)` text ids."""
+        return Embedded(self.hf.get_input_embeddings()(input_ids[None].to(self.device)))
+
+    def _placed(self, positions: Tensor) -> Tensor:
+        """Positions `(A, T)` as the stock model takes them: `(3, 1, T)` or `(1, T)`."""
+        if self.fixed is not None and int(positions.max()) >= self.fixed:
+            raise ValueError(
+                f"position {int(positions.max())}: beyond the {self.fixed} that this model's dynamic RoPE is fixed "
+                "for; keys in the cache would be wrong; use fewer frames"
+            )
+        at = positions.to(self.device)
+        return at[:, None] if self.axes == 3 else at
+
+    @torch.no_grad()
+    def advance(
+        self, embedded: Embedded, positions: Tensor, cache: BufferCache, watch: Watch | None = None
+    ) -> None:
+        """Runs the decoder over a span; its rotated KVs are appended to the cache."""
+        with attending(watch=watch, bias=cache.bias):
+            self.decoder(
+                inputs_embeds=embedded.embeds,
+                position_ids=self._placed(positions),
+                past_key_values=cache,
+                use_cache=True,
+                **embedded.extras,
+            )
+
+    @torch.no_grad()
+    def logits(
+        self, embedded: Embedded, positions: Tensor, cache: BufferCache, watch: Watch | None = None
+    ) -> Tensor:
+        """Like `advance`, and returns the logits after the last token, `(vocabulary,)`."""
+        with attending(watch=watch, bias=cache.bias), last_token_only(self.hf):
+            out = self.hf(
+                inputs_embeds=embedded.embeds,
+                position_ids=self._placed(positions),
+                past_key_values=cache,
+                use_cache=True,
+            )
+        return torch.as_tensor(out.logits[0, -1])
+
+    @torch.no_grad()
+    def rotate(self, layer: LayerKV) -> Tensor:
+        """Keys `(1, H, T, D)` with RoPE at the layer's positions."""
+        return self.rotary.rotate(layer)
+
+    @torch.no_grad()
+    def turn(self, vectors: Tensor, positions: Tensor) -> Tensor:
+        """Vectors `(1, heads, T, D)` with RoPE at `(A, T)`."""
+        return self.rotary.turn(vectors, positions)
+
+    @torch.no_grad()
+    def unrotate(self, keys: Tensor, positions: Tensor) -> Tensor:
+        """Rotated keys `(1, H, T, D)` at `(A, T)` -> keys before RoPE."""
+        return self.rotary.unrotate(keys, positions)
+
+
+def _chunks(
+    video: Expanded,
+    starts: tuple[int, ...],
+    positions: Tensor,
+    frames: Frames,
+    chunk_frames: int,
+    patch: int,
+) -> tuple[Chunk, ...]:
+    """Cuts the prompt at the first token of every `chunk_frames / patch`-th time step."""
+    times = frames.seconds.tolist()
+    count, ends = len(times), [*starts[1:], video.region[1]]
+    last = (
+        times[-1] + (times[-1] - times[0]) / (count - 1)
+        if count > 1
+        else max(times[-1] + 1.0 / frames.fps, frames.duration)
+    )
+    chunks = []
+    for index, first in enumerate(range(0, count, chunk_frames)):
+        after = min(first + chunk_frames, count)
+        step, step_after = first // patch, -(-after // patch)
+        start, stop = starts[step], ends[step_after - 1]
+        visual = video.visual[start:stop]
+        whole = bool(video.kept[step:step_after].all())
+        grid = (step_after - step, *video.grid[1:]) if whole else (1, 1, int(visual.sum()))
+        chunks.append(
+            Chunk(
+                index=index,
+                start=start,
+                stop=stop,
+                frames=(first, after),
+                seconds=(times[first], times[after] if after < count else last),
+                frame_seconds=tuple(times[first:after]),
+                is_visual=visual,
+                grid=grid,
+                steps=video.counts[step:step_after],
+                positions=positions[:, start:stop],
+            )
+        )
+    return tuple(chunks)

@@ -1,0 +1,144 @@
+"""What the engine may ask of a model. Everything that differs between architectures ends behind this page."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from x2l.kv import KV, LayerKV
+from x2l.models.attention import Watch
+from x2l.models.kv_cache import BufferCache
+from x2l.models.prompt import Chunk, Prompt, Question
+from x2l.video import Frames
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The sizes of the language model that FLOPs and bytes follow from.
+
+    `context_length` is the number of positions it was made for; None = not said.
+    """
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocabulary: int
+    kv_itemsize: int
+    context_length: int | None
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What the language model receives for a span of the prompt.
+
+    Attributes:
+        embeds: `(1, T, hidden)`.
+        extras: what the family's decoder takes beside them (Qwen3-VL: visual features for its first layers).
+        flops: operations of the vision tower and projector, by torch's counter; 0 for text.
+    """
+
+    embeds: Tensor
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    flops: int = 0
+
+
+class VideoModel(ABC):
+    """A video language model that can be pre-filled chunk by chunk. Abstract; holds no state between calls.
+
+    Attributes:
+        shape: sizes, for compute.py.
+        axes: position axes, 1 or 3 (M-RoPE).
+        temporal_patch: frames that make one time step.
+        device: where the language model's first layer lies.
+        dtype: of weights and KVs.
+        scaling: the factor on query-key products.
+    """
+
+    shape: ModelShape
+    axes: int
+    temporal_patch: int
+    device: torch.device
+    dtype: torch.dtype
+    scaling: float
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of all that the model brings to a pre-fill: weights, configuration, processor, arithmetic.
+
+        Raises:
+            UntoldWeights: some weights are not in memory, and no commit on the Hub stands for them.
+        """
+
+    @property
+    @abstractmethod
+    def layer_devices(self) -> tuple[torch.device, ...]:
+        """The device of each decoder layer, and so of its KVs."""
+
+    @abstractmethod
+    def prompt(self, frames: Frames, chunk_frames: int) -> Prompt:
+        """Prepares a video and the text before it, cut into chunks of `chunk_frames` frames."""
+
+    @abstractmethod
+    def question(self, text: str) -> Question:
+        """The tokens of the user's turn after the video."""
+
+    @abstractmethod
+    def embed_chunk(self, prompt: Prompt, chunk: Chunk) -> Embedded:
+        """Runs the vision tower for one chunk; memory does not grow with the video."""
+
+    @abstractmethod
+    def embed_text(self, input_ids: Tensor) -> Embedded:
+        """Embeddings of `(tokens,)` text ids."""
+
+    @abstractmethod
+    def advance(
+        self, embedded: Embedded, positions: Tensor, cache: BufferCache, watch: Watch | None = None
+    ) -> None:
+        """Runs the decoder over a span at explicit positions `(A, T)`; its rotated KVs are appended to the cache."""
+
+    @abstractmethod
+    def logits(
+        self, embedded: Embedded, positions: Tensor, cache: BufferCache, watch: Watch | None = None
+    ) -> Tensor:
+        """Like `advance`, and returns the logits after the last token, `(vocabulary,)`."""
+
+    @abstractmethod
+    def rotate(self, layer: LayerKV) -> Tensor:
+        """Keys `(1, H, T, D)` with RoPE at the layer's positions."""
+
+    @abstractmethod
+    def turn(self, vectors: Tensor, positions: Tensor) -> Tensor:
+        """Vectors `(1, heads, T, D)` with RoPE at `(A, T)`: what `rotate` does to keys."""
+
+    @abstractmethod
+    def unrotate(self, keys: Tensor, positions: Tensor) -> Tensor:
+        """Rotated keys `(1, H, T, D)` at `(A, T)` -> keys before RoPE, the exact inverse of `rotate`."""
+
+    @abstractmethod
+    def decode_text(self, token_ids: list[int]) -> str:
+        """Text of generated tokens, special tokens left out."""
+
+    @property
+    @abstractmethod
+    def end_tokens(self) -> frozenset[int]:
+        """Token ids that end an answer."""
+
+    def fill(self, kv: KV, room: int = 0) -> BufferCache:
+        """A cache that holds `kv`, rotated and weighted, with space for `room` more tokens."""
+        cache = self.new_cache()
+        for index, layer in enumerate(kv.layers):
+            cache.append(index, self.rotate(layer), layer.values, layer.weights, room)
+        return cache
+
+    def new_cache(self, room: int = 0) -> BufferCache:
+        """An empty cache for this model, with space for `room` tokens."""
+        return BufferCache(self.shape.layers, room)

@@ -1,0 +1,1 @@
+"""Trackers: what a run tells W&B or TensorBoard while it goes on."""

@@ -1,0 +1,250 @@
+"""Tracker W&B: one run for each run of x2l, grouped by sweep, and one for the sweep itself.
+
+The only module that imports wandb, and only when a run starts. Offline by default: W&B keeps rows
+in memory for a while, so a hard kill loses some; records.jsonl does not.
+"""
+
+import netrc
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from x2l.runs.trackers.base import SweepTables, place_id, written_anew
+
+HOME, STATE = "wandb", ".state"
+_KEYS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
+
+
+class WandbTracker:
+    """One W&B run, silent, everything it writes under `folder`.
+
+    But for the log and cache of W&B's own service, of which a process has one for all its runs: they lie with the
+    first.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        run_id: str,
+        name: str,
+        group: str,
+        config: Mapping[str, Any],
+        project: str = "x2l",
+        mode: str = "offline",
+        job_type: str = "run",
+    ) -> None:
+        """Nothing is started yet.
+
+        Args:
+            folder: gets `wandb/`; made if missing.
+            run_id: W&B merges runs of one id when they are synchronised.
+            name: shown name.
+            group: runs of one sweep share it.
+            config: shown configuration.
+            project: W&B project.
+            mode: `offline`, or `online` with a key.
+            job_type: `run`, or `curve` for the sweep's own run.
+
+        Raises:
+            ValueError: another mode, or online without a key.
+        """
+        check_mode(mode)
+        self.folder = Path(folder)
+        self._options: dict[str, Any] = {
+            "id": run_id,
+            "name": name,
+            "group": group,
+            "config": dict(config),
+            "project": project,
+            "mode": mode,
+            "job_type": job_type,
+        }
+        self._run: Any = None
+        self._placed: list[str] = []
+
+    def __enter__(self) -> Self:
+        """Starts the run."""
+        # W&B warns about a missing folder even when silent, and writes to the home folder unless
+        # told where its caches go; what the user has set stays, what is set here ends with the run.
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name in ("CACHE", "DATA", "CONFIG"):
+            place = self.folder / HOME / STATE / name.lower()
+            if (variable := f"WANDB_{name}_DIR") not in os.environ:
+                os.environ[variable] = str(place.absolute())
+                self._placed.append(variable)
+        try:
+            self._run = self._started()
+        except BaseException:
+            self._unplace()
+            raise
+        return self
+
+    def _started(self) -> Any:
+        import wandb
+
+        settings = wandb.Settings(
+            silent=True,
+            console="off",
+            disable_git=True,
+            disable_code=True,
+            x_disable_stats=True,
+            x_disable_meta=True,
+        )
+        run = wandb.init(dir=str(self.folder), resume="allow", settings=settings, **self._options)
+        run.define_metric("answers")
+        run.define_metric("accuracy/*", step_metric="answers")
+        return run
+
+    def _unplace(self) -> None:
+        """The next run of this process has a folder of its own."""
+        for variable in self._placed:
+            os.environ.pop(variable, None)
+        self._placed.clear()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Ends the run, marked as failed where it did."""
+        try:
+            self._run.finish(exit_code=0 if kind is None else 1)
+        finally:
+            self._unplace()
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """Adds one row of metrics; never with an explicit step, which W&B drops when it falls."""
+        self._run.log(dict(metrics))
+
+    def summarize(self, values: Mapping[str, float]) -> None:
+        """Sets the run's final values."""
+        self._run.summary.update(dict(values))
+
+    def log_sweep(self, tables: SweepTables, picture: Path, files: Sequence[Path]) -> None:
+        """Logs the sweep: tables, a chart and the front for each kind of compute, the picture, files.
+
+        Args:
+            tables: of the sweep.
+            picture: curve.png.
+            files: of the artifact `NAME-results`, NAME being the group.
+        """
+        import wandb
+
+        def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:
+            return wandb.Table(columns=list(columns), data=[list(row) for row in rows])
+
+        logged: dict[str, Any] = {
+            "points": table(tables.columns, tables.rows),
+            "points_by_task": table(tables.task_columns, tables.task_rows),
+            "curve": wandb.Image(str(picture)),
+        }
+        for chart in tables.charts:
+            # The front is one more line of the chart, and a table of its own that names its cells.
+            front = [("Pareto front", x, accuracy) for _, x, accuracy in chart.front]
+            of_lines = table(("line", chart.x, "accuracy_percent"), [*chart.lines, *front])
+            logged[f"accuracy_versus_{chart.name}"] = wandb.plot.line(
+                of_lines, chart.x, "accuracy_percent", stroke="line", title=chart.title
+            )
+            logged[f"pareto_{chart.name}"] = table(
+                ("cell", chart.x, "accuracy_percent"), chart.front
+            )
+        self._run.log(logged)
+        artifact = wandb.Artifact(f"{self._options['group']}-results", type="results")
+        for file in files:
+            artifact.add_file(str(file))
+        self._run.log_artifact(artifact)
+
+
+def check_mode(mode: str) -> None:
+    """Refuses what W&B would refuse later, after the model has been loaded.
+
+    Raises:
+        ValueError: neither offline nor online, or online without a key.
+    """
+    if mode not in ("offline", "online"):
+        raise ValueError(
+            f"tracker.mode={mode!r}: must be offline or online; tracker=none turns it off"
+        )
+    if mode == "online" and not _has_key():
+        raise ValueError(
+            "tracker.mode='online': needs a key of W&B; set WANDB_API_KEY, or run `wandb login`, or "
+            "stay offline and upload later"
+        )
+
+
+def _has_key() -> bool:
+    """Whether W&B would find a key: in the environment, or where `wandb login` puts it."""
+    if any(os.environ.get(name) for name in _KEYS):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    file = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
+    try:
+        return netrc.netrc(str(file)).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):  # none, or none that W&B could read
+        return False
+
+
+def track_sweep(
+    folder: Path,
+    tables: SweepTables,
+    picture: Path,
+    files: Sequence[Path],
+    mode: str = "offline",
+    project: str = "x2l",
+) -> bool:
+    """Writes the sweep's W&B run; again only when something has changed, in place of the old.
+
+    Args:
+        folder: the sweep's folder; its name is the group.
+        tables: of the sweep.
+        picture: curve.png.
+        files: to be kept as an artifact.
+        mode: offline or online.
+        project: W&B project.
+
+    Returns:
+        Whether a run was written.
+
+    Raises:
+        ValueError: see `check_mode`.
+    """
+    check_mode(mode)
+    home = folder / HOME
+    sweep = folder.resolve().name
+    run_id = f"curve-{place_id(folder)}"
+
+    def write() -> None:
+        for old in home.glob(f"*run-*-{run_id}"):  # only directories of this very run
+            shutil.rmtree(old)
+        # Copies of the old run's files; runs of x2l itself have none.
+        if (staged := home / STATE / "data" / "artifacts" / "staging").is_dir():
+            shutil.rmtree(staged)
+        tracker = WandbTracker(
+            folder,
+            run_id=run_id,
+            name=f"curve of {sweep}",
+            group=sweep,
+            config={"sweep": sweep, "points": len(tables.rows), **tables.config},
+            project=project,
+            mode=mode,
+            job_type="curve",
+        )
+        with tracker:
+            tracker.log_sweep(tables, picture, files)
+
+    return written_anew(home, tables, [picture, *files], [mode, project], write)
+
+
+def upload_command(folders: Sequence[Path]) -> str | None:
+    """The one shell command that uploads every offline run under some folders; None where there is none."""
+    patterns = set()
+    for folder in folders:
+        for run in folder.rglob(f"{HOME}/offline-run-*"):
+            depth = len(run.relative_to(folder).parts) - 2
+            patterns.add("/".join([os.path.relpath(folder), *["*"] * depth, HOME, "offline-run-*"]))
+    return f"wandb sync {' '.join(sorted(patterns))}" if patterns else None

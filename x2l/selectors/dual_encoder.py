@@ -1,0 +1,153 @@
+"""A stock two-tower model of Hugging Face: pictures (or clips) and texts embedded into one space."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModel, AutoProcessor
+
+from x2l.models.decoder_inputs import flop_counter
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+class TwoTowers:
+    """CLIP, SigLIP, SigLIP 2, X-CLIP or a model with their methods. Final; holds weights, no state between calls.
+
+    Attributes:
+        clip_frames: frames that make one clip (X-CLIP); None where single pictures are embedded.
+        flops_view: operations of one picture or clip, as torch's own counter counts them (matrix products).
+        flops_text: operations of one text; every text is padded to the model's length.
+        fingerprint: tells two sets of weights apart.
+    """
+
+    def __init__(self, hf: Any, processor: Any, batch: int = 32) -> None:
+        """Wraps a loaded model and its processor.
+
+        Args:
+            hf: a model with `get_text_features`, and `get_image_features` or `get_video_features`.
+            processor: its processor, of which the tokenizer and the image processor are used.
+            batch: pictures embedded at once.
+
+        Raises:
+            ValueError: a model without the two towers.
+        """
+        image, clip = hasattr(hf, "get_image_features"), hasattr(hf, "get_video_features")
+        if not hasattr(hf, "get_text_features") or not (image or clip):
+            raise ValueError(
+                f"selector.retriever.name_or_path: a checkpoint of model type {hf.config.model_type!r} has no "
+                "text and picture towers; use a CLIP, SigLIP, SigLIP 2 or X-CLIP"
+            )
+        self.hf, self.processor, self.batch = hf.eval(), processor, batch
+        config = hf.config
+        self.clip_frames: int | None = None if image else int(config.vision_config.num_frames)
+        # SigLIP was trained on padded texts without a mask, in lower case, and only so gives its embeddings.
+        self._siglip = str(config.model_type).startswith("siglip")
+        self._length = int(config.text_config.max_position_embeddings)
+        parameter = next(hf.parameters())
+        self.device, self.dtype = parameter.device, parameter.dtype
+        black = torch.zeros(self.clip_frames or 1, 32, 32, 3, dtype=torch.uint8)
+        self.flops_view = _flops(lambda: self._features(self._pixels(black)))
+        self.flops_text = _flops(lambda: self.text("a"))
+        self.fingerprint = _fingerprint(hf)
+
+    @staticmethod
+    def load(
+        name_or_path: str, device: str, dtype: str, revision: str | None, batch: int
+    ) -> TwoTowers:
+        """Loads a checkpoint with Hugging Face's Auto classes.
+
+        Raises:
+            ValueError: a dtype or device that cannot work, or a model without two towers.
+            OSError: the checkpoint is not there; the message names the command that fetches it.
+        """
+        if dtype not in DTYPES:
+            raise ValueError(f"selector.retriever.dtype={dtype!r}: must be one of {DTYPES}")
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError(
+                f"selector.retriever.device={device!r}: torch sees no CUDA device; use cpu"
+            )
+        try:
+            hf: Any = AutoModel.from_pretrained(
+                name_or_path, revision=revision, dtype=getattr(torch, dtype)
+            )
+            processor = AutoProcessor.from_pretrained(name_or_path, revision=revision)
+        except OSError as error:
+            wanted = name_or_path + (f" --revision {revision}" if revision else "")
+            raise OSError(
+                f"selector.retriever.name_or_path={name_or_path!r}: no such checkpoint here and the Hub did not give "
+                f"it ({str(error).splitlines()[0]}); fetch it with `hf download {wanted}` or name a local folder"
+            ) from error
+        return TwoTowers(hf.to(device), processor, batch)
+
+    def pictures(self, pixels: Tensor) -> Tensor:
+        """Embeds frames `(F, H, W, 3)` uint8 one by one -> `(F, dim)` of length 1, fp32, on the host."""
+        parts = [self._features(self._pixels(part)) for part in pixels.split(self.batch)]
+        return torch.cat(parts)
+
+    def clip(self, pixels: Tensor) -> Tensor:
+        """Embeds one clip `(clip_frames, H, W, 3)` uint8 -> `(1, dim)` of length 1, fp32, on the host."""
+        return self._features(self._pixels(pixels))
+
+    @torch.no_grad()
+    def text(self, words: str) -> Tensor:
+        """Embeds a text, cut to the model's length -> `(dim,)` of length 1, fp32, on the host."""
+        encoded = self.processor.tokenizer(
+            words.lower() if self._siglip else words,
+            padding="max_length",
+            truncation=True,
+            max_length=self._length,
+            return_tensors="pt",
+        )
+        names = ("input_ids",) if self._siglip else ("input_ids", "attention_mask")
+        inputs = {name: encoded[name].to(self.device) for name in names}
+        return _unit(self.hf.get_text_features(**inputs))[0]
+
+    def _pixels(self, pixels: Tensor) -> dict[str, Tensor]:
+        prepared = self.processor.image_processor(
+            list(pixels.permute(0, 3, 1, 2)),
+            input_data_format="channels_first",
+            return_tensors="pt",
+        )
+        return {
+            name: value.to(self.device, self.dtype if value.is_floating_point() else value.dtype)
+            for name, value in prepared.items()
+        }
+
+    @torch.no_grad()
+    def _features(self, inputs: dict[str, Tensor]) -> Tensor:
+        if self.clip_frames is None:
+            return _unit(self.hf.get_image_features(**inputs))
+        # X-CLIP's published processor makes a video of the frames, others leave them pictures.
+        pixels = inputs["pixel_values"]
+        clip = pixels if pixels.ndim == 5 else pixels[None]
+        return _unit(self.hf.get_video_features(clip))
+
+
+def _unit(features: Any) -> Tensor:
+    pooled: Tensor = features.pooler_output.float()
+    return torch.nn.functional.normalize(pooled, dim=-1).cpu()
+
+
+def _flops(call: Callable[[], object]) -> int:
+    with flop_counter() as counter:
+        call()
+    return int(counter.get_total_flops())
+
+
+def _fingerprint(hf: Any) -> str:
+    digest = hashlib.sha256()
+    for line in _values(hf):
+        digest.update(line)
+    return digest.hexdigest()[:8]
+
+
+def _values(hf: Any) -> Iterator[bytes]:
+    """Name, shape and first values of every parameter: enough to tell checkpoints apart, read in no time."""
+    for name, parameter in sorted(hf.named_parameters()):
+        first = parameter.detach().flatten()[:64].float().cpu()
+        yield f"{name} {tuple(parameter.shape)} {first.tolist()}".encode()
