@@ -9,7 +9,8 @@ from tests.synthetic import record, sweep
 from x2l.analysis.comparison import compare, pair, read_cells
 from x2l.analysis.compute_axes import AXES, front
 from x2l.analysis.points import points
-from x2l.analysis.report.build import gather, main, write_report
+from x2l.analysis.report.build import gather, write_report
+from x2l.cli.report import main
 from x2l.engine.stages import STAGES
 from x2l.runs.job_status import StatusFile
 from x2l.runs.out_of_memory_log import Shortage, append_shortage

@@ -11,12 +11,12 @@ import pytest
 from tests import layouts
 from tests.evaluation.test_settings import settings
 from tests.tiny import ours
+from x2l.analysis.collect import records_under
 from x2l.analysis.points import points
 from x2l.benchmarks.longvideobench import longvideobench
 from x2l.benchmarks.videomme import videomme
 from x2l.benchmarks.vnbench import vnbench
 from x2l.cli import data
-from x2l.cli.collect import records_under
 from x2l.cli.run import composed, plain, run_folder
 from x2l.compressors.base import Level
 from x2l.compressors.merging import ToMe

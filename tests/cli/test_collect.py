@@ -3,9 +3,11 @@ import json
 import pytest
 
 from tests.synthetic import record, sweep
-from x2l.cli.collect import collect, find_runs, main
+from x2l.analysis.collect import collect
+from x2l.cli.collect import main
 from x2l.runs.job_status import StatusFile
 from x2l.runs.records import RecordWriter
+from x2l.runs.sweep_status import find_runs
 
 RESULTS = ("points.csv", "points_by_task.csv", "curve.png", "curve.pdf")
 

@@ -124,7 +124,7 @@ def test_a_sweep_goes_on_past_every_kind_of_bad_job_and_resumes(tmp_path):
     assert again.returncode == 1 and records.read_bytes() == before
     assert len((folder / "sweep.jsonl").read_text().splitlines()) == 2
 
-    shown = x2l(tmp_path, "outputs/s", module="x2l.runs.sweep_status")
+    shown = x2l(tmp_path, "outputs/s", module="x2l.cli.status")
     assert shown.returncode == 1 and "8 jobs: 1 done, 7 failed; 6 answers" in shown.stdout
     collected = x2l(tmp_path, "outputs/s", "--tracker", "none", module="x2l.cli.collect")
     assert collected.returncode in (

@@ -13,6 +13,7 @@ from typing import Literal
 from x2l.benchmarks.base import SEVERAL, DatasetError, Sample
 from x2l.benchmarks.multiple_choice import ChoiceSet
 from x2l.benchmarks.subtitles import Subtitles
+from x2l.cli.output import fail, show
 from x2l.cli.run import build_benchmark, composed
 from x2l.evaluation.progress import Progress
 from x2l.evaluation.settings import ConfigError
@@ -120,14 +121,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         asked = build_benchmark(composed(options.settings))
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        fail(str(error))
     if not isinstance(asked, ChoiceSet):
-        told = f"error: benchmark={asked.name}: makes its own videos; nothing to check"
-        print(told, file=sys.stderr)
-        sys.exit(2)
+        fail(f"benchmark={asked.name}: makes its own videos; nothing to check")
     report = check(asked, options.decode)
-    print("\n".join(report.lines))
+    show(*report.lines)
     sys.exit(0 if report.complete else 1)
 
 

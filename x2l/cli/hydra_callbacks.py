@@ -17,6 +17,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from x2l.cli.launchers import check_launcher
+from x2l.cli.output import fail
 from x2l.evaluation.settings import ConfigError
 from x2l.runs.job_status import announce
 from x2l.runs.sweep_status import Job, jobs, unfinished
@@ -31,8 +32,7 @@ class LauncherCheck(Callback):
         try:
             check_launcher(preset, str(config.hydra.launcher["_target_"]))
         except ConfigError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+            fail(str(error))
 
 
 class SweepJournal(Callback):

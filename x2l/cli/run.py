@@ -29,6 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from x2l.benchmarks.base import Benchmark
 from x2l.cli.launchers import requeue_ends_the_process
+from x2l.cli.output import show
 from x2l.engine.disk_cache.source_hash import sources_digest
 from x2l.evaluation.from_config import filled, folder_name, own_modules, settings_of
 from x2l.evaluation.settings import (
@@ -252,7 +253,7 @@ def execute(config: DictConfig, folder: Path, status: StatusFile) -> int:
     )
     _report(summary, folder)
     if multirun:
-        print(f"the sweep so far: x2l-collect {os.path.relpath(sweep)}")
+        show(f"the sweep so far: x2l-collect {os.path.relpath(sweep)}")
     return len(summary.errors) + len(summary.shortages)
 
 
@@ -403,8 +404,8 @@ def _report(summary: Any, folder: Path) -> None:
     from x2l.runs.out_of_memory_log import in_short
 
     if summary.records or summary.shortages:
-        print(table(points(summary.records, shortages=summary.shortages)))
-    print(
+        show(table(points(summary.records, shortages=summary.shortages)))
+    show(
         f"\n{len(summary.records)} of {summary.expected} answers, {summary.added} of them new, in "
         f"{os.path.relpath(folder)}/ (records.jsonl, points.csv, run.json, status.json)"
     )

@@ -11,8 +11,8 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from experiments.paper.kit.tables import Table, latex, markdown
+from x2l.analysis.collect import records_under
 from x2l.analysis.figure_style import RC
-from x2l.cli.collect import records_under
 from x2l.runs.records import Record
 
 DPI = 125

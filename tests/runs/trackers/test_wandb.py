@@ -9,8 +9,9 @@ import pytest
 from tests.synthetic import sweep
 from tests.wandb_files import logged_table, offline_runs, read_back
 from x2l.analysis import run_metrics as metrics
+from x2l.analysis.collect import collect
 from x2l.analysis.compute_axes import AXES, front
-from x2l.cli.collect import collect, main
+from x2l.cli.collect import main
 from x2l.runs.job_status import StatusFile
 from x2l.runs.records import RecordWriter
 from x2l.runs.trackers.wandb import WandbTracker, check_mode, upload_command

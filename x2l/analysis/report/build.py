@@ -1,17 +1,15 @@
-"""`x2l-report SWEEP`: everything a sweep found, as one HTML file that needs no network.
+"""Everything a sweep found, as one HTML file that needs no network.
 
-SWEEP is a sweep's folder, a run's, or any folder of those. The file is made from the records alone, again
-each time; it may be made while a sweep is going. What could not be shown is said in it, with what to run.
+It is made from the records alone, again each time; it may be made while a sweep is going. What could not be shown is
+said in it, with what to run.
 """
 
-import argparse
 import math
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jinja2
 
@@ -362,31 +360,3 @@ def _unparsed(rows: Sequence[Point]) -> str:
         f"{worst.parse_failures:,} in one cell ({worst.compressor} {worst.selector}); the table of cells has "
         "each cell's."
     )
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(code)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The console script; exit status 1 where nothing is answered yet, 2 where there is no such folder."""
-    parser = argparse.ArgumentParser(
-        prog="x2l-report", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("folder", type=Path, metavar="SWEEP", help="sweep or run")
-    parser.add_argument("--out", type=Path, metavar="FILE", help=f"default: SWEEP/{REPORT}")
-    options = parser.parse_args(arguments)
-    if not options.folder.is_dir():
-        _fail(f"SWEEP={options.folder}: no such folder; give one that x2l wrote", 2)
-    if options.out is not None and options.out.is_dir():
-        _fail(f"--out={options.out}: is a folder; give a file, e.g. {options.out / REPORT}", 2)
-    try:
-        path = write_report(options.folder, options.out)
-    except ValueError as error:
-        _fail(str(error), 1)
-    print(path)
-
-
-if __name__ == "__main__":
-    main()

@@ -15,8 +15,9 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
+from x2l.cli.output import fail, show
 from x2l.cli.run import Engine, engine
 from x2l.evaluation.settings import ConfigError, config_errors
 
@@ -49,11 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with _steps_told():
             refused = _run(options, overrides)
     except KeyboardInterrupt:
-        _fail("interrupted", 130)
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
     except Exception as error:
         if not _is_users(error):
             raise
-        _fail(f"error: {error}", 2)
+        fail(str(error))
     if refused:
         sys.exit(2)
 
@@ -111,11 +113,6 @@ def _is_users(error: Exception) -> bool:
     return isinstance(error, ConfigError | ContextError | MemoryShortage | VideoError)
 
 
-def _fail(message: str, code: int) -> NoReturn:
-    print(message, file=sys.stderr)
-    sys.exit(code)
-
-
 def _run(options: argparse.Namespace, overrides: Sequence[str]) -> bool:
     """All of it; True if a question from the input had to be refused."""
     path, given = options.words[0], [_question(text) for text in options.words[1:]]
@@ -133,7 +130,7 @@ def _run(options: argparse.Namespace, overrides: Sequence[str]) -> bool:
     video, pictures = _open(path, made, cell, given, options.save is not None)
     from x2l.cli.ask.reply import head_text
 
-    print(head_text(video), flush=True)
+    show(head_text(video))
     refused = False
     for text in given:
         _answer(video, text, options.save, pictures)
@@ -250,9 +247,11 @@ def _answer(video: OwnVideo, text: str, folder: Path | None, pictures: Sequence[
     from x2l.cli.ask.reply import reply_text, save_reply
 
     reply = video.ask(text)
-    print(reply_text(video, reply, sys.stdout.encoding or "ascii"), flush=True)
+    read = show(reply_text(video, reply, sys.stdout.encoding or "ascii"))
     if folder is not None:
-        print(f"saved       {save_reply(folder, video, reply, pictures)}", flush=True)
+        show(f"saved       {save_reply(folder, video, reply, pictures)}")
+    elif not read:
+        sys.exit(0)  # nothing of further answers would be left
 
 
 if __name__ == "__main__":

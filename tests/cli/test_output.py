@@ -1,0 +1,43 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.cli.test_collect import make_sweep
+from x2l.cli.output import fail
+from x2l.runs.job_status import StatusFile
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (["collect", "--tracker", "none"], 1),  # one run is not done: said all the same
+        (["compare", "--json", "--a", "selector=random", "--b", "selector=attention"], 0),
+        (["status", "--watch", "60"], 1),  # nobody watches
+    ],
+)
+def test_a_reader_that_has_left_ends_nothing_but_the_printing(tmp_path, command, code):
+    folder = make_sweep(tmp_path / "sweep", done=False)
+    StatusFile(folder / "full", "full").write("running")
+    reader, writer = os.pipe()
+    os.close(reader)  # as `| head` that has seen enough
+    name, *options = command
+    done = subprocess.run(
+        [sys.executable, "-m", f"x2l.cli.{name}", str(folder), *options],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=50,
+    )
+    os.close(writer)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
+    assert (folder / "points.csv").exists() == (name == "collect")
+
+
+def test_a_failure_is_one_line_and_a_status(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        fail("top_k=0: must be above 0", 3)
+    assert exit_.value.code == 3
+    assert capsys.readouterr().err == "error: top_k=0: must be above 0\n"

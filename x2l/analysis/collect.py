@@ -1,0 +1,97 @@
+"""Records of any set of runs -> points.csv, curve, the sweep's run in a tracker. Idempotent."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from x2l.analysis.curves import NothingToDraw, draw, save
+from x2l.analysis.lmms_eval import Line, export
+from x2l.analysis.points import POINTS, Point, points, write_points
+from x2l.analysis.sweep_tables import sweep_tables, sweep_title
+from x2l.runs.out_of_memory_log import Shortage, load_shortages, unanswered
+from x2l.runs.records import RECORDS, Record, load
+from x2l.runs.sweep_status import find_runs
+from x2l.runs.trackers import tensorboard as tracking_tensorboard
+from x2l.runs.trackers import wandb as tracking_wandb
+
+TASK_POINTS = "points_by_task.csv"
+LMMS_EVAL = "lmms_eval"
+CURVES = ("curve.png", "curve.pdf")
+TRACKERS = ("wandb", "tensorboard", "none")
+
+
+def collect(
+    folders: Sequence[Path],
+    out: Path,
+    tracker: str = "wandb",
+    mode: str = "offline",
+    project: str = "x2l",
+    lmms_eval: bool = False,
+    lines: Sequence[Line] = (),
+) -> list[Point]:
+    """Makes everything that follows from the records under `folders`.
+
+    Args:
+        folders: runs, or folders of runs at any depth.
+        out: where points.csv, points_by_task.csv, curve.png and curve.pdf go; no figure, and no run of the
+            tracker, but a warning where no cell has an accuracy.
+        tracker: `wandb`, `tensorboard` or `none`.
+        mode: of W&B.
+        project: of W&B.
+        lmms_eval: write every cell's answers as lmms-eval's samples files, under lmms_eval/.
+        lines: what others reached, for the figure.
+
+    Returns:
+        One point per cell.
+
+    Raises:
+        ValueError: neither records nor shortages there, or a tracker that is not installed or cannot go online.
+    """
+    short = shortages_under(folders)
+    records = records_under(folders, needed=not short)
+    if tracker == "tensorboard":
+        tracking_tensorboard.check_installed()
+    elif tracker == "wandb":
+        tracking_wandb.check_mode(mode)
+    out.mkdir(parents=True, exist_ok=True)
+    if lmms_eval:
+        export(out / LMMS_EVAL, records)
+    rows = points(records, shortages=short)
+    write_points(out / POINTS, rows)
+    task_rows = points(records, by_task=True, shortages=short)
+    write_points(out / TASK_POINTS, task_rows)
+    try:
+        png, pdf = save(draw(rows, sweep_title(rows), lines), out)
+    except NothingToDraw as error:
+        for name in CURVES:  # an older figure would be of other records
+            (out / name).unlink(missing_ok=True)
+        print(f"warning: no figure: {error}", file=sys.stderr)
+        return rows
+    tables, files = sweep_tables(rows, task_rows), [out / POINTS, out / TASK_POINTS, png, pdf]
+    if tracker == "wandb":
+        tracking_wandb.track_sweep(out, tables, png, files, mode, project)
+    elif tracker == "tensorboard":
+        tracking_tensorboard.track_sweep(out, tables, png, files)
+    return rows
+
+
+def records_under(folders: Sequence[Path], needed: bool = True) -> list[Record]:
+    """The records of every run at or under the given folders.
+
+    Raises:
+        ValueError: there are none, but they are needed.
+    """
+    records = [record for run in find_runs(folders) for record in load(run)]
+    if needed and not records:
+        named = ", ".join(map(str, folders))
+        raise ValueError(f"folders={named}: hold no {RECORDS} with an answer; run x2l first")
+    return records
+
+
+def shortages_under(folders: Sequence[Path]) -> list[Shortage]:
+    """The answers that ran out of memory in every run at or under the given folders, and are still missing."""
+    found = []
+    for run in find_runs(folders):
+        if short := load_shortages(run):
+            found += unanswered(short, load(run))
+    return found

@@ -1,0 +1,112 @@
+"""`x2l-status SWEEP...`: how every job of a sweep stands, while it runs or after it."""
+
+import argparse
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from x2l.cli.output import show
+from x2l.runs.job_status import STATUS, SWEEP
+from x2l.runs.sweep_status import GOING, MEANING, Job, jobs, time_left
+
+
+def table(jobs: Sequence[Job], width: int | None = None) -> str:
+    """One line a job, and one of totals.
+
+    Args:
+        jobs: from `jobs`.
+        width: of the screen, where lines are cut off; None = no limit.
+    """
+    lines = [["job", "state", "answers", "of", "", "a minute", "left", ""]]
+    for job in jobs:
+        done, of = job.values.get("records", 0), job.values.get("expected")
+        lines.append(
+            [
+                job.name,
+                job.state,
+                f"{done:,}" if job.folder else "-",
+                f"{of:,}" if of else "-",
+                f"{100 * done / of:.0f}%" if of else "-",
+                f"{60 * job.rate:,.0f}" if job.rate else "-",
+                _duration(job.left / job.rate)
+                if job.rate and job.left is not None and job.state == "running"
+                else "-",
+                job.reason,
+            ]
+        )
+    widths = [max(map(len, column)) for column in list(zip(*lines, strict=True))[:-1]]
+    told = []
+    for line in lines:
+        cells = [cell.ljust(w) for cell, w in zip(line[:2], widths[:2], strict=True)]
+        cells += [cell.rjust(w) for cell, w in zip(line[2:-1], widths[2:], strict=True)]
+        told.append(_cut("  ".join([*cells, line[-1]]).rstrip(), width))
+    return "\n".join([*told, "", _totals(jobs)])
+
+
+def _cut(line: str, width: int | None) -> str:
+    return line if width is None or len(line) <= width else f"{line[: width - 1]}…"
+
+
+def _totals(jobs: Sequence[Job]) -> str:
+    counts: dict[str, int] = {}
+    for job in sorted(jobs, key=lambda job: job.state != "done"):
+        counts[job.state] = counts.get(job.state, 0) + 1
+    states = ", ".join(f"{number} {state}" for state, number in counts.items())
+    answers = sum(job.values.get("records", 0) for job in jobs)
+    told = [f"{len(jobs)} jobs: {states}", f"{answers:,} answers"]
+    if (left := time_left(jobs)) is not None:
+        told.append(f"about {_duration(left)} left")
+    lines = ["; ".join(told)]
+    lines += [f"{state}: {MEANING[state]}" for state in counts if state in MEANING]
+    if counts.keys() - {"done", *GOING}:
+        lines.append("the same command again answers what is missing")
+    return "\n".join(lines)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    return f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script; exit status 0 when all jobs are done, 1 when not, 2 when there is none."""
+    parser = argparse.ArgumentParser(prog="x2l-status", description=__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, help="sweeps or runs")
+    parser.add_argument(
+        "--watch", type=float, metavar="SECONDS", help="again and again, until no job is going"
+    )
+    options = parser.parse_args(arguments)
+    if options.watch is not None and options.watch <= 0:
+        parser.error(f"--watch={options.watch:g}: must be seconds above 0, e.g. --watch 5")
+    for folder in options.folders:
+        if not folder.is_dir():
+            parser.error(f"folders={folder}: no such folder; give a folder that x2l wrote")
+    current = jobs(options.folders)
+    if not current:
+        named = ", ".join(map(str, options.folders))
+        parser.error(f"folders={named}: hold no {STATUS} and no {SWEEP}; run x2l first")
+    screen = sys.stdout.isatty()
+    clear = "\033[H\033[2J" if screen else "\n"
+    try:
+        read = show(table(current, _width(screen)))
+        while read and options.watch and any(job.state in GOING for job in current):
+            time.sleep(options.watch)
+            current = jobs(options.folders)
+            read = show(clear + table(current, _width(screen)))
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+    sys.exit(0 if all(job.state == "done" for job in current) else 1)
+
+
+def _width(screen: bool) -> int | None:
+    return shutil.get_terminal_size().columns if screen else None
+
+
+if __name__ == "__main__":
+    main()
