@@ -26,8 +26,8 @@ from published import SHAPES
 from x2l.cli.run import composed, engine
 from x2l.compressors.base import Level
 from x2l.engine.decode import answer
-from x2l.engine.flops import Meter
 from x2l.engine.kv_store import KVStore
+from x2l.engine.meter import Meter
 from x2l.engine.prefill import prefill
 from x2l.models.attention import register
 from x2l.models.checkpoint import PACKAGED, locate, overridden, read_config, read_processor

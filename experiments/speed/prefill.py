@@ -21,7 +21,7 @@ import torch
 
 from x2l.compressors.base import Level
 from x2l.compressors.pruning_by_keys import KeyNorm
-from x2l.engine.flops import Meter
+from x2l.engine.meter import Meter
 from x2l.engine.prefill import prefill
 from x2l.models.huggingface import HFVideoModel
 from x2l.models.interface import Embedded

@@ -1,4 +1,4 @@
-"""Levels by rank and by a budget of bytes."""
+"""Chunks and levels by rank, by a budget of bytes, and as many bytes as another choice."""
 
 import math
 
@@ -7,16 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from x2l.engine.assignment import (
-    budget_of,
-    by_bytes,
-    by_rank,
-    check_top_k,
-    counts_of,
-    is_budget,
-    ladder,
-)
-from x2l.engine.top_k import select
+from x2l.engine.assignment import by_bytes, by_rank, select, select_bytes
 
 INF = float("inf")
 THREE = ("low", "mid", "high")
@@ -24,6 +15,59 @@ SIZES = {"low": [320] * 6, "mid": [80] * 6, "high": [20] * 6}
 scores = st.lists(
     st.one_of(st.floats(-5, 5), st.sampled_from([INF, -INF])), min_size=1, max_size=12
 ).map(torch.tensor)
+
+
+def test_takes_the_most_relevant_in_time_order():
+    assert select(torch.tensor([0.1, 0.9, 0.5, 0.7]), 2) == (1, 3)
+
+
+def test_ties_go_to_the_earlier_chunk():
+    assert select(torch.zeros(5), 2) == (0, 1)
+
+
+def test_infinities_are_always_and_never():
+    relevance = torch.tensor([INF, 0.0, -INF, 1.0])
+    assert select(relevance, 0) == (0,)
+    assert select(relevance, 4) == (0, 1, 3)
+
+
+def test_pinned_chunks_come_on_top():
+    assert select(torch.tensor([0.0, 3.0, 2.0, 1.0]), 1, ("first", "last")) == (0, 1, 3)
+    assert select(torch.full((3,), -INF), 2, ("last",)) == (2,)
+
+
+def test_nested_in_top_k():
+    relevance = torch.rand(9, generator=torch.Generator().manual_seed(0))
+    picked = [set(select(relevance, k)) for k in range(10)]
+    assert all(a < b for a, b in zip(picked, picked[1:], strict=False))
+
+
+def test_nan_relevance_is_refused():
+    with pytest.raises(ValueError, match="relevance holds NaN"):
+        select(torch.tensor([0.0, float("nan")]), 1)
+
+
+def test_bytes_are_matched_by_whole_chunks():
+    """Equal chunks: exactly as many as the budget holds, in order of relevance."""
+    relevance = torch.tensor([0.1, 0.9, 0.5, 0.7, 0.2])
+    assert [select_bytes(relevance, [10] * 5, budget) for budget in (0, 10, 30, 50)] == [
+        (),
+        (1,),
+        (1, 2, 3),
+        (0, 1, 2, 3, 4),
+    ]
+    assert select_bytes(relevance, [10] * 5, 24) == (1, 3)
+    assert select_bytes(relevance, [10] * 5, 26) == (1, 2, 3)
+    assert select_bytes(torch.full((5,), -INF), [10] * 5, 30) == ()
+
+
+def test_matched_bytes_are_half_a_chunk_off_at_most():
+    """The last chunk is shorter, as in most videos."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = [64] * 9 + [24]
+    for budget in [*range(0, sum(sizes) + 1, 24)] * 20:
+        taken = select_bytes(torch.rand(10, generator=generator), sizes, budget)
+        assert abs(sum(sizes[index] for index in taken) - budget) <= 32
 
 
 @pytest.mark.parametrize(
@@ -122,41 +166,3 @@ def test_a_step_that_is_dearer_than_the_next_is_taken_all_the_same():
     assert by_bytes(torch.tensor([1.0]), sizes, 100, THREE) == ("low",)
     free = {"low": [10], "mid": [10], "high": [10]}
     assert by_bytes(torch.tensor([1.0]), free, 10, THREE) == ("low",)
-
-
-def test_words():
-    assert ladder("2+4") == (2, 4) and ladder("2") is None and ladder(3) is None
-    assert [is_budget(word) for word in ("12%", "0.5%", "64MB", "gt", 4, None, "2+4")] == [
-        *[True] * 3,
-        *[False] * 4,
-    ]
-    assert budget_of("12.5%", 1000) == 125 and budget_of("1.5MB", 7) == 1_500_000
-    assert counts_of(2, THREE) == (2, 0) and counts_of("2+4", THREE) == (2, 4)
-    assert counts_of(2, ("low", "high")) == (2,)
-
-
-@pytest.mark.parametrize(
-    ("top_k", "message"),
-    [
-        ("2+", r"top_k='2\+': must be a number of chunks >= 0, .*a ladder such as 2\+4"),
-        ("12 %", "must be a number"),
-        ("64MiB", "must be a number"),
-        ("0%", "top_k=0%: must be above 0, and at most 100%"),
-        ("101%", "at most 100%"),
-        ("0MB", "must be above 0"),
-        ("1+2+3", r"top_k=1\+2\+3: .*levels are low, mid, high, so give 2"),
-        ("5+4", r"top_k=5\+4: the video has only 8 chunks"),
-        (9, "top_k=9: the video has only 8 chunks"),
-        (-1, "must be a number"),
-    ],
-)
-def test_wrong_words_are_refused_early(top_k, message):
-    with pytest.raises(ValueError, match=message):
-        check_top_k(top_k, (), THREE, 8)
-
-
-def test_good_words_pass():
-    for top_k in (0, 8, "gt", "task", "4+4", "12%", "100%", "200MB"):
-        check_top_k(top_k, ("first",), THREE, 8)
-    with pytest.raises(ValueError, match="selection.pinned"):
-        check_top_k("12%", ("middle",), THREE, 8)

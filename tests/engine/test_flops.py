@@ -12,7 +12,8 @@ from x2l.compressors.merging import ToMe, matching
 from x2l.compressors.pooling import MeanPool
 from x2l.compressors.pruning_by_keys import KeyNorm
 from x2l.engine.decode import answer
-from x2l.engine.flops import Meter, kv_bytes
+from x2l.engine.flops import kv_bytes
+from x2l.engine.meter import Meter
 from x2l.engine.prefill import prefill
 from x2l.engine.stages import STAGES
 from x2l.selectors.attention import AttentionSelector

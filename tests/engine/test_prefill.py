@@ -12,7 +12,8 @@ from x2l.compressors.merging import ToMe
 from x2l.compressors.pooling import MeanPool
 from x2l.compressors.pruning_by_keys import KeyNorm, RandomPruning, ScoredPruning, UniformPruning
 from x2l.engine.decode import answer, ask
-from x2l.engine.flops import Meter, decoder_flops
+from x2l.engine.flops import decoder_flops
+from x2l.engine.meter import Meter
 from x2l.engine.prefill import prefill
 from x2l.models.attention import Watch, _scope
 from x2l.models.positions import Placement
@@ -142,9 +143,22 @@ def test_bad_assignment_is_refused():
     for wrong in (["low"] * 3, ["low", "low", "low", "medium"]):
         with pytest.raises(
             ValueError,
-            match=r"must name one of the levels \['high', 'low'\] for each of the 4 chunks",
+            match=r"must name one of the levels \['low', 'high'\] for each of the 4 chunks",
         ):
             store.mix(wrong)
+
+
+def test_reloading_takes_the_levels_from_the_store_and_refuses_unknown_chunks():
+    levels = {"fine": Level(KeyNorm(), 2), "mid": Level(KeyNorm(), 4), "rest": Level(KeyNorm(), 8)}
+    model = ours("qwen2_5_vl")
+    store = prefill(model, model.prompt(frames(14), 4), levels)
+    assert store.reloading({2, 0}) == ("fine", "rest", "fine", "rest")
+    said = answer(model, store, model.question(QUESTION), ("fine", "mid", "rest", "rest"), 1)
+    assert said.kv_bytes_reloaded == store.nbytes("fine")[0] + store.nbytes("mid")[1]
+    assert store.nbytes_host == sum(store.nbytes("fine")) + sum(store.nbytes("mid"))
+    for wrong in ([99], [-1], [1, 4]):
+        with pytest.raises(ValueError, match=r"selected=\[.*\]: the video has 4 chunks; number"):
+            store.reloading(wrong)
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ from x2l.compressors.base import Level
 from x2l.compressors.merging import ToMe
 from x2l.compressors.pruning_by_keys import KeyNorm
 from x2l.compressors.quantisation import Quantised
-from x2l.engine.assignment import assigned, budget_of
+from x2l.engine.assignment import assigned
 from x2l.engine.flops import kv_bytes
 from x2l.engine.prefill import prefill
+from x2l.engine.top_k import budget_of
 from x2l.evaluation.fewer_frames import budget_bytes, budget_tokens, check_budget, thinned
 from x2l.models.prompt import Prompt
 
@@ -55,7 +56,7 @@ def test_of_a_budget_no_more_counts_than_chunks_can_spend(family, pinned, levels
     for share in (0.01, 0.3, 0.6, 1.01):
         top_k = f"{100 * (least + share * (most - least)) / full:.3f}%"
         for relevance in (torch.arange(6.0), -torch.arange(6.0)):
-            given = assigned(relevance, top_k, store, full, ("low", "high"), pinned)
+            given = assigned(relevance, top_k, store, full, pinned)
             mixed = store.mix(given)
             assert mixed.nbytes <= budget_of(top_k, full)
             if relevance[0] > relevance[-1]:

@@ -8,9 +8,9 @@ import torch
 from tests.tiny import frames, ours
 from x2l.compressors.base import Level
 from x2l.compressors.pruning_by_keys import KeyNorm
-from x2l.engine.flops import Meter
+from x2l.engine.assignment import select
+from x2l.engine.meter import Meter
 from x2l.engine.prefill import prefill
-from x2l.engine.top_k import select
 from x2l.selectors.base import Query
 from x2l.selectors.from_file import FileSelector
 

@@ -10,7 +10,7 @@ from tests import towers
 from tests.tiny import frames, ours
 from x2l.compressors.base import Level
 from x2l.compressors.pruning_by_keys import KeyNorm
-from x2l.engine.flops import Meter
+from x2l.engine.meter import Meter
 from x2l.engine.prefill import prefill
 from x2l.selectors.base import Query
 from x2l.selectors.retriever import RetrieverSelector

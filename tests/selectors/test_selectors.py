@@ -7,9 +7,9 @@ from tests.tiny import frames, ours, stock
 from x2l.compressors.base import Level
 from x2l.compressors.merging import ToMe
 from x2l.compressors.pruning_by_keys import KeyNorm
-from x2l.engine.flops import Meter
+from x2l.engine.assignment import select
+from x2l.engine.meter import Meter
 from x2l.engine.prefill import prefill
-from x2l.engine.top_k import select
 from x2l.selectors.attention import AttentionSelector
 from x2l.selectors.base import Query
 from x2l.selectors.controls import (
@@ -113,9 +113,7 @@ def test_matched_random_draws_what_random_draws(store):
 
 def hits(store, rate, miss="none", questions=300):
     selector = HitRateSelector(rate, miss)
-    return [
-        select(relevance(selector, store, key=f"q{n}"), "gt", gt=(1, 2)) for n in range(questions)
-    ]
+    return [select(relevance(selector, store, key=f"q{n}"), 2) for n in range(questions)]
 
 
 def test_hit_rate_gives_the_truth_that_often_and_else_nothing(store):

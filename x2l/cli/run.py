@@ -318,9 +318,9 @@ def _methods(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Levels and selectors by name."""
     levels = {}
-    for name, level in values["levels"].items():
+    for name in settings.levels:  # finest first
         try:
-            levels[name] = _level(OmegaConf.create(level))
+            levels[name] = _level(OmegaConf.create(values["levels"][name]))
         except ConfigError as error:
             raise ConfigError(str(error).replace("levels.*.", f"levels.{name}.")) from error
     # The control of fewer frames selects nothing, so none is loaded for it.

@@ -34,7 +34,9 @@ def check_context(
         )
 
 
-def check_video(context_length: int | None, prompt_tokens: int, attended: int, end: int) -> None:
+def check_video(
+    context_length: int | None, prompt_tokens: int, attended: int, end: int, coarsest: str
+) -> None:
     """Checks a video before its pre-fill.
 
     Args:
@@ -42,6 +44,7 @@ def check_video(context_length: int | None, prompt_tokens: int, attended: int, e
         prompt_tokens: text before the video and the whole video.
         attended: the most KVs that any chunk attends to, itself included.
         end: one past the last position of the pre-fill.
+        coarsest: name of that level, which may serve as context.
 
     Raises:
         ContextError: it is too long.
@@ -52,7 +55,7 @@ def check_video(context_length: int | None, prompt_tokens: int, attended: int, e
         end,
         f"video: its {prompt_tokens:,} tokens",
         "use fewer frames (video.frames=), smaller ones (model.video_processor=), or keep only compressed KVs in "
-        "sight: prefill.context=high prefill.positions=compact",
+        f"sight: prefill.context={coarsest} prefill.positions=compact",
     )
 
 
@@ -78,5 +81,6 @@ def check_question(
         next_position + new,
         f"question: its {tokens:,} tokens, {max_new_tokens:,} to answer with (max_new_tokens) and {cached:,} KVs of "
         "the video",
-        "ask a shorter question, lower max_new_tokens, use fewer frames (video.frames=), or a higher levels.high.ratio",
+        "ask a shorter question, lower max_new_tokens, use fewer frames (video.frames=), or a "
+        "higher ratio of the coarsest level",
     )

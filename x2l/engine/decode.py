@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from x2l.engine.context_length import check_question
-from x2l.engine.flops import Meter, decoder_flops, head_flops
-from x2l.engine.kv_store import RESIDENT, KVStore, Mixed
+from x2l.engine.flops import answer_flops
+from x2l.engine.kv_store import KVStore
+from x2l.engine.meter import Meter
 from x2l.models.attention import Watch
-from x2l.models.interface import ModelShape, VideoModel
+from x2l.models.interface import VideoModel
 from x2l.models.kv_cache import BufferCache
 from x2l.models.positions import Placement
 from x2l.models.prompt import Question
@@ -58,27 +59,6 @@ def ask(
     return model.logits(model.embed_text(question.input_ids), positions, cache, watch)
 
 
-def question_flops(shape: ModelShape, question: Question, mixed: Mixed) -> int:
-    """Operations of running a question over a mixed cache, the first logits included."""
-    tokens = len(question.input_ids)
-    cached = round(sum(mixed.kv.tokens) / shape.layers)
-    return decoder_flops(shape, tokens, cached + tokens) + head_flops(shape)
-
-
-def answer_flops(shape: ModelShape, cached: int, question: int, generated: int) -> int:
-    """Operations of running a question over cached KVs and writing an answer.
-
-    Args:
-        shape: of the model.
-        cached: KVs in each layer before the question.
-        question: tokens of the question.
-        generated: tokens of the answer, the end token included.
-    """
-    flops = decoder_flops(shape, question, cached + question) + generated * head_flops(shape)
-    before = cached + question
-    return flops + sum(decoder_flops(shape, 1, before + step) for step in range(1, generated))
-
-
 def answer(
     model: VideoModel,
     store: KVStore,
@@ -93,7 +73,7 @@ def answer(
         model: the model.
         store: from `prefill`.
         question: from `model.question`.
-        assignment: a level for every chunk, as `KVStore.reloading` or `assignment.by_rank` gives.
+        assignment: a level for every chunk, as `KVStore.reloading` or `assigned` gives.
         max_new_tokens: at most that many tokens.
         meter: counts stages reload and decode.
 
@@ -103,16 +83,16 @@ def answer(
     meter = meter or Meter(model.device)
     with meter.stage("reload"):
         mixed = store.mix(assignment)
-        cached, own = round(sum(mixed.kv.tokens) / model.shape.layers), len(question.input_ids)
+        question_tokens = len(question.input_ids)
         limit, start = model.shape.context_length, mixed.place.next_position
-        check_question(limit, max(mixed.kv.tokens), start, own, max_new_tokens)
-        cache = model.fill(mixed.kv, room=len(question.input_ids) + max_new_tokens)
-    sizes = {level: store.nbytes(level) for level in set(assignment) - RESIDENT}
+        check_question(limit, max(mixed.kv.tokens), start, question_tokens, max_new_tokens)
+        cache = model.fill(mixed.kv, room=question_tokens + max_new_tokens)
+    sizes = {level: store.nbytes(level) for level in set(assignment) - {store.coarsest}}
     reloaded = sum(sizes[level][i] for i, level in enumerate(assignment) if level in sizes)
     with meter.stage("decode"):
         first = ask(model, cache, question, mixed.place)
         tokens = _greedy(model, cache, first, question, mixed.place, max_new_tokens)
-    meter.add("decode", answer_flops(model.shape, cached, own, len(tokens)))
+    meter.add("decode", answer_flops(model.shape, mixed.mean_tokens, question_tokens, len(tokens)))
     return Answer(
         model.decode_text(tokens), tuple(tokens), mixed.nbytes, reloaded, first.float().cpu()
     )

@@ -1,4 +1,4 @@
-"""Compute in closed form (FLOPs, bytes) and measured (seconds, peak memory); kept apart, shown side by side.
+"""Compute in closed form: FLOPs and bytes. `meter.py` measures; the two are kept apart, and shown side by side.
 
 FLOPs are those of matrix products, 2 per multiply-add, as torch's own counter counts them: attention is counted over
 the whole query x key rectangle, because that is what runs under a mask; norms, rotary positions and softmax are left
@@ -8,18 +8,7 @@ differ too much for formulas: the adapter runs torch's counter on the first chun
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-
-import torch
-
-from x2l.engine.stages import STAGES
 from x2l.models.interface import ModelShape
-from x2l.models.out_of_memory import naming_stage
-
-_STATUS, _PEAK_RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def decoder_flops(shape: ModelShape, tokens: int, keys: int) -> int:
@@ -41,62 +30,22 @@ def kv_bytes(shape: ModelShape, tokens: int) -> int:
     return 2 * shape.layers * shape.kv_heads * shape.head_dim * tokens * shape.kv_itemsize
 
 
-class Meter:
-    """Adds up FLOPs and synchronised seconds by stage, and notes peak memory. One for a pre-fill, one for an answer.
+def question_flops(shape: ModelShape, cached: int, tokens: int) -> int:
+    """Running a question of `tokens` tokens over `cached` KVs in each layer, the first logits included."""
+    return decoder_flops(shape, tokens, cached + tokens) + head_flops(shape)
 
-    Attributes:
-        flops: stage -> operations, closed form.
-        seconds: stage -> wall time, waiting at both ends for what was asked of the device (and, where a model is
-            spread, of the other GPUs in use). Copies to the host that go on beside it are not waited for.
+
+def answer_flops(shape: ModelShape, cached: int, question: int, generated: int) -> int:
+    """Operations of running a question over cached KVs and writing an answer.
+
+    Args:
+        shape: of the model.
+        cached: KVs in each layer before the question.
+        question: tokens of the question.
+        generated: tokens of the answer, the end token included.
     """
-
-    def __init__(self, device: torch.device | str = "cpu") -> None:
-        """Starts at zero; the peak counter restarts too."""
-        self.device = torch.device(device)
-        self.flops = dict.fromkeys(STAGES, 0)
-        self.seconds = dict.fromkeys(STAGES, 0.0)
-        for index in self._gpus():
-            torch.cuda.reset_peak_memory_stats(index)
-        if self.device.type != "cuda" and _PEAK_RESET.exists():
-            _PEAK_RESET.write_text("5")  # Linux: starts VmHWM anew
-
-    def _gpus(self) -> list[int]:
-        """All GPUs that this process keeps tensors on, where the model is on one."""
-        if self.device.type != "cuda":
-            return []
-        count = torch.cuda.device_count()
-        return [index for index in range(count) if torch.cuda.memory_allocated(index)]
-
-    def _now(self) -> float:
-        for index in self._gpus():
-            # Not the whole device: see transfer.py for the stream that copies beside this one.
-            torch.cuda.current_stream(index).synchronize()
-        return time.perf_counter()
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Times a block as part of a stage; stages must not be nested."""
-        with naming_stage(name):
-            start = self._now()
-            try:
-                yield
-            finally:
-                self.seconds[name] += self._now() - start
-
-    def add(self, stage: str, flops: int) -> None:
-        """Counts operations."""
-        self.flops[stage] += flops
-
-    @property
-    def peak_bytes(self) -> int | None:
-        """Peak memory since this meter was made, or since a later one was.
-
-        CUDA: allocated, summed over the GPUs in use (their peaks need not coincide). CPU: of the whole process,
-        weights and libraries included (Linux; None elsewhere).
-        """
-        if self.device.type == "cuda":
-            return sum(torch.cuda.max_memory_allocated(index) for index in self._gpus())
-        if not _STATUS.exists():
-            return None
-        line = next(row for row in _STATUS.read_text().splitlines() if row.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
+    before = cached + question
+    steps = (decoder_flops(shape, 1, before + step) for step in range(1, generated))
+    return (
+        question_flops(shape, cached, question) + sum(steps) + (generated - 1) * head_flops(shape)
+    )

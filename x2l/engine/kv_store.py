@@ -1,6 +1,7 @@
 """The KVs of one video at every level, by chunk; and how they are mixed into one cache.
 
-H-KVs stay on the compute device, all other levels on the host, from where they are re-loaded. Where a model is spread
+The coarsest level (the paper's H-KVs) stays on the compute device, all others on the host, from where they are
+re-loaded. Where a model is spread
 over several devices, KVs of a layer go to the device of that layer, which is where the prefix has them.
 """
 
@@ -17,8 +18,6 @@ from x2l.models.positions import Placement, compacted, first_cursor, furthest, p
 from x2l.models.prompt import Prompt
 
 POSITIONS = ("keep", "compact")
-# Levels that stay on the compute device; all others wait on the host.
-RESIDENT = frozenset({"high"})
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,11 @@ class Mixed:
     spans: tuple[tuple[tuple[int, int], ...], ...]
     nbytes: int
 
+    @property
+    def mean_tokens(self) -> int:
+        """KVs of a layer, the mean over layers."""
+        return round(sum(self.kv.tokens) / len(self.kv.layers))
+
 
 @dataclass(frozen=True)
 class KVStore:
@@ -45,7 +49,8 @@ class KVStore:
     Attributes:
         prompt: the prompt that was pre-filled, without its pixels.
         prefix: KVs of the text before the video, each layer on the device that the model runs it on.
-        levels: level name -> KVs of every chunk in the form that they are stored in, with original positions.
+        levels: level name, finest first -> KVs of every chunk in the form that they are stored in, with original
+            positions. The last one stays on the compute device.
         positions: `keep` or `compact`.
         step_embeds: `(time steps, hidden)` mean input embedding of each time step's visual tokens (for selectors).
         step_chunk: chunk of each time step.
@@ -58,14 +63,24 @@ class KVStore:
     step_embeds: Tensor
     step_chunk: tuple[int, ...]
 
+    @property
+    def finest(self) -> str:
+        """The level that chunks are re-loaded at."""
+        return next(iter(self.levels))
+
+    @property
+    def coarsest(self) -> str:
+        """The level that stays on the compute device."""
+        return tuple(self.levels)[-1]
+
     def kept(self, level: str) -> tuple[int, ...]:
         """Visual tokens kept of each chunk, mean over layers and heads, which is a whole number.
 
         Text inside a chunk is always kept and not counted.
         """
-        apart = sum(layer.keys.shape[1] for layer in self.prefix.layers)  # heads of all layers
+        heads = sum(layer.keys.shape[1] for layer in self.prefix.layers)  # of all layers
         return tuple(
-            kv.entries // apart - (chunk.tokens - chunk.visual_tokens)
+            kv.entries // heads - (chunk.tokens - chunk.visual_tokens)
             for kv, chunk in zip(self.levels[level], self.prompt.chunks, strict=True)
         )
 
@@ -80,11 +95,20 @@ class KVStore:
     @property
     def nbytes_host(self) -> int:
         """Bytes of keys and values of all levels that wait on the host."""
-        return sum(sum(self.nbytes(level)) for level in self.levels if level not in RESIDENT)
+        return sum(sum(self.nbytes(level)) for level in self.levels if level != self.coarsest)
 
     def reloading(self, selected: Collection[int]) -> tuple[str, ...]:
-        """The assignment of the paper: `low` for the selected chunks, `high` for all others."""
-        return tuple("low" if c.index in selected else "high" for c in self.prompt.chunks)
+        """The assignment of the paper: the selected chunks at the finest level, all others at the coarsest.
+
+        Raises:
+            ValueError: a chunk that the video does not have.
+        """
+        chunks = range(len(self.prompt.chunks))
+        if unknown := sorted(set(selected) - set(chunks)):
+            raise ValueError(
+                f"selected={unknown}: the video has {len(chunks)} chunks; number them from 0 to {len(chunks) - 1}"
+            )
+        return tuple(self.finest if index in selected else self.coarsest for index in chunks)
 
     def mix(self, assignment: Sequence[str]) -> Mixed:
         """Joins prefix and chunks, each at the level that `assignment` names for it. Pure.
@@ -96,7 +120,7 @@ class KVStore:
         unknown = sorted(set(assignment) - set(self.levels))
         if len(assignment) != len(chunks) or unknown:
             raise ValueError(
-                f"assignment={list(assignment)}: must name one of the levels {sorted(self.levels)} "
+                f"assignment={list(assignment)}: must name one of the levels {list(self.levels)} "
                 f"for each of the {len(chunks)} chunks"
             )
         parts = [

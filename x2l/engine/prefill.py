@@ -15,9 +15,10 @@ from torch import Tensor
 from x2l.compressors.base import CAN_SEE, Level, Observation, Sizes, kept_tokens
 from x2l.compressors.stored_forms import Interleaved, Ragged, by_head, interleaved
 from x2l.engine.context_length import check_video
-from x2l.engine.flops import Meter, decoder_flops
+from x2l.engine.flops import decoder_flops
 from x2l.engine.host_copy import copies_done, to_host
-from x2l.engine.kv_store import POSITIONS, RESIDENT, KVStore
+from x2l.engine.kv_store import POSITIONS, KVStore
+from x2l.engine.meter import Meter
 from x2l.kv import KV, LayerKV, StoredKV, StoredLayer
 from x2l.models.attention import Watch
 from x2l.models.interface import Embedded, ModelShape, VideoModel
@@ -35,7 +36,7 @@ def check_prefill(levels: Mapping[str, Level], context: str, positions: str) -> 
         raise ValueError(f"prefill.positions={positions!r}: must be one of {POSITIONS}")
     if context not in ("full", "own", *levels):
         raise ValueError(
-            f"prefill.context={context!r}: must be full, own, or one of the levels, {sorted(levels)}"
+            f"prefill.context={context!r}: must be full, own, or one of the levels, {list(levels)}"
         )
     uneven = [name for name, level in levels.items() if not level.even]
     if positions == "compact" and uneven:
@@ -77,7 +78,7 @@ def prefill(
     Args:
         model: the model.
         prompt: from `model.prompt`.
-        levels: name -> compressor and ratio.
+        levels: name -> compressor and ratio, finest first; the last one stays on the compute device.
         context: what later chunks attend to in place of earlier ones: their raw KVs (`full`), a level's KVs (its
             name), or `own`: one decoder pass a level, each seeing its own KVs (the paper, and the
             official code); chunks are embedded once all the same.
@@ -105,8 +106,11 @@ def prefill(
     if positions == "compact" and context != "full":
         left = [_left(prompt, seen[name][name], layers) for name in seen]
         end = max(compact_end(prompt, kept) for kept in left) + asked
-    check_video(model.shape.context_length, prompt.tokens, attended, end)
-    passes = [_Pass(model, prompt, seen[c], c, positions, meter, video_seed) for c in seen]
+    coarsest = tuple(levels)[-1]
+    check_video(model.shape.context_length, prompt.tokens, attended, end, coarsest)
+    passes = [
+        _Pass(model, prompt, seen[c], c, positions, meter, video_seed, coarsest) for c in seen
+    ]
     embeds, owner = [], []
     for chunk in prompt.chunks:
         with meter.stage("vision"):
@@ -144,9 +148,11 @@ class _Pass:
         positions: str,
         meter: Meter,
         video_seed: int,
+        resident: str,
     ) -> None:
         self.model, self.prompt, self.levels, self.context = model, prompt, levels, context
         self.positions, self.meter, self.video_seed = positions, meter, video_seed
+        self.resident = resident  # the level that stays on the compute device
         self.compressors = [level.compressor for level in levels.values()]
         self.needs = frozenset[str]().union(*(c.needs for c in self.compressors))
         if not self.needs <= CAN_SEE:
@@ -184,7 +190,7 @@ class _Pass:
                 cache.cut(before)
                 self._leave(levels[self.context].decode(), chunk, compact)
             for name, kv in levels.items():
-                self.stored[name].append(kv if name in RESIDENT else to_host(kv))
+                self.stored[name].append(kv if name == self.resident else to_host(kv))
 
     def _probed(self, used: Tensor) -> dict[str, Watch]:
         """Runs each probe text right behind the chunk, shows its queries, and forgets its KVs."""

@@ -1,147 +1,139 @@
-"""From relevance to the chunks that are re-loaded as L-KVs. One rule for every selector."""
+"""The language of top_k, and its order. Imports nothing heavy, so that settings and analysis can use it.
+
+A number of chunks; `gt`, as many as the question needs; `task`, as many as `selection.top_k_by_task` gives its task; a
+ladder such as `2+4`, chunks at each level but the coarsest, finest first; a budget such as `12%` (of the uncompressed
+cache) or `64MB`.
+"""
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-from torch import Tensor
-
-from x2l.models.prompt import Chunk
+from typing import TypeGuard
 
 PINNED = ("first", "last")
-GT, TASK = "gt", "task"  # top_k: as many as the question needs; as many as its task was given
+GT, TASK = "gt", "task"
+_LADDER = re.compile(r"\d+(\+\d+)+")
+_SHARE = re.compile(r"(\d+(?:\.\d+)?)%")
+_BYTES = re.compile(r"(\d+(?:\.\d+)?)(kB|MB|GB)")
+_UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
-def gt_chunks(chunks: Sequence[Chunk], spans: Sequence[tuple[float, float]]) -> tuple[int, ...]:
-    """Ground-truth chunks: those that hold a sampled frame inside one of the annotated spans (the official rule).
-
-    A span that falls between two sampled frames, or a point in time, has no frame inside: it counts for the chunks
-    whose seconds it overlaps. One that begins where the video ends counts for the last chunk, a later one for none.
-
-    Args:
-        chunks: the video's chunks.
-        spans: (start, end) in seconds; a frame at `end` is outside.
-    """
-    hit: set[int] = set()
-    for start, end in spans:
-        inside = {c.index for c in chunks if any(start <= t < end for t in c.frame_seconds)}
-        hit |= inside or {c.index for c in chunks if _overlaps(c, start, end)}
-        if start == chunks[-1].seconds[1]:
-            hit.add(chunks[-1].index)
-    return tuple(sorted(hit))
+def ladder(top_k: int | str | None) -> tuple[int, ...] | None:
+    """The numbers of a ladder such as `2+4`; None where it is none."""
+    if isinstance(top_k, str) and _LADDER.fullmatch(top_k):
+        return tuple(map(int, top_k.split("+")))
+    return None
 
 
-def _overlaps(chunk: Chunk, start: float, end: float) -> bool:
-    first, after = chunk.seconds
-    return first <= start < after or start < first < end
+def is_budget(top_k: int | str | None) -> TypeGuard[str]:
+    """Whether it is a budget of bytes: `12%` or `64MB`."""
+    return isinstance(top_k, str) and bool(_SHARE.fullmatch(top_k) or _BYTES.fullmatch(top_k))
 
 
-def check_selection(
-    top_k: int | str, pinned: Sequence[str], chunks: int | None = None, field: str = "top_k"
-) -> None:
-    """Checks settings before anything runs.
+def budget_of(top_k: str, full: int) -> int:
+    """The bytes that a budget allows.
 
     Args:
-        top_k: a number of chunks, `gt` or `task`.
-        pinned: names of chunks.
-        chunks: how many a video has, where that is known.
-        field: what errors call `top_k`.
-
-    Raises:
-        ValueError: top_k negative, not a number or a word, or beyond the number of chunks; an unknown pinned chunk.
+        top_k: `12%` or `64MB`.
+        full: bytes of the video's uncompressed cache.
     """
-    if not (top_k in (GT, TASK) or (isinstance(top_k, int) and top_k >= 0)):
-        raise ValueError(
-            f"{field}={top_k!r}: must be a number of chunks >= 0, gt (as many as the question needs) "
-            "or task (what selection.top_k_by_task says)"
-        )
-    if isinstance(top_k, int) and chunks is not None and top_k > chunks:
-        raise ValueError(
-            f"{field}={top_k}: the video has only {chunks} chunks; "
-            f"use top_k <= {chunks}, more video.frames, or a smaller prefill.chunk_frames"
-        )
-    unknown = [name for name in pinned if name not in PINNED]
-    if unknown:
-        raise ValueError(f"selection.pinned={unknown}: must be among {list(PINNED)}")
+    if share := _SHARE.fullmatch(top_k):
+        return math.floor(full * float(share[1]) / 100)
+    size = _BYTES.fullmatch(top_k)
+    assert size is not None
+    return math.floor(float(size[1]) * _UNITS[size[2]])
 
 
-def select(
-    relevance: Tensor, top_k: int | str, pinned: Sequence[str] = (), gt: Sequence[int] | None = None
+def counts_of(
+    top_k: int | str, levels: Sequence[str], gt: Sequence[int] | None = None
 ) -> tuple[int, ...]:
-    """The chunks to re-load, in time order.
+    """Chunks at each level but the coarsest: of three levels 2 is (2, 0), and `2+4` is (2, 4).
 
     Args:
-        relevance: `(chunks,)`; +inf = always re-loaded, -inf = never (unless pinned). Ties go to the earlier chunk.
-        top_k: how many of the rest; `gt` = as many as there are ground-truth chunks.
-        pinned: `first`, `last`: always re-loaded, on top of top_k (the official code pins both).
+        top_k: a number of chunks, `gt` or a ladder.
+        levels: names, finest first.
         gt: ground-truth chunks; only `gt` needs them.
 
     Raises:
-        ValueError: settings that cannot work, or NaN in the relevance.
+        ValueError: `gt` without ground-truth chunks, or a ladder of another number of levels.
     """
-    chunks = len(relevance)
-    check_selection(top_k, pinned, chunks)
-    if relevance.isnan().any():
-        raise ValueError(f"relevance holds NaN: {relevance.tolist()}")
+    if (counts := ladder(top_k)) is not None:
+        check_ladder(counts, levels)
+        return counts
     if top_k == GT:
         if gt is None:
             raise ValueError(
                 "top_k=gt: this benchmark does not say where the answer lies; use a number"
             )
         top_k = len(gt)
-    scores = relevance.tolist()
-    chosen = {index for index, score in enumerate(scores) if score == float("inf")}
-    chosen |= {{"first": 0, "last": chunks - 1}[name] for name in pinned}
-    ranked = [index for index in _ranked(scores) if index not in chosen]
-    return tuple(sorted(chosen | set(ranked[: int(top_k)])))
+    return (int(top_k), *[0] * (len(levels) - 2))[: len(levels) - 1]
 
 
-def select_bytes(relevance: Tensor, sizes: Sequence[int], budget: int) -> tuple[int, ...]:
-    """The chunks to re-load, in time order, so that their bytes come as near to a budget as whole chunks allow.
-
-    Chunks are tried in order of relevance; each is taken if that brings the sum nearer to the budget.
+def check_top_k(
+    top_k: int | str,
+    pinned: Sequence[str] = (),
+    levels: Sequence[str] | None = None,
+    chunks: int | None = None,
+    field: str = "top_k",
+) -> None:
+    """Checks settings before anything runs.
 
     Args:
-        relevance: `(chunks,)`; -inf = never.
-        sizes: bytes of each chunk's L-KVs.
-        budget: bytes.
+        top_k: in any of its forms.
+        pinned: names of chunks.
+        levels: names, finest first, where they are known.
+        chunks: how many a video has, where that is known.
+        field: what errors call `top_k`.
+
+    Raises:
+        ValueError: none of its forms; a ladder of another number of levels; more chunks than there are; a budget of 0
+            or of more than the whole cache; an unknown pinned chunk.
     """
-    taken: list[int] = []
-    left = budget
-    for index in _ranked(relevance.tolist()):
-        if abs(left - sizes[index]) < abs(left):
-            taken.append(index)
-            left -= sizes[index]
-    return tuple(sorted(taken))
+    if unknown := [name for name in pinned if name not in PINNED]:
+        raise ValueError(f"selection.pinned={unknown}: must be among {list(PINNED)}")
+    counts = (top_k,) if isinstance(top_k, int) else ladder(top_k)
+    if is_budget(top_k):
+        if not 0 < float(top_k.rstrip("%kMGB")) <= (100 if "%" in top_k else math.inf):
+            raise ValueError(f"{field}={top_k}: must be above 0, and at most 100%")
+    elif top_k not in (GT, TASK) and (counts is None or min(counts) < 0):
+        raise ValueError(
+            f"{field}={top_k!r}: must be a number of chunks >= 0, gt (as many as the question needs), task (what "
+            "selection.top_k_by_task says), a ladder such as 2+4 (chunks at each level but the coarsest, finest "
+            "first), or a budget such as 12% (of the uncompressed cache) or 64MB (kB, MB, GB)"
+        )
+    if isinstance(top_k, str) and counts is not None and levels is not None:
+        check_ladder(counts, levels, field)
+    if counts is not None and chunks is not None and sum(counts) > chunks:
+        smaller = f"top_k <= {chunks}" if isinstance(top_k, int) else "smaller numbers"
+        raise ValueError(
+            f"{field}={top_k}: the video has only {chunks} chunks; use {smaller}, more video.frames, or a smaller "
+            "prefill.chunk_frames"
+        )
 
 
-def _ranked(scores: Sequence[float]) -> list[int]:
-    """Chunks that may be taken, most relevant first; ties go to the earlier one."""
-    allowed = [index for index, score in enumerate(scores) if score != float("-inf")]
-    return sorted(allowed, key=lambda index: (-scores[index], index))
+def check_ladder(counts: Sequence[int], levels: Sequence[str], field: str = "top_k") -> None:
+    """Checks that there is a number for each level but the coarsest.
 
-
-@dataclass(frozen=True)
-class TruthScores:
-    """How well re-loaded chunks match the ground truth; NaN where the denominator is empty.
-
-    Attributes:
-        recall: share of ground-truth chunks that are re-loaded.
-        precision: share of re-loaded chunks that are ground truth.
-        hit: 1 if at least one ground-truth chunk is re-loaded, else 0; its mean is the hit rate.
+    Raises:
+        ValueError: there is not.
     """
+    if len(counts) != len(levels) - 1:
+        raise ValueError(
+            f"{field}={'+'.join(map(str, counts))}: must have a number for each level but the coarsest, finest first; "
+            f"levels are {', '.join(levels)}, so give {len(levels) - 1}"
+        )
 
-    recall: float
-    precision: float
-    hit: float
 
-
-def truth_scores(selected: Sequence[int], gt: Sequence[int]) -> TruthScores:
-    """Scores of a choice of chunks against the ground truth."""
-    hits = len(set(selected) & set(gt))
-    return TruthScores(
-        recall=hits / len(gt) if gt else float("nan"),
-        precision=hits / len(selected) if selected else float("nan"),
-        hit=float(hits > 0) if gt else float("nan"),
-    )
+def order_key(top_k: int | str | None) -> tuple[int, tuple[float, ...], str]:
+    """Sorts top_k of any form: none at all, numbers, ladders by their sum, shares, bytes, then `gt` and `task`."""
+    if top_k is None:
+        return 0, (), ""
+    if isinstance(top_k, int):
+        return 1, (top_k,), ""
+    if (counts := ladder(top_k)) is not None:
+        return 2, (sum(counts), *counts), ""
+    if is_budget(top_k):
+        return (3, (float(top_k[:-1]),), "") if "%" in top_k else (4, (budget_of(top_k, 0),), "")
+    return 5, (), top_k

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from x2l.compressors.base import Level, kept_tokens
-from x2l.engine.assignment import budget_of, by_bytes, by_rank, counts_of, is_budget
+from x2l.engine.assignment import by_bytes, by_rank
 from x2l.engine.flops import kv_bytes
+from x2l.engine.top_k import budget_of, counts_of, is_budget
 from x2l.kv import LayerKV
 from x2l.models.interface import VideoModel
 from x2l.models.prompt import Chunk, Prompt

@@ -10,11 +10,12 @@ from typing import Any
 from torch import Tensor
 
 from x2l.benchmarks.base import Benchmark, Sample
-from x2l.engine.assignment import assigned
+from x2l.engine.assignment import assigned, select_bytes
 from x2l.engine.decode import Answer, answer
-from x2l.engine.flops import Meter
+from x2l.engine.ground_truth import gt_chunks, truth_scores
 from x2l.engine.kv_store import KVStore
-from x2l.engine.top_k import GT, TASK, gt_chunks, select, select_bytes, truth_scores
+from x2l.engine.meter import Meter
+from x2l.engine.top_k import TASK
 from x2l.evaluation.conditions import Cell
 from x2l.evaluation.settings import Settings, config_errors
 from x2l.models.interface import VideoModel
@@ -114,10 +115,8 @@ class AskedQuestion:
             budget = sum(sizes[index] for index, level in enumerate(other) if level == "low")
             return store.reloading(select_bytes(relevance, sizes, budget))
         k = top_k_of(cell, self.sample, self.settings, len(relevance))
-        if k == GT:
-            return store.reloading(select(relevance, k, cell.pinned, self.gt))
         full = self.video.fields["kv_bytes_full"]
-        return assigned(relevance, k, store, full, self.settings.levels, cell.pinned)
+        return assigned(relevance, k, store, full, cell.pinned, self.gt)
 
     def _relevance_of(self, cell: Cell) -> tuple[Tensor, Meter]:
         if cell.name not in self._relevance:

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from x2l.engine.top_k import check_top_k
+
 CONTEXTS = ("full", "own")  # and the name of every level
 POSITIONS = ("keep", "compact")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
@@ -138,16 +140,12 @@ class Settings:
         if not self.top_k:
             raise ValueError("top_k=[]: must name at least one number of chunks; e.g. top_k=1")
         self._check_tuning()
-        # These import torch: after what needs none.
-        from x2l.engine.assignment import check_top_k
-        from x2l.engine.top_k import check_selection
-
         for top_k in self.top_k:
             check_top_k(top_k, self.pinned, self.levels, self.most_chunks)
         for task, top_k in self.top_k_by_task.items():
             name = f"selection.top_k_by_task.{task}"
             _whole(name, top_k, least=0)
-            check_selection(top_k, self.pinned, self.most_chunks, name)
+            check_top_k(top_k, self.pinned, self.levels, self.most_chunks, name)
 
     def _check_cache(self) -> None:
         """Without making the folder: that is the run's part."""

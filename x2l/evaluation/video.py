@@ -11,11 +11,13 @@ from torch import Tensor
 from x2l.benchmarks.base import Benchmark, Sample
 from x2l.compressors.base import Level
 from x2l.engine.disk_cache.cache import PrefillCache
-from x2l.engine.flops import Meter, kv_bytes
+from x2l.engine.flops import kv_bytes
+from x2l.engine.ground_truth import gt_chunks
 from x2l.engine.kv_store import KVStore
+from x2l.engine.meter import Meter
 from x2l.engine.prefill import check_budgets, prefill
 from x2l.engine.stages import VIDEO_STAGES
-from x2l.engine.top_k import GT, gt_chunks
+from x2l.engine.top_k import GT
 from x2l.evaluation.conditions import Cell
 from x2l.evaluation.fewer_frames import budget_bytes, check_budget, thinned
 from x2l.evaluation.progress import Progress

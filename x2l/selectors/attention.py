@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from x2l.engine.decode import ask, question_flops
-from x2l.engine.flops import Meter
+from x2l.engine.decode import ask
+from x2l.engine.flops import question_flops
 from x2l.engine.kv_store import KVStore
+from x2l.engine.meter import Meter
 from x2l.models.attention import Watch
 from x2l.models.interface import VideoModel
 from x2l.selectors.base import ChunkSelector, Query
@@ -26,12 +27,13 @@ class AttentionSelector(ChunkSelector):
 
     def relevance(self, query: Query, store: KVStore, model: VideoModel, meter: Meter) -> Tensor:
         """Mean attention mass of each chunk."""
-        mixed = store.mix(["high"] * len(store.prompt.chunks))
+        mixed = store.mix([store.coarsest] * len(store.prompt.chunks))
         cache = model.fill(mixed.kv, room=len(query.question.input_ids))
         watch = Watch(want_keys=True)
         biases = cache.bias
         ask(model, cache, query.question, mixed.place, watch)
-        meter.add("selection", question_flops(model.shape, query.question, mixed))
+        tokens = len(query.question.input_ids)
+        meter.add("selection", question_flops(model.shape, mixed.mean_tokens, tokens))
         total = torch.zeros(len(store.prompt.chunks))
         for layer, queries in watch.queries.items():
             paid = _paid(queries, watch.keys[layer], watch.scaling[layer], biases[layer])

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from x2l.engine.flops import Meter
 from x2l.engine.kv_store import KVStore
+from x2l.engine.meter import Meter
 from x2l.models.interface import VideoModel
 from x2l.selectors.base import ChunkSelector, Query
 

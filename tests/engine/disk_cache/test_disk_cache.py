@@ -29,7 +29,7 @@ from x2l.compressors.pruning_by_keys import KeyNorm, RandomPruning
 from x2l.engine.disk_cache import cache as prefill_cache
 from x2l.engine.disk_cache import file_format as store_files
 from x2l.engine.disk_cache.cache import PrefillCache, open_cache
-from x2l.engine.flops import Meter
+from x2l.engine.meter import Meter
 from x2l.engine.prefill import prefill
 from x2l.evaluation import runner
 from x2l.evaluation import video as answering

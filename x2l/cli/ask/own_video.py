@@ -18,10 +18,11 @@ from x2l.cli.ask.clock import merged
 from x2l.compressors.base import Level
 from x2l.engine.assignment import assigned
 from x2l.engine.context_length import check_question
-from x2l.engine.decode import answer, answer_flops
+from x2l.engine.decode import answer
 from x2l.engine.disk_cache.cache import PrefillCache
-from x2l.engine.flops import Meter, kv_bytes
+from x2l.engine.flops import answer_flops, kv_bytes
 from x2l.engine.kv_store import KVStore
+from x2l.engine.meter import Meter
 from x2l.engine.prefill import prefill
 from x2l.engine.stages import PREFILL_STAGES, VIDEO_STAGES
 from x2l.evaluation.conditions import Cell
@@ -159,8 +160,7 @@ class OwnVideo:
             relevance = cell.selector.relevance(query, store, model, meter)
         with config_errors():
             top_k = 0 if cell.top_k is None else cell.top_k
-            names = self.settings.levels
-            levels = assigned(relevance, top_k, store, facts.kv_bytes_full, names, cell.pinned)
+            levels = assigned(relevance, top_k, store, facts.kv_bytes_full, cell.pinned)
         chosen = tuple(index for index, level in enumerate(levels) if level != "high")
         given = answer(model, store, question, levels, most, meter)
         return Reply(

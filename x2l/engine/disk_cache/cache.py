@@ -25,8 +25,8 @@ from typing import Any
 from x2l.compressors.base import Level
 from x2l.engine.disk_cache.file_format import DamagedFile, Unstorable, plan, read, write
 from x2l.engine.disk_cache.key import Unaddressable, address, code_digest
-from x2l.engine.flops import Meter
 from x2l.engine.kv_store import KVStore
+from x2l.engine.meter import Meter
 from x2l.engine.stages import PREFILL_STAGES
 from x2l.models.fingerprint import UntoldWeights
 from x2l.models.interface import VideoModel

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from x2l.compressors.quantisation import EncodedLayer, Packed
 from x2l.compressors.stored_forms import Interleaved, Ragged
-from x2l.engine.kv_store import RESIDENT, KVStore
-from x2l.kv import KV, LayerKV, StoredKV
+from x2l.engine.kv_store import KVStore
+from x2l.kv import KV, LayerKV, StoredKV, StoredLayer
 from x2l.models.prompt import Prompt
 
 _CHECK_BYTES = 32
@@ -152,7 +152,7 @@ def read(
     Args:
         path: the file.
         prompt: what was pre-filled.
-        devices: of each layer of the model; levels that are resident and the prefix go there, all others stay on the
+        devices: of each layer of the model; the coarsest level and the prefix go there, all others stay on the
             host, in pinned memory where any layer is on a GPU.
 
     Raises:
@@ -174,18 +174,21 @@ def read(
     def layers(name: str, of: Sequence[int]) -> tuple[Any, ...]:
         return tuple(_whole(f"{name}/{i}", forms[form], found) for i, form in enumerate(of))
 
+    def placed(layers: Sequence[StoredLayer]) -> tuple[StoredLayer, ...]:
+        return tuple(layer.to(device) for layer, device in zip(layers, devices, strict=True))
+
     # What is small is copied, so as not to keep the buffer; a copy is aligned like what a pre-fill makes, too.
     prefix = [layer.each(Tensor.clone) for layer in layers("prefix", told["prefix"])]
+    levels = {
+        level: tuple(layers(f"{level}/{chunk}", of) for chunk, of in enumerate(chunks))
+        for level, chunks in told["levels"].items()
+    }
+    coarsest = tuple(levels)[-1]
+    levels[coarsest] = tuple(placed(chunk) for chunk in levels[coarsest])
     store = KVStore(
         prompt=replace(prompt, visual={}),
-        prefix=KV(tuple(kv.to(device) for kv, device in zip(prefix, devices, strict=True))),
-        levels={
-            level: tuple(
-                _placed(level, layers(f"{level}/{chunk}", of), devices)
-                for chunk, of in enumerate(chunks)
-            )
-            for level, chunks in told["levels"].items()
-        },
+        prefix=KV(placed(prefix)),
+        levels={level: tuple(map(StoredKV, chunks)) for level, chunks in levels.items()},
         positions=told["positions"],
         step_embeds=found["step_embeds"].clone(),
         step_chunk=tuple(told["step_chunk"]),
@@ -214,13 +217,6 @@ def _verified(path: Path, pinned: bool) -> Tensor:
     if hashlib.blake2b(body, digest_size=_CHECK_BYTES).digest() != check:
         raise DamagedFile(f"{path}: its checksum does not match its {size} bytes")
     return buffer
-
-
-def _placed(level: str, layers: Sequence[Any], devices: Sequence[torch.device]) -> StoredKV:
-    if level not in RESIDENT:
-        return StoredKV(tuple(layers))
-    placed = (layer.to(device) for layer, device in zip(layers, devices, strict=True))
-    return StoredKV(tuple(placed))
 
 
 def _apart(name: str, value: Any, tensors: dict[str, Tensor]) -> Any:
