@@ -6,115 +6,92 @@ alone - another machine, or the same one when it is less busy, may have enough -
 tries anew, and a shortage counts only as long as no record has its key.
 """
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-from x2l.runs.records import Record, RecordKey, append_json, ratios_in_words, read_json_lines
+from x2l.runs.condition import Condition
+from x2l.runs.condition import from_json as condition_from_json
+from x2l.runs.condition import to_json as condition_to_json
+from x2l.runs.records import SCHEMA, Record, RecordKey, append_json, check_schema, read_json_lines
 
-SHORTAGES = "out_of_memory.jsonl"
+LOG = "out_of_memory.jsonl"
 
 
 @dataclass(frozen=True)
-class Shortage:
-    """One answer of one cell for which memory ran out; fields as in `records.Record`."""
+class OutOfMemory:
+    """One answer of one cell for which memory ran out; flat in JSON, as a record.
 
-    run_id: str
+    Attributes:
+        stage: of the record's stages, `read` or `load`; None = between two of them.
+        requested_bytes: that could not be given; None = the allocator does not say.
+        error: one line, with what to change.
+    """
+
+    condition: Condition
     sample_id: str
     video_id: str
-    benchmark: str
-    protocol: str
     task: str
     tags: Mapping[str, str]
-    selector: str
-    selector_config: str
-    top_k: int | str | None
-    pinned: tuple[str, ...]
-    stage: str | None  # of the record's stages, `read` or `load`; None = between two of them
-    asked_bytes: int | None  # that could not be given; None = the allocator does not say
+    stage: str | None
+    requested_bytes: int | None
     device: str
-    error: str  # one line, with what to change
-    frames: int | None  # as sampled at most; None = as many as the file has
-    fps: float | None
-    chunk_frames: int
-    ratio_low: float
-    ratio_high: float
-    compressor: str
-    context: str
-    positions: str
-    model: str
-    dtype: str
-    seed: int
-    ratios_between: Mapping[str, float]
+    error: str
 
     @property
     def key(self) -> RecordKey:
         """That of the record which is missing."""
-        return (
-            self.run_id,
-            self.sample_id,
-            self.selector,
-            self.selector_config,
-            str(self.top_k),
-            "+".join(self.pinned),
-        )
-
-    @property
-    def between(self) -> str:
-        """Levels between `low` and `high`, as in `Record.between`."""
-        return ratios_in_words(self.ratios_between)
-
-    @property
-    def cell(self) -> str:
-        """The cell's name, as tables give it."""
-        k = "" if self.top_k is None else f" k={self.top_k}"
-        return f"{self.compressor} {self.selector}{k}"
+        return self.condition, self.sample_id
 
 
-def append_shortage(folder: Path, shortage: Shortage) -> None:
+def append_out_of_memory(folder: Path, entry: OutOfMemory) -> None:
     """Adds a line to a run's out_of_memory.jsonl."""
-    append_json(folder / SHORTAGES, dataclasses.asdict(shortage))
+    plain = {f.name: getattr(entry, f.name) for f in fields(entry) if f.name != "condition"}
+    append_json(folder / LOG, {"schema": SCHEMA, **condition_to_json(entry.condition), **plain})
 
 
-def load_shortages(folder: Path) -> list[Shortage]:
-    """A run's shortages, the last of each key; torn lines are passed over.
+def load_out_of_memory(folder: Path) -> list[OutOfMemory]:
+    """A run's entries, the last of each key; torn lines are passed over.
 
     Raises:
-        ValueError: a line is JSON, but not a shortage.
+        ValueError: a line is JSON, but not an entry of this version.
     """
-    found: dict[RecordKey, Shortage] = {}
-    for number, values in read_json_lines(folder / SHORTAGES):
+    latest: dict[RecordKey, OutOfMemory] = {}
+    names = [field.name for field in fields(OutOfMemory) if field.name != "condition"]
+    for number, values in read_json_lines(folder / LOG):
         try:
-            shortage = Shortage(**values | {"pinned": tuple(values["pinned"])})
+            check_schema(values)
+            plain = {name: values[name] for name in names}
+            entry = OutOfMemory(condition=condition_from_json(values), **plain)
         except (TypeError, KeyError) as error:
             raise ValueError(
-                f"{folder / SHORTAGES}:{number}: not a line of this version of x2l ({error}); "
-                "remove the file and run again"
+                f"{folder / LOG}:{number}: not a line of this version of x2l ({error}); remove the file and run again"
             ) from error
-        found[shortage.key] = shortage
-    return list(found.values())
+        latest[entry.key] = entry
+    return list(latest.values())
 
 
-def unanswered(shortages: Iterable[Shortage], records: Iterable[Record]) -> list[Shortage]:
+def unanswered(entries: Iterable[OutOfMemory], records: Iterable[Record]) -> list[OutOfMemory]:
     """Those that no record has made up for."""
     answered = {record.key for record in records}
-    return [shortage for shortage in shortages if shortage.key not in answered]
+    return [entry for entry in entries if entry.key not in answered]
 
 
-def in_short(shortages: Sequence[Shortage]) -> list[str]:
+def summary_lines(entries: Sequence[OutOfMemory]) -> list[str]:
     """One line for each cell and stage that ran out of memory."""
-    found: dict[tuple[str, str], list[Shortage]] = {}
-    for shortage in shortages:
-        found.setdefault((shortage.cell, shortage.stage or "between stages"), []).append(shortage)
-    return [_line(cell, stage, members) for (cell, stage), members in found.items()]
+    groups: dict[tuple[str, str], list[OutOfMemory]] = {}
+    for entry in entries:
+        groups.setdefault((entry.condition.label, entry.stage or "between stages"), []).append(
+            entry
+        )
+    return [_summary_line(label, stage, members) for (label, stage), members in groups.items()]
 
 
-def _line(cell: str, stage: str, members: Sequence[Shortage]) -> str:
-    videos = len({shortage.video_id for shortage in members})
-    most = max((shortage.asked_bytes or 0 for shortage in members), default=0)
-    asked = f", {most / 2**30:,.2f} GiB asked for" if most else ""
+def _summary_line(label: str, stage: str, members: Sequence[OutOfMemory]) -> str:
+    videos = len({entry.video_id for entry in members})
+    most = max((entry.requested_bytes or 0 for entry in members), default=0)
+    requested = f", {most / 2**30:,.2f} GiB asked for" if most else ""
     return (
-        f"{cell}: out of memory in {stage}, {len(members)} answers about {videos} videos"
-        f" ({members[0].device}{asked})"
+        f"{label}: out of memory in {stage}, {len(members)} answers about {videos} videos"
+        f" ({members[0].device}{requested})"
     )

@@ -8,134 +8,247 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from x2l.engine.stages import PREFILL_STAGES
+from x2l.runs.condition import Condition
+from x2l.runs.condition import from_json as condition_from_json
+from x2l.runs.condition import to_json as condition_to_json
+
 RECORDS = "records.jsonl"
-RecordKey = tuple[str, str, str, str, str, str]
+SCHEMA = 2  # of a line; raised whenever older lines can no longer be read
+RecordKey = tuple[Condition, str]
+
+
+def _by_stage(*stages: str) -> Any:
+    """A measure with a value for each of some stages: `flops` is written as `flops_vision`, `flops_prefill`, ..."""
+    return dataclasses.field(metadata={"stages": stages})
+
+
+@dataclass(frozen=True)
+class VideoPart:
+    """What all answers about one pre-filled video share. FLOPs are closed forms (a multiply-add counts two).
+
+    Attributes:
+        frames_sampled: of this video; a short one has fewer than asked for.
+        duration: seconds.
+        kept: level -> KVs kept of each chunk, mean over layers and heads.
+        measured_ratio: level -> visual tokens in / out that was really obtained.
+        kv_bytes_host: KVs of all levels that wait on the host.
+        kv_bytes_full: of the same prompt without any compression.
+        flops: of the video's stages.
+        seconds: wall time of the video's stages, the device synchronised; `read` is decoding the file.
+        peak_memory_prefill: bytes: CUDA's allocations; on the CPU the process.
+        kv_bytes_budget: what the control `fewer_frames` had to match.
+        frames_prefilled: by that control; `frames_sampled` and `kv_bytes_full` are still the video's as sampled.
+        seconds_prefill_load: the pre-fill came from prefill.cache in so many seconds; its own are those of when it was
+            computed. None: it was computed now.
+    """
+
+    video_id: str
+    frames_sampled: int
+    duration: float
+    kept: Mapping[str, tuple[int, ...]]
+    measured_ratio: Mapping[str, float]
+    kv_bytes_host: int
+    kv_bytes_full: int
+    flops: Mapping[str, int] = _by_stage(*PREFILL_STAGES)
+    seconds: Mapping[str, float] = _by_stage("read", *PREFILL_STAGES)
+    peak_memory_prefill: int | None = None
+    kv_bytes_budget: int | None = None
+    frames_prefilled: int | None = None
+    seconds_prefill_load: float | None = None
+
+
+@dataclass(frozen=True)
+class QuestionPart:
+    """The question, and the rules that it is scored by.
+
+    Attributes:
+        group: questions of one group are right only together (circular rule).
+        tries: questions in a whole group.
+        tags: further labels of the sample.
+        question: the text alone, without options.
+        answer: None = the set keeps it back.
+        row: number of the question in the set's own file.
+        gt_chunks: ground-truth chunks; None = the benchmark does not say.
+        mean: what the headline number is a mean of, `questions` or `tasks`.
+        unparsed: what an unparsed answer is: `wrong`, `left out` or `guessed`.
+    """
+
+    sample_id: str
+    task: str
+    group: str | None
+    tries: int
+    tags: Mapping[str, str]
+    question: str
+    answer: str | None
+    row: int | None
+    gt_chunks: tuple[int, ...] | None
+    mean: str
+    unparsed: str
+
+
+@dataclass(frozen=True)
+class SelectionPart:
+    """What the selector said and which level each chunk got.
+
+    Attributes:
+        relevance: one value per chunk; None where it is not finite.
+        assigned: the level of every chunk.
+        recall: share of ground-truth chunks that were re-loaded; None = not known.
+        precision: share of re-loaded chunks that are ground truth.
+        hit: 1 if a ground-truth chunk was re-loaded, else 0.
+        tuned_on: the split that top_k was tuned on; None = not tuned.
+        flops: `retrieval` is the video's and its selector's, the same in each of its records.
+        seconds: as flops.
+    """
+
+    relevance: tuple[float | None, ...]
+    assigned: tuple[str, ...]
+    recall: float | None
+    precision: float | None
+    hit: float | None
+    tuned_on: str | None
+    flops: Mapping[str, int] = _by_stage("retrieval", "selection")
+    seconds: Mapping[str, float] = _by_stage("retrieval", "selection")
+
+
+@dataclass(frozen=True)
+class AnswerPart:
+    """What was decoded and how it scored. Cells that assign the same levels share one decoding and its measurements.
+
+    Attributes:
+        parsed: None = the prediction could not be parsed.
+        correct: 1 or 0; None = not parsed (unless guessed), or no answer is known.
+        guess: the letter drawn where none could be parsed.
+        kv_bytes_resident: the mixed cache that was decoded from (text before the video included).
+        kv_bytes_reloaded: brought back from the host for this answer.
+        peak_memory: bytes while answering: CUDA's allocations; on the CPU the process.
+    """
+
+    prediction: str
+    parsed: str | None
+    correct: float | None
+    guess: str | None
+    kv_bytes_resident: int
+    kv_bytes_reloaded: int
+    peak_memory: int | None
+    flops: Mapping[str, int] = _by_stage("reload", "decode")
+    seconds: Mapping[str, float] = _by_stage("reload", "decode")
 
 
 @dataclass(frozen=True)
 class Record:
-    """One answer of one cell.
+    """One answer of one cell; flat in JSON."""
 
-    Stages `vision`, `prefill` and `compression` are the video's, the same in each of its records,
-    and `retrieval` the video's and its selector's; `selection`, `reload` and `decode` belong to the
-    question; cells that re-load the same chunks for a question share one decoding, and so its
-    measurements. Bytes are bytes, seconds are wall time with the device synchronised, FLOPs are the
-    closed form (a multiply-add counts two).
-    """
-
-    run_id: str
-    sample_id: str
-    video_id: str
-    benchmark: str
-    task: str
-    group: str | None  # questions of one group are right only together (circular rule)
-    tags: Mapping[str, str]  # further labels of the sample
-    question: str
-    answer: str | None  # None = the set keeps it back
-    prediction: str
-    parsed: str | None  # None = the prediction could not be parsed
-    correct: float | None  # 1 or 0; None = not parsed (unless guessed), or no answer is known
-    selector: str
-    selector_config: str  # short hash of the selector's settings
-    # None for the controls `all` and `none`; "gt": as many as gt_chunks; "task": as its task was given; "2+4": a ladder
-    # of levels; "12%", "64MB": a budget of bytes
-    top_k: int | str | None
-    pinned: tuple[str, ...]
-    relevance: tuple[float | None, ...]  # one value per chunk; None where it is not finite
-    selected: tuple[int, ...]
-    gt_chunks: tuple[int, ...] | None  # None = the benchmark does not say
-    recall: float | None
-    precision: float | None
-    kept_low: tuple[int, ...]  # KVs kept per chunk at the level
-    kept_high: tuple[int, ...]
-    kv_bytes_resident: int  # the mixed cache that was decoded from (text before the video included)
-    kv_bytes_reloaded: int  # brought back from the host for this answer
-    kv_bytes_host: int  # all L-KVs of the video, waiting on the host
-    kv_bytes_full: int  # the same cache without any compression
-    flops_vision: int
-    flops_prefill: int
-    flops_compression: int
-    flops_selection: int
-    flops_reload: int
-    flops_decode: int
-    seconds_read: float
-    seconds_vision: float
-    seconds_prefill: float
-    seconds_compression: float
-    seconds_selection: float
-    seconds_reload: float
-    seconds_decode: float
-    peak_memory: int | None  # bytes while answering: CUDA's allocations; on the CPU the process
-    peak_memory_prefill: int | None
-    frames: int
-    fps: float | None  # as asked for; None = spread evenly over the video
-    duration: float  # seconds of video
-    chunk_frames: int
-    ratio_low: float
-    ratio_high: float
-    measured_ratio_low: float
-    measured_ratio_high: float
-    compressor: str  # "tome", or "tome+mean_pool" when low and high differ
-    context: str
-    positions: str
-    model: str
-    dtype: str
-    seed: int
-    # Fields added later have a default, so that older records can still be read.
-    row: int | None = None  # number of the question in the set's own file
-    protocol: str = "x2l"  # the benchmark's rules of prompt, extraction and mean
-    mean: str = "questions"  # what the headline number is a mean of: "questions" or "tasks"
-    unparsed: str = "wrong"  # what an unparsed answer is: "wrong", "left out" or "guessed"
-    guess: str | None = None  # the letter drawn where none could be parsed
-    hit: float | None = None  # 1 if a ground-truth chunk was re-loaded, else 0; None = not known
-    tuned_on: str | None = None  # the split that top_k was tuned on; None = not tuned
-    tries: int = 4  # questions in a whole group
-    flops_retrieval: int = 0
-    seconds_retrieval: float = 0.0
-    kv_bytes_budget: int | None = None  # what the control fewer_frames had to match
-    frames_prefilled: int | None = None  # by the control fewer_frames; `frames` and `kv_bytes_full`
-    # are then still the video's as sampled
-    # The pre-fill came from prefill.cache in so many seconds; its own are those of when it was computed. None: computed
-    seconds_prefill_load: float | None = None
-    # Where there are more than two levels; `selected` are then the chunks re-loaded at any of the finer ones.
-    ratios_between: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    kept_between: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
-    assigned: tuple[str, ...] = ()  # a level for every chunk
-
-    @property
-    def between(self) -> str:
-        """Levels between `low` and `high`, finest first, e.g. `mid 8x`."""
-        return ratios_in_words(self.ratios_between)
+    condition: Condition
+    video: VideoPart
+    question: QuestionPart
+    selection: SelectionPart
+    answer: AnswerPart
 
     @property
     def key(self) -> RecordKey:
         """What makes an answer the same answer: two records with one key are one result."""
-        return (
-            self.run_id,
-            self.sample_id,
-            self.selector,
-            self.selector_config,
-            str(self.top_k),
-            "+".join(self.pinned),
-        )
+        return self.condition, self.question.sample_id
+
+    @property
+    def selected(self) -> tuple[int, ...]:
+        """Chunks re-loaded at any level but the coarsest."""
+        coarsest = self.condition.levels[-1].name
+        return tuple(i for i, level in enumerate(self.selection.assigned) if level != coarsest)
+
+    @property
+    def flops(self) -> dict[str, int]:
+        """By stage."""
+        return {**self.video.flops, **self.selection.flops, **self.answer.flops}
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """By stage."""
+        return {**self.video.seconds, **self.selection.seconds, **self.answer.seconds}
 
 
-def ratios_in_words(ratios: Mapping[str, float]) -> str:
-    """Levels and their ratios, finest first."""
-    ranked = sorted(ratios.items(), key=lambda level: level[1])
-    return ", ".join(f"{name} {ratio:g}x" for name, ratio in ranked)
+_PARTS: Mapping[str, type] = {
+    "video": VideoPart,
+    "question": QuestionPart,
+    "selection": SelectionPart,
+    "answer": AnswerPart,
+}
+
+
+def to_json(record: Record) -> dict[str, Any]:
+    """The record as one flat object of plain values, as it stands in records.jsonl."""
+    values: dict[str, Any] = {"schema": SCHEMA, **condition_to_json(record.condition)}
+    for name in _PARTS:
+        values |= part_to_json(getattr(record, name))
+    return values
+
+
+def part_to_json(part: Any) -> dict[str, Any]:
+    """One part's fields; a measure by stage is one key a stage."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if stages := field.metadata.get("stages"):
+            values |= {f"{field.name}_{stage}": value[stage] for stage in stages}
+        else:
+            values[field.name] = value
+    return values
+
+
+def part_from_json(kind: type, values: Mapping[str, Any]) -> Any:
+    """A part from the flat object.
+
+    Raises:
+        KeyError: a field is missing.
+    """
+    fields: dict[str, Any] = {}
+    for field in dataclasses.fields(kind):
+        if stages := field.metadata.get("stages"):
+            fields[field.name] = {stage: values[f"{field.name}_{stage}"] for stage in stages}
+        else:
+            fields[field.name] = _tuples(values[field.name])
+    return kind(**fields)
+
+
+def from_json(values: Mapping[str, Any]) -> Record:
+    """The record that `to_json` wrote.
+
+    Raises:
+        KeyError: a field is missing, or it is a line of another schema.
+    """
+    check_schema(values)
+    parts = {name: part_from_json(kind, values) for name, kind in _PARTS.items()}
+    return Record(condition_from_json(values), **parts)
+
+
+def check_schema(values: Mapping[str, Any]) -> None:
+    """Checks that a line is of this version.
+
+    Raises:
+        KeyError: it is of another schema.
+    """
+    if (schema := values.get("schema", 1)) != SCHEMA:
+        raise KeyError(f"schema {schema}, this version reads {SCHEMA}")
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists as tuples."""
+    if isinstance(value, list):
+        return tuple(value)
+    return {k: _tuples(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
 def deterministic(record: Record) -> dict[str, Any]:
-    """The fields that depend on config and seed alone: everything but timings and peak memory."""
+    """What depends on config and seed alone: everything but timings and peak memory, flat."""
     return {
         name: value
-        for name, value in dataclasses.asdict(record).items()
+        for name, value in to_json(record).items()
         if not name.startswith(("seconds_", "peak_memory"))
     }
 
@@ -159,7 +272,7 @@ class RecordWriter:
 
     def append(self, record: Record) -> None:
         """Writes the record, whole or (on a full disk) with an OSError."""
-        data = _line(dataclasses.asdict(record))
+        data = _line(to_json(record))
         if os.write(self._fd, data) != len(data):
             raise OSError(f"{self.path}: short write; is the disk full?")
 
@@ -202,7 +315,7 @@ def load(path: str | Path) -> list[Record]:
     found: dict[RecordKey, Record] = {}
     for number, values in read_json_lines(path):
         try:
-            record = _from_json(values)
+            record = from_json(values)
         except (TypeError, KeyError) as error:
             raise ValueError(
                 f"{path}:{number}: not a record of this version of x2l ({error}); "
@@ -242,15 +355,3 @@ def _torn(path: Path) -> bool:
 
 def _line(values: Mapping[str, Any]) -> bytes:
     return (json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def _from_json(values: Mapping[str, Any]) -> Record:
-    required = {
-        f.name
-        for f in dataclasses.fields(Record)
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    }
-    if missing := required - values.keys():
-        raise KeyError(f"fields missing: {', '.join(sorted(missing))}")
-    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    return Record(**plain)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from x2l.engine.kv_store import KVStore
 from x2l.engine.meter import Meter
 from x2l.models.interface import VideoModel
 from x2l.models.prompt import Chunk, Question
+from x2l.selectors.roles import Role
 from x2l.video import Frames
 
 
@@ -43,9 +45,14 @@ class ChunkSelector(ABC):
 
     Attributes:
         name: what errors call it (records and figures use the name of its yaml).
+        role: `method` if it sees the question, `control` if it does not, `bound` if it is told where the answer lies.
+            Recorded with every answer; figures, tables and Pareto fronts go by it and by nothing else.
+        single_level: the level that it gives every chunk, whatever the question; None for one that chooses.
     """
 
     name: str
+    role: ClassVar[Role] = "method"
+    single_level: ClassVar[Literal["finest", "coarsest"] | None] = None
 
     @abstractmethod
     def relevance(self, query: Query, store: KVStore, model: VideoModel, meter: Meter) -> Tensor:

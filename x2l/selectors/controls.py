@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -12,12 +13,15 @@ from x2l.engine.kv_store import KVStore
 from x2l.engine.meter import Meter
 from x2l.models.interface import VideoModel
 from x2l.selectors.base import ChunkSelector, Query
+from x2l.selectors.roles import Role
 
 
 @dataclass(frozen=True)
 class SelectAll(ChunkSelector):
     """Every chunk is re-loaded: the all-low control. Final."""
 
+    role: ClassVar[Role] = "control"
+    single_level: ClassVar[Literal["finest", "coarsest"] | None] = "finest"
     name: str = "all"
 
     def relevance(self, query: Query, store: KVStore, model: VideoModel, meter: Meter) -> Tensor:
@@ -29,6 +33,8 @@ class SelectAll(ChunkSelector):
 class SelectNone(ChunkSelector):
     """No chunk is re-loaded: the all-high control. Final."""
 
+    role: ClassVar[Role] = "control"
+    single_level: ClassVar[Literal["finest", "coarsest"] | None] = "coarsest"
     name: str = "none"
 
     def relevance(self, query: Query, store: KVStore, model: VideoModel, meter: Meter) -> Tensor:
@@ -45,6 +51,7 @@ class RandomSelector(ChunkSelector):
     """
 
     seed: int = 0
+    role: ClassVar[Role] = "control"
     name: str = "random"
 
     def relevance(self, query: Query, store: KVStore, model: VideoModel, meter: Meter) -> Tensor:
@@ -68,6 +75,7 @@ class MatchedRandomSelector(ChunkSelector):
 
     to: str
     seed: int = 0
+    role: ClassVar[Role] = "control"
     name: str = "random_matched"
 
     def relevance(self, query: Query, store: KVStore, model: VideoModel, meter: Meter) -> Tensor:
@@ -79,6 +87,7 @@ class MatchedRandomSelector(ChunkSelector):
 class FirstLastSelector(ChunkSelector):
     """Both ends of the video, inwards: first, last, second, last but one, ... (authors' commit ab7d258). Final."""
 
+    role: ClassVar[Role] = "control"
     name: str = "first_last"
 
     def relevance(self, query: Query, store: KVStore, model: VideoModel, meter: Meter) -> Tensor:
@@ -91,6 +100,7 @@ class FirstLastSelector(ChunkSelector):
 class LastSelector(ChunkSelector):
     """The end of the video (authors' commit e65712e). Final."""
 
+    role: ClassVar[Role] = "control"
     name: str = "last"
 
     def relevance(self, query: Query, store: KVStore, model: VideoModel, meter: Meter) -> Tensor:
@@ -106,6 +116,7 @@ class UniformSelector(ChunkSelector):
     before it.
     """
 
+    role: ClassVar[Role] = "control"
     name: str = "uniform"
 
     def relevance(self, query: Query, store: KVStore, model: VideoModel, meter: Meter) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from x2l.engine.meter import Meter
 from x2l.models.interface import VideoModel
 from x2l.selectors.base import ChunkSelector, Query
 from x2l.selectors.controls import draws
+from x2l.selectors.roles import Role
 
 MISSES = ("none", "random")
 
@@ -21,6 +23,7 @@ MISSES = ("none", "random")
 class OracleSelector(ChunkSelector):
     """Ground-truth chunks only, earlier ones first; never others, however large top_k is. Final."""
 
+    role: ClassVar[Role] = "bound"
     name: str = "oracle"
 
     def relevance(self, query: Query, store: KVStore, model: VideoModel, meter: Meter) -> Tensor:
@@ -51,6 +54,7 @@ class HitRateSelector(ChunkSelector):
     rate: float
     miss: str = "none"
     seed: int = 0
+    role: ClassVar[Role] = "bound"
     name: str = "hit_rate"
 
     def __post_init__(self) -> None:
