@@ -124,14 +124,14 @@ class Condition:
 
     @property
     def baseline(self) -> str | None:
-        """`full` (nothing is compressed), `all-low`, `all-high` (one level for all chunks); None where chunks are chosen."""
+        """`full` (nothing compressed), `all-low`, `all-high` (one level for all chunks); None where chunks are chosen."""
         if self.control is None and all(level.ratio == 1 for level in self.levels):
             return FULL
         return None if self.single_level is None else f"all-{self.single_level}"
 
     @property
     def traits(self) -> dict[str, Hashable]:
-        """What may tell two conditions apart, a plain value each; levels as `compressor` and one `ratio.NAME` a level."""
+        """What may tell two conditions apart, by name; levels as `compressor` and one `ratio.NAME` a level."""
         traits: dict[str, Hashable] = {}
         for field in dataclasses.fields(self):
             if field.name == "levels":
