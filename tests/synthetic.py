@@ -11,7 +11,7 @@ from x2l.runs.records import SCHEMA, Record, from_json
 TASKS = ("retrieval", "ordering", "counting")
 
 
-def levels(compressor: str = "tome", **ratios: float) -> tuple[LevelSpec, ...]:
+def levels(compressor: str = "tome", **ratios: float | None) -> tuple[LevelSpec, ...]:
     """Levels of one compressor, finest first, by name."""
     return tuple(LevelSpec(name, ratio, compressor) for name, ratio in ratios.items())
 

@@ -3,8 +3,9 @@ import math
 
 import pytest
 
-from tests.synthetic import record, sweep
-from x2l.analysis.points import of_several_settings, pareto, points, telling_apart, write_points
+from tests.synthetic import condition, levels, record, sweep
+from x2l.analysis.cell_names import names, varying
+from x2l.analysis.points import pareto, points, write_points
 from x2l.analysis.scoring import outcomes
 
 
@@ -16,9 +17,8 @@ def only(records, **kwargs):
 def test_one_point_for_each_cell():
     records = sweep(videos=4, questions=2)
     rows = points(records)
-    cells = {(r.run_id, r.selector, r.top_k) for r in records}
-    assert {(p.run_id, p.selector, p.top_k) for p in rows} == cells
-    assert len(rows) == len(cells) == 1 + 3 * (2 + 3 * 4)
+    assert {p.condition for p in rows} == {r.condition for r in records}
+    assert len(rows) == 1 + 3 * (2 + 3 * 4)
 
 
 def test_the_same_records_twice_count_once():
@@ -46,7 +46,7 @@ def test_unparsed_answers_are_wrong_and_counted():
     """A method that breaks the answer's form must not be judged on the few answers it still forms."""
     values = (1.0, 1.0, 0.0, None)
     point = only([record(sample_id=str(i), correct=c) for i, c in enumerate(values)])
-    assert (point.accuracy, point.n, point.parse_failures) == (2 / 4, 4, 1)
+    assert (point.accuracy, point.questions, point.parse_failures) == (2 / 4, 4, 1)
     assert point.accuracy_parsed == pytest.approx(2 / 3)
 
 
@@ -57,22 +57,26 @@ def test_a_tasks_share_of_the_prefill_is_that_of_its_questions():
         for i in range(3)
     ]
     rows = points(records, by_task=True)
-    assert {row.task: row.flops_prefill for row in rows} == {
+    assert {row.task: row.flops["prefill"] for row in rows} == {
         "all": 100.0,
         "retrieval": 100.0,
         "counting": 100.0,
     }
 
 
-def test_the_front_leaves_out_cells_that_know_the_truth():
-    rows = points(
-        [
-            record(sample_id="a", selector="oracle", correct=1.0),
-            record(sample_id="a", selector="attention", top_k="gt", correct=1.0),
-            record(sample_id="a", selector="attention", top_k=1, correct=0.0),
-        ]
-    )
-    assert [row.selector + str(row.top_k) for row in pareto(rows, "flops")] == ["attention1"]
+@pytest.mark.parametrize(
+    ("changes", "stands"),
+    [
+        ({"selector": "oracle"}, False),
+        ({"selector": "random_as_oracle", "role": "bound"}, False),
+        ({"top_k": "gt", "role": "bound"}, False),
+        ({"selector": "oracle_free", "role": "method"}, True),
+        ({"selector": "none", "role": "bound"}, True),  # all chunks at one level: nothing is told
+    ],
+)
+def test_the_front_is_for_what_was_not_told_the_truth_whatever_it_is_called(changes, stands):
+    rows = points([record(correct=1.0, **changes), record(top_k=3, correct=0.0)])
+    assert (1.0 in [row.accuracy for row in pareto(rows, "flops_total")]) == stands
 
 
 def test_a_circular_group_is_one_unit():
@@ -82,7 +86,7 @@ def test_a_circular_group_is_one_unit():
         for t in range(4)
     ]
     assert sorted(o.value for o in outcomes(records)) == [0.0, 1.0]
-    assert only(records).n == 2
+    assert only(records).questions == 2
 
 
 def test_video_stages_are_shared_out_among_its_questions():
@@ -92,12 +96,11 @@ def test_video_stages_are_shared_out_among_its_questions():
         for q in range(3)
     ] + [record(sample_id="b0", video_id="b", flops_prefill=500, flops_decode=30)]
     point = only(records)
-    assert point.flops_prefill == (300 + 500) / 4
-    assert point.flops_decode == (3 * 10 + 30) / 4
-    stages = ("vision", "prefill", "compression", "selection", "reload", "decode")
-    assert point.flops == sum(getattr(point, f"flops_{stage}") for stage in stages)
-    assert point.flops_next == point.flops_selection + point.flops_reload + point.flops_decode
-    assert point.flops_first > point.flops > point.flops_next
+    assert point.flops["prefill"] == (300 + 500) / 4
+    assert point.flops["decode"] == (3 * 10 + 30) / 4
+    assert point.flops_total == sum(point.flops.values())
+    assert point.flops_next == sum(point.flops[s] for s in ("selection", "reload", "decode"))
+    assert point.flops_first > point.flops_total > point.flops_next
     assert point.questions_per_video == 2
 
 
@@ -122,30 +125,32 @@ def test_points_of_tasks_follow_the_one_of_all():
     records = [record(sample_id=t, task=t, correct=float(t == "ordering")) for t in "ab"]
     records.append(record(sample_id="o", task="ordering"))
     rows = points(records, by_task=True)
-    assert {p.task: p.n for p in rows} == {"all": 3, "a": 1, "b": 1, "ordering": 1}
+    assert {p.task: p.questions for p in rows} == {"all": 3, "a": 1, "b": 1, "ordering": 1}
     assert {p.task: p.accuracy for p in rows}["ordering"] == 1.0
 
 
 @pytest.mark.parametrize(
-    ("changes", "control"),
+    ("changes", "baseline"),
     [
         ({"selector": "all", "top_k": None}, "all-low"),
         ({"selector": "none", "top_k": None}, "all-high"),
         ({"selector": "none", "top_k": None, "ratio_low": 1.0, "ratio_high": 1.0}, "full"),
         ({"selector": "attention"}, None),
+        ({"control": "fewer_frames", "ratio_low": 1.0, "ratio_high": 1.0}, None),
     ],
 )
-def test_controls_are_recognised(changes, control):
-    assert only([record(**changes)]).control == control
+def test_baselines_are_recognised(changes, baseline):
+    assert only([record(**changes)]).condition.baseline == baseline
 
 
-def test_k_is_in_order_and_gt_last():
-    rows = points([record(top_k=k) for k in (4, "gt", 0, 16, 2)])
-    assert [p.top_k for p in rows] == [0, 2, 4, 16, "gt"]
+def test_points_are_in_the_order_of_k():
+    ordered = (0, 2, 16, "64MB", "1GB", "gt")
+    rows = points([record(top_k=k) for k in ordered[::-1]])
+    assert tuple(p.condition.top_k for p in rows) == ordered
 
 
 def test_pareto_front_has_no_beaten_point():
-    rows = [point for point in points(sweep()) if not point.knows_truth]
+    rows = [point for point in points(sweep()) if not point.condition.is_bound]
     front = pareto(rows, "kv_share")
     assert front
     for point in front:
@@ -156,13 +161,20 @@ def test_pareto_front_has_no_beaten_point():
         assert any(f.kv_share <= point.kv_share and f.accuracy >= point.accuracy for f in front)
 
 
-def test_csv_has_a_row_for_each_point(tmp_path):
-    rows = points(sweep(videos=3, questions=2))
+def test_csv_has_a_row_for_each_point_and_a_column_for_each_trait_level_and_stage(tmp_path):
+    three = levels(low=2.0, mid=8.0, high=32.0)
+    rows = points([*sweep(videos=3, questions=2), record(levels=three, pinned=("first", "last"))])
     write_points(tmp_path / "points.csv", rows)
     with (tmp_path / "points.csv").open() as file:
         read = list(csv.DictReader(file))
     assert [float(row["accuracy"]) for row in read] == [row.accuracy for row in rows]
-    assert {row["control"] for row in read} == {"full", "all-low", "all-high", ""}
+    assert [row["baseline"] for row in read] == [p.condition.baseline or "" for p in rows]
+    assert {row["role"] for row in read} == {"control", "method", "bound"}
+    (middle,) = [row for row in read if row["ratio.mid"]]
+    assert [middle[f"ratio.{name}"] for name in ("low", "mid", "high")] == ["2.0", "8.0", "32.0"]
+    assert (middle["pinned"], middle["measured_ratio.mid"]) == ("first+last", "8.0")
+    assert list(middle).index("ratio.low") + 2 == list(middle).index("ratio.high")
+    assert [float(row["flops_decode"]) for row in read] == [p.flops["decode"] for p in rows]
     before = (tmp_path / "points.csv").read_bytes()
     write_points(tmp_path / "points.csv", rows)
     assert (tmp_path / "points.csv").read_bytes() == before
@@ -190,18 +202,17 @@ def vnbench_records(right, mean="tasks"):
 
 def test_a_mean_over_tasks_counts_every_task_alike():
     tasks = only(vnbench_records("ad"))
-    assert (tasks.accuracy, tasks.n, tasks.videos) == (pytest.approx((1 / 3 + 1) / 2), 4, 4)
+    assert (tasks.accuracy, tasks.questions, tasks.videos) == (pytest.approx((1 / 3 + 1) / 2), 4, 4)
     questions = only(vnbench_records("ad", mean="questions"))
     assert questions.accuracy == pytest.approx(2 / 4)
-    assert tasks.low <= tasks.accuracy <= tasks.high
-    assert (tasks.low, tasks.high) != (questions.low, questions.high)
-    assert tasks.protocol == "official"
+    assert tasks.accuracy_low <= tasks.accuracy <= tasks.accuracy_high
+    assert tasks.accuracy_low != questions.accuracy_low
 
 
 def test_parts_are_tasks_and_the_tags_that_have_several_values():
     rows = points(vnbench_records("ad"), by_task=True)
     assert rows[0].task == "all"
-    assert {row.task: row.n for row in rows} == {
+    assert {row.task: row.questions for row in rows} == {
         "all": 4,
         "ret_edit1": 3,
         "cnt_edit1": 1,
@@ -213,7 +224,7 @@ def test_parts_are_tasks_and_the_tags_that_have_several_values():
 
 def test_a_question_of_two_tasks_counts_in_both_and_once_in_all():
     records = [record(sample_id="a", task="x + y"), record(sample_id="b", task="y", correct=0.0)]
-    rows = {row.task: (row.n, row.accuracy) for row in points(records, by_task=True)}
+    rows = {row.task: (row.questions, row.accuracy) for row in points(records, by_task=True)}
     assert rows == {"all": (2, 0.5), "x": (1, 1.0), "y": (2, 0.5)}
 
 
@@ -224,7 +235,7 @@ def test_a_protocol_may_leave_unparsed_answers_out_but_they_are_counted():
         for i, (c, p) in enumerate(values)
     ]
     point = only(records)
-    assert (point.accuracy, point.n, point.parse_failures) == (0.5, 2, 1)
+    assert (point.accuracy, point.questions, point.parse_failures) == (0.5, 2, 1)
 
 
 def test_a_guess_counts_in_the_headline_and_among_the_unparsed():
@@ -233,39 +244,47 @@ def test_a_guess_counts_in_the_headline_and_among_the_unparsed():
         record(sample_id="b", correct=0.0, parsed="B", unparsed="guessed"),
     ]
     point = only(records)
-    assert (point.accuracy, point.n, point.parse_failures) == (0.5, 2, 1)
+    assert (point.accuracy, point.questions, point.parse_failures) == (0.5, 2, 1)
     assert point.accuracy_parsed == 0.0
 
 
 def test_answers_that_are_kept_back_have_no_accuracy():
     records = [record(sample_id=str(i), answer=None, correct=None, parsed="A") for i in range(3)]
     point = only(records)
-    assert math.isnan(point.accuracy) and (point.n, point.parse_failures) == (0, 0)
-
-
-def test_protocols_tell_cells_apart():
-    rows = points(
-        [record(run_id="a", protocol="official"), record(run_id="b", protocol="lmms_eval")]
-    )
-    assert telling_apart(rows) == ["protocol"]
+    assert math.isnan(point.accuracy) and (point.questions, point.parse_failures) == (0, 0)
 
 
 def test_settings_tell_apart_what_nothing_else_does():
     """hit_rate at three rates in one run; that other selectors have settings of their own is no news."""
-    rates = [record(selector="hit_rate", selector_config=c, top_k=k) for c in "abc" for k in (1, 2)]
-    other = [record(selector="attention", selector_config="d", top_k=k) for k in (1, 2)]
-    assert telling_apart(points([*rates, *other])) == ["selector_config"]
-    assert of_several_settings(points([*rates, *other])) == {"hit_rate"}
-    assert telling_apart(points([*rates[:2], *other])) == []
-    seeds = [record(selector="random", run_id=c, selector_config=c, seed=ord(c)) for c in "ab"]
-    assert telling_apart(points(seeds)) == ["seed"] and not of_several_settings(points(seeds))
-    runs = [record(run_id=run) for run in "ab"]
-    assert telling_apart(points(runs)) == ["run_id"]
+    rates = [
+        condition(selector="hit_rate", selector_config=c, top_k=k) for c in "abc" for k in (1, 2)
+    ]
+    other = [condition(selector="attention", selector_config="d", top_k=k) for k in (1, 2)]
+    found = names([*rates, *other])
+    assert (found.varying, found.several) == ((), {"hit_rate"})
+    assert found.cell(rates[0]) == "tome hit_rate settings a k=1"
+    assert found.cell(other[0]) == "tome attention k=1"
+    assert "selector_config" not in varying([*rates[:2], *other])
+    seeds = [condition(selector="random", run_id=c, selector_config=c, seed=ord(c)) for c in "ab"]
+    assert varying(seeds) == ["seed"] and not names(seeds).several
+    assert varying([condition(run_id=run) for run in "ab"]) == ["run_id"]
+    assert varying([condition(protocol=p, run_id=p) for p in "ab"]) == ["protocol"]
+
+
+def test_names_tell_levels_ratios_and_what_full_kvs_depend_on():
+    three = condition(levels=levels(low=2.0, mid=8.0, high=None), top_k="2+4")
+    full = condition(ratio_low=1.0, ratio_high=1.0, frames=48)
+    called = names([three, condition(), full])
+    assert called.cell(three) == "tome attention mid 8x high dropped k=2+4"
+    assert called.cell(condition()) == "tome attention high 32x k=1"
+    assert called.cell(full) == "full" and names([full, condition(frames=24)]).varying == ()
+    frames = names([full, condition(frames=24), condition(frames=48)])
+    assert frames.cell(full) == "full 48 frames"
 
 
 def test_an_incomplete_group_does_not_count():
     """Three right tries of four, alone in the cell: no unit yet."""
     point = only([record(sample_id=f"a{t}", group="a") for t in range(3)])
-    assert point.n == 0 and math.isnan(point.accuracy)
+    assert point.questions == 0 and math.isnan(point.accuracy)
     pairs = [record(sample_id=f"a{t}", group="a", tries=2) for t in range(2)]
-    assert (only(pairs).n, only(pairs).accuracy) == (1, 1.0)
+    assert (only(pairs).questions, only(pairs).accuracy) == (1, 1.0)

@@ -21,14 +21,17 @@ def outcomes(records: Iterable[Record]) -> list[Outcome]:
     counting = [
         record
         for record in records
-        if record.answer is not None
-        and not (record.correct is None and record.unparsed == "left out")
+        if record.question.answer is not None
+        and not (record.answer.correct is None and record.question.unparsed == "left out")
     ]
     marked = (
-        (Outcome(record.sample_id, record.video_id, record.correct or 0.0), record.group)
-        for record in counting
+        (
+            Outcome(r.question.sample_id, r.video.video_id, r.answer.correct or 0.0),
+            r.question.group,
+        )
+        for r in counting
     )
-    return circular(marked, max((record.tries for record in counting), default=TRIES))
+    return circular(marked, max((r.question.tries for r in counting), default=TRIES))
 
 
 def by_mean(records: Iterable[Record]) -> dict[str, list[Outcome]]:
@@ -42,7 +45,8 @@ def by_mean(records: Iterable[Record]) -> dict[str, list[Outcome]]:
     """
     parts: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        for name in record.task.split(SEVERAL) if record.mean == "tasks" else (ALL_TASKS,):
+        question = record.question
+        for name in question.task.split(SEVERAL) if question.mean == "tasks" else (ALL_TASKS,):
             parts[name].append(record)
     return {name: outcomes(members) for name, members in parts.items()}
 
@@ -54,4 +58,5 @@ def headline(records: Iterable[Record]) -> Accuracy:
 
 def unparsed(record: Record) -> bool:
     """Whether no letter could be read, guessed or not."""
-    return record.parsed is None or (record.correct is None and record.answer is not None)
+    answer = record.answer
+    return answer.parsed is None or (answer.correct is None and record.question.answer is not None)

@@ -8,6 +8,7 @@ written, read, named and compared everywhere, without another line of code.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,15 +18,21 @@ from x2l.selectors.roles import ROLES, Role
 FULL = "full"
 
 
-def _field(label: str | None, *, last_resort: bool = False) -> Any:
+def _field(
+    label: str | None, *, setting: bool = False, choice: bool = False, last_resort: bool = False
+) -> Any:
     """A field of `Condition`.
 
     Args:
         label: how figures and tables say its value, `{}` standing for it; None: it follows from other fields, and never
             tells two conditions apart.
+        setting: what is asked, of which model, about which frames. Only conditions of one setting may be compared, and
+            full KVs depend on nothing else.
+        choice: of how chunks are chosen; no matter where all chunks have one level.
         last_resort: named only where no other field tells two conditions apart.
     """
-    return dataclasses.field(metadata={"label": label, "last_resort": last_resort})
+    metadata = {"setting": setting, "choice": choice, "last_resort": last_resort}
+    return dataclasses.field(metadata={"label": label, **metadata})
 
 
 @dataclass(frozen=True)
@@ -49,17 +56,14 @@ class LevelSpec:
     @property
     def method(self) -> str:
         """Compressor, codec and layers in one word, e.g. `tome`, `key_diff-int4`, `snapkv-pyramid`."""
-        extras = [
-            word
-            for word, usual in ((self.codec, "none"), (self.layers, "uniform"))
-            if word != usual
-        ]
-        return "-".join([self.compressor, *extras])
+        extras = [f for f in dataclasses.fields(self) if f.default is not dataclasses.MISSING]
+        words = [getattr(self, f.name) for f in extras if getattr(self, f.name) != f.default]
+        return "-".join([self.compressor, *words])
 
     @property
     def ratio_label(self) -> str:
         """The ratio as figures and tables say it, e.g. `low 2x`."""
-        return f"{self.name} dropped" if self.ratio is None else f"{self.name} {self.ratio:g}x"
+        return trait_label(f"ratio.{self.name}", math.inf if self.ratio is None else self.ratio)
 
 
 @dataclass(frozen=True)
@@ -80,24 +84,24 @@ class Condition:
         run_id: hash of the configuration, so that what no other field says still tells two cells apart.
     """
 
-    model: str = _field("{}")
-    benchmark: str = _field("{}")
-    protocol: str = _field("protocol {}")
+    model: str = _field("{}", setting=True)
+    benchmark: str = _field("{}", setting=True)
+    protocol: str = _field("protocol {}", setting=True)
     dtype: str = _field("{}")
-    frames: int | None = _field("{} frames")
-    fps: float | None = _field("{} fps")
+    frames: int | None = _field("{} frames", setting=True)
+    fps: float | None = _field("{} fps", setting=True)
     chunk_frames: int = _field("{} frames a chunk")
     levels: tuple[LevelSpec, ...] = _field("{}")
     context: str = _field("context {}")
     positions: str = _field("positions {}")
     control: str | None = _field("{}")
-    selector: str = _field("{}")
+    selector: str = _field("{}", choice=True)
     single_level: str | None = _field(None)
     role: Role = _field(None)
-    top_k: int | str | None = _field("k={}")
-    pinned: tuple[str, ...] = _field("pinned {}")
-    seed: int = _field("seed {}")
-    selector_config: str = _field("settings {}", last_resort=True)
+    top_k: int | str | None = _field("k={}", choice=True)
+    pinned: tuple[str, ...] = _field("pinned {}", choice=True)
+    seed: int = _field("seed {}", choice=True)
+    selector_config: str = _field("settings {}", choice=True, last_resort=True)
     run_id: str = _field("run {}", last_resort=True)
 
     def __post_init__(self) -> None:
@@ -124,27 +128,54 @@ class Condition:
 
     @property
     def baseline(self) -> str | None:
-        """`full` (nothing compressed), `all-low`, `all-high` (one level for all chunks); None where chunks are chosen."""
-        if self.control is None and all(level.ratio == 1 for level in self.levels):
+        """`full` (nothing compressed), or `all-low`, `all-high` (one level for all chunks); None: chunks are chosen."""
+        if self.control is not None:
+            return None
+        if all(level.ratio == 1 for level in self.levels):
             return FULL
         return None if self.single_level is None else f"all-{self.single_level}"
 
     @property
+    def is_bound(self) -> bool:
+        """Whether nobody can have its answers without knowing where the answer lies: never on a Pareto front."""
+        return self.role == "bound" and self.baseline is None
+
+    @property
+    def chosen_by(self) -> str:
+        """What says which chunks are re-loaded: the control that stands in for it, or the selector."""
+        return self.control or self.selector
+
+    @property
     def traits(self) -> dict[str, Hashable]:
-        """What may tell two conditions apart, by name; levels as `compressor` and one `ratio.NAME` a level."""
+        """What may tell two conditions apart, by name; levels as `compressor` and one `ratio.NAME` a level.
+
+        A dropped level has the ratio inf.
+        """
         traits: dict[str, Hashable] = {}
         for field in dataclasses.fields(self):
             if field.name == "levels":
                 traits["compressor"] = self.compressor
-                traits |= {f"ratio.{level.name}": level.ratio_label for level in self.levels}
+                for level in self.levels:
+                    traits[f"ratio.{level.name}"] = math.inf if level.ratio is None else level.ratio
             elif field.metadata["label"] is not None:
                 traits[field.name] = getattr(self, field.name)
         return traits
 
     @property
+    def columns(self) -> dict[str, Hashable]:
+        """Its traits and what follows from them, by the names of points.csv and of filters."""
+        follows = {name: getattr(self, name) for name in _names("label", None)}
+        return {**self.traits, **follows, "baseline": self.baseline}
+
+    @property
+    def setting(self) -> tuple[Hashable, ...]:
+        """What is asked, of which model, about which frames: only equal ones may be compared."""
+        return tuple(getattr(self, name) for name in setting_names())
+
+    @property
     def label(self) -> str:
         """For messages: compressor, selector and top_k."""
-        words = [self.compressor, self.control or self.selector]
+        words = [self.compressor, self.chosen_by]
         return " ".join(words if self.top_k is None else [*words, f"k={self.top_k}"])
 
 
@@ -152,15 +183,31 @@ def trait_label(name: str, value: Hashable) -> str:
     """How figures and tables say the value of a trait; '' where there is nothing to say (None, nothing pinned)."""
     if value is None or value == ():
         return ""
-    if name == "compressor" or name.startswith("ratio."):
+    if name == "compressor":
         return str(value)
+    if name.startswith("ratio."):
+        return f"{name.removeprefix('ratio.')} {'dropped' if value == math.inf else f'{value:g}x'}"
     template = next(f.metadata["label"] for f in dataclasses.fields(Condition) if f.name == name)
     return str(template.format("+".join(value) if isinstance(value, tuple) else value))
 
 
+def _names(flag: str, value: object) -> tuple[str, ...]:
+    return tuple(f.name for f in dataclasses.fields(Condition) if f.metadata[flag] is value)
+
+
 def last_resorts() -> tuple[str, ...]:
     """Traits to be named only where no other tells two conditions apart."""
-    return tuple(f.name for f in dataclasses.fields(Condition) if f.metadata["last_resort"])
+    return _names("last_resort", True)
+
+
+def setting_names() -> tuple[str, ...]:
+    """Traits that comparable conditions share, and that full KVs depend on."""
+    return _names("setting", True)
+
+
+def choice_names() -> tuple[str, ...]:
+    """Traits that do not matter where all chunks have one level."""
+    return _names("choice", True)
 
 
 def to_json(condition: Condition) -> dict[str, Any]:
