@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from experiments import paper
 from tests.synthetic import record
-from x2l.cli.run import CONF
+from x2l.cli.compose import CONF
 
 FIELDS = {
     "compressor": "compressor",

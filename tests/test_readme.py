@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from x2l.cli.run import CONF, plain
+from x2l.cli.compose import CONF, plain
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()

@@ -26,6 +26,8 @@ import torch
 from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
+from x2l import UserError
+
 # A container may announce a little more than it holds (edit lists, a cut last packet). Less than
 # this share of the announced frames, or of the announced seconds, means that the file was cut short.
 MIN_SHARE = 0.98
@@ -36,7 +38,7 @@ COUNTED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi")
 TEXT = ("tty", "bin", "xbin", "adf", "idf")
 
 
-class VideoError(Exception):
+class VideoError(UserError):
     """A video file cannot be read.
 
     Attributes:

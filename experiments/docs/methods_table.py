@@ -26,7 +26,7 @@ import x2l.models  # noqa: F401 - before transformers: it lets the processors im
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from x2l.cli.run import CONF, composed
+from x2l.cli.compose import CONF, composed
 from x2l.compressors.base import Compressor, Level
 from x2l.compressors.pruning_by_keys import Pruning
 

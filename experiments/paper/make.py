@@ -27,7 +27,7 @@ from pathlib import Path
 from experiments.paper.kit.output import Result, made, write
 from experiments.paper.page import Shown, page
 from x2l.analysis.collect import records_under
-from x2l.cli.run import CONF
+from x2l.cli.compose import CONF
 from x2l.runs import sweep_status as status
 from x2l.runs.records import RECORDS
 

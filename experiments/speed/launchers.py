@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from x2l.cli.compose import CONF, build_benchmark, composed
 from x2l.cli.launchers import check_launcher
-from x2l.cli.run import CONF, build_benchmark, composed
 from x2l.evaluation.settings import ConfigError
 from x2l.runs.job_status import read_status
 from x2l.runs.records import deterministic, load

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from published import SHAPES
 
-from x2l.cli.run import composed, engine
+from x2l.cli.compose import composed, engine
 from x2l.compressors.base import Level
 from x2l.engine.decode import answer
 from x2l.engine.kv_store import KVStore

@@ -27,7 +27,7 @@ import torch  # noqa: E402
 _wall = time.perf_counter
 time.perf_counter = time.process_time
 
-from x2l.cli.run import build_benchmark, composed, engine  # noqa: E402
+from x2l.cli.compose import build_benchmark, composed, engine  # noqa: E402
 from x2l.engine.stages import QUESTION_STAGES, STAGES  # noqa: E402
 from x2l.evaluation.runner import run  # noqa: E402
 from x2l.runs.records import load  # noqa: E402

@@ -17,7 +17,7 @@ from x2l.benchmarks.longvideobench import longvideobench
 from x2l.benchmarks.videomme import videomme
 from x2l.benchmarks.vnbench import vnbench
 from x2l.cli import data
-from x2l.cli.run import composed, plain, run_folder
+from x2l.cli.compose import composed, plain, run_folder
 from x2l.compressors.base import Level
 from x2l.compressors.merging import ToMe
 from x2l.evaluation import runner

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from experiments.docs.published import SHAPES, kv_bytes_per_token
 from tests.tiny import processor
-from x2l.cli.run import CONF, _level, engine, plain, run_folder
+from x2l.cli.compose import CONF, build_level, engine, plain, run_folder
 from x2l.compressors.head_budgets import AdaKV
 from x2l.compressors.pruning_by_attention import SnapKV
 from x2l.compressors.pruning_by_keys import KeyNorm
@@ -119,7 +119,7 @@ def test_compressor_sets_both_levels_and_each_can_have_its_own():
 
 def test_a_level_has_its_codec_its_layers_and_the_methods_inside_its_compressor():
     both = composed("codec=int8", "codec@levels.high.codec=int4", "levels.high.layers=pyramid")
-    low, high = (_level(both.levels[name]) for name in ("low", "high"))
+    low, high = (build_level(both.levels[name]) for name in ("low", "high"))
     assert (low.codec, low.layers) == (Quantised(8), None)
     assert (high.codec, high.layers) == (Quantised(4), "pyramid")
     inner = composed(
@@ -127,11 +127,11 @@ def test_a_level_has_its_codec_its_layers_and_the_methods_inside_its_compressor(
         "compressor@levels.high.compressor.pruner=key_norm",
         "levels.low.layers=[1,2,3.5]",
     )
-    low, high = (_level(inner.levels[name]) for name in ("low", "high"))
+    low, high = (build_level(inner.levels[name]) for name in ("low", "high"))
     assert (low.compressor, high.compressor) == (AdaKV(SnapKV()), AdaKV(KeyNorm()))
     assert (low.codec, low.layers) == (None, (1, 2, 3.5))
     with pytest.raises(ConfigError, match=r"layers='steep': must be 'uniform' \(or null\)"):
-        _level(composed("levels.low.layers=steep").levels.low)
+        build_level(composed("levels.low.layers=steep").levels.low)
 
 
 def test_levels_between_take_what_they_do_not_say_from_all():

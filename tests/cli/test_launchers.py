@@ -11,9 +11,9 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from x2l.cli import launchers
+from x2l.cli.compose import CONF
 from x2l.cli.hydra_callbacks import LauncherCheck
 from x2l.cli.launchers import EXTRAS, check_launcher, requeue_ends_the_process
-from x2l.cli.run import CONF
 from x2l.evaluation.settings import ConfigError
 
 ROOT = Path(__file__).parents[2]

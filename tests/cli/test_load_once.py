@@ -6,7 +6,7 @@ import weakref
 import pytest
 from omegaconf import OmegaConf
 
-from x2l.cli import run
+from x2l.cli import compose
 
 MADE = []
 
@@ -21,13 +21,13 @@ class Model:
 
 @pytest.fixture(autouse=True)
 def none_yet(monkeypatch):
-    monkeypatch.setattr(run, "_model", {})
+    monkeypatch.setattr(compose, "_model", {})
     MADE.clear()
 
 
 def load(name, **values):
     node = {"_target_": f"{__name__}.Model", "name_or_path": str(name), **values}
-    return run._load_model(OmegaConf.create(node))
+    return compose.load_model(OmegaConf.create(node))
 
 
 def test_the_same_configuration_is_loaded_once(tmp_path):

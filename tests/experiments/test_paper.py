@@ -14,7 +14,7 @@ from experiments import paper
 from experiments.paper.kit.sourced import FILE as SOURCED
 from tests.cli.test_conf import bind, nodes
 from x2l.cli import run
-from x2l.cli.run import CONF, plain
+from x2l.cli.compose import CONF, plain
 from x2l.runs.records import load
 
 # Those that do not say where answers lie; vnbench does.

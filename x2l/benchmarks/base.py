@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from x2l import UserError
+
 # What the headline number is a mean of: questions (micro), or the accuracies of tasks (macro).
 Mean = Literal["questions", "tasks"]
 # What becomes of an answer without a readable letter. Whatever it is, such answers are counted.
@@ -16,7 +18,7 @@ Unparsed = Literal["wrong", "left out", "guessed"]
 SEVERAL = " + "  # joins the tasks of a question that belongs to more than one
 
 
-class DatasetError(ValueError):
+class DatasetError(UserError, ValueError):
     """What lies on the disk is not the set that was asked for: the user's to correct."""
 
 

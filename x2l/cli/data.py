@@ -13,8 +13,8 @@ from typing import Literal
 from x2l.benchmarks.base import SEVERAL, DatasetError, Sample
 from x2l.benchmarks.multiple_choice import ChoiceSet
 from x2l.benchmarks.subtitles import Subtitles
+from x2l.cli.compose import build_benchmark, composed
 from x2l.cli.output import fail, show
-from x2l.cli.run import build_benchmark, composed
 from x2l.evaluation.progress import Progress
 from x2l.evaluation.settings import ConfigError
 from x2l.video import VideoError, read_frames

@@ -1,42 +1,34 @@
-"""`x2l`: a Hydra configuration -> checked settings and objects -> the runner.
+"""`x2l`: the Hydra application. One job from its configuration to its results; `compose.py` makes its objects."""
 
-The only module that imports hydra or omegaconf, beside `hydra_sweep.py`.
-"""
-
-import gc
-import hashlib
-import json
 import logging
 import os
-import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.plugins import Plugins
-from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
-from hydra.utils import instantiate
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from x2l.benchmarks.base import Benchmark
+from x2l.cli.compose import (
+    CONF,
+    build,
+    build_benchmark,
+    build_methods,
+    load_model,
+    one_line,
+    plain,
+    refuse_idle,
+)
 from x2l.cli.launchers import requeue_ends_the_process
 from x2l.cli.output import show
 from x2l.engine.disk_cache.source_hash import sources_digest
-from x2l.evaluation.from_config import filled, folder_name, own_modules, settings_of
-from x2l.evaluation.settings import (
-    ConfigError,
-    Settings,
-    config_errors,
-)
+from x2l.evaluation.from_config import own_modules, settings_of
+from x2l.evaluation.settings import ConfigError, config_errors
 from x2l.runs.job_status import StatusFile, alone, read_status
 from x2l.runs.run_info import (
     RUN,
@@ -49,95 +41,6 @@ from x2l.runs.run_info import (
 from x2l.runs.trackers.base import place_id
 
 log = logging.getLogger(__name__)
-PACKAGE = Path(__file__).parents[1]
-# Top level in a checkout, inside the package in a wheel. Absolute: a relative path would not be
-# found from a console script.
-CONF = next(path for path in (PACKAGE.parent / "conf", PACKAGE / "conf") if path.is_dir())
-
-
-def run_folder(*, _root_: DictConfig) -> str:
-    """Name of a run's folder in a sweep: what it compresses how, and a hash of all it computes."""
-    raw = OmegaConf.to_container(_root_, resolve=False)
-    assert isinstance(raw, dict)
-    choices = raw.pop("hydra", {}).get("runtime", {}).get("choices", {})
-    try:
-        return folder_name(plain(OmegaConf.create(raw)), choices)
-    except (OmegaConfBaseException, AttributeError, KeyError, TypeError, ValueError) as error:
-        # Raised here, it would end the whole sweep; the job itself will meet it, and say so in this folder.
-        log.debug("no name: %s", error)
-        return f"unusable-{hashlib.sha256(repr(raw).encode()).hexdigest()[:8]}"
-
-
-def plain(config: DictConfig) -> dict[str, Any]:
-    """The configuration as resolved plain values, further levels filled in.
-
-    Raises:
-        ConfigError: see `configured.filled`.
-    """
-    found = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    assert isinstance(found, dict)
-    return filled({str(key): value for key, value in found.items()})
-
-
-OmegaConf.register_new_resolver("x2l.folder", run_folder, replace=True)
-
-
-def _own_launchers() -> None:
-    """Lets the files in conf/hydra/launcher/ stand for the plugins' own of the same names.
-
-    Hydra 1.3 would check ours against theirs, with a warning, and refuse what theirs do not have.
-    """
-    Plugins.instance()  # loads what is installed; each plugin stores its configuration then
-    stored = ConfigStore.instance().repo["hydra"]["launcher"]
-    for path in (CONF / "hydra" / "launcher").glob("*.yaml"):
-        stored.pop(path.name, None)
-
-
-_own_launchers()
-
-
-def composed(overrides: Sequence[str]) -> DictConfig:
-    """The configuration that `x2l` would run with these overrides; runs nothing.
-
-    Args:
-        overrides: as on the command line, e.g. `model=qwen2_5_vl_3b`, `video.frames=64`.
-
-    Raises:
-        ConfigError: an override that names nothing there is, or cannot be read.
-    """
-    return _composed(overrides)[0]
-
-
-def _composed(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
-    """The configuration, and the yaml file that each of its groups came from."""
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = compose("config", list(overrides), return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(_in_short(error)) from error
-    choices = dict(config.hydra.runtime.choices)
-    with open_dict(config):
-        del config["hydra"]
-    return config, choices
-
-
-def _in_short(error: Exception) -> str:
-    """What Hydra says of an override, in one line."""
-    text = re.sub(r"^In '.*?': ", "", str(error))
-    text = re.split(r"\nConfig search path|\nSee https|\n    full_key", text)[0]
-    told = " ".join(text.split())
-    return "overrides: " + re.sub(r"\.? (Available options|To append)", r"; \1", told)
-
-
-def build_benchmark(config: DictConfig) -> Benchmark:
-    """The benchmark that a configuration names.
-
-    Raises:
-        ConfigError: a value that cannot work, or the files of a set are not there.
-    """
-    built = _build(config.benchmark)
-    assert isinstance(built, Benchmark)
-    return built
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -146,7 +49,7 @@ def _task(config: DictConfig) -> None:
 
     A single run ends the process with 2 (wrong value), 1 (unreadable videos, out of memory) or 130
     (interrupted). In a multirun nothing is raised, so that the other jobs still run, whatever the
-    launcher and its batches; `hydra_sweep.SweepJournal` ends that one.
+    launcher and its batches; `hydra_callbacks.SweepJournal` ends that one.
     """
     single = HydraConfig.get().mode == RunMode.RUN
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -157,8 +60,7 @@ def _task(config: DictConfig) -> None:
         code = _say(f"error: {error}", 2)
     except KeyboardInterrupt:
         where = f"hydra.{'run' if single else 'sweep'}.dir={folder if single else folder.parent}"
-        told = f"interrupted; the same command with {where} goes on where it stopped"
-        sys.exit(_say(told, 130))
+        sys.exit(_say(f"interrupted; the same command with {where} goes on where it stopped", 130))
     except Exception as error:
         if single:
             _log_to_file(traceback.format_exc())  # Hydra tells the terminal
@@ -175,13 +77,13 @@ _UNKNOWN = "unknown"  # the run_id of a job whose configuration cannot be resolv
 
 def _watched(config: DictConfig, folder: Path) -> int:
     """`execute`, with a status that tells of it from the first moment on."""
-    typed = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
-    assert isinstance(typed, list)
-    overrides = [str(override) for override in typed]
+    words = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    assert isinstance(words, list)
+    overrides = [str(word) for word in words]
     try:
         values = plain(config)
     except OmegaConfBaseException as error:
-        wrong = ConfigError(_in_short(error))
+        wrong = ConfigError(one_line(error))
         before = read_status(folder)
         # Without values nobody knows whose run it is: what is there may be another's, even one that goes on.
         if (folder / RUN).exists() or (before is not None and before.get("run_id") != _UNKNOWN):
@@ -210,11 +112,11 @@ def execute(config: DictConfig, folder: Path, status: StatusFile) -> int:
     OmegaConf.set_readonly(config, True)
     values = plain(config)
     hydra_config = HydraConfig.get()
-    _refuse_idle(hydra_config.overrides.task)
+    refuse_idle(hydra_config.overrides.task)
     sweep = Path(hydra_config.sweep.dir)
     multirun = hydra_config.mode == RunMode.MULTIRUN
     # A plain call: `instantiate` would build what the configuration names inside `config`, too.
-    make_tracker = _build(config.tracker)
+    make_tracker = build(config.tracker)
     with config_errors():
         seconds = config.benchmark.get("seconds")
         settings = settings_of(values, hydra_config.runtime.choices, seconds)
@@ -231,7 +133,7 @@ def execute(config: DictConfig, folder: Path, status: StatusFile) -> int:
     # transformers, which takes seconds to import, waits until all this is known to be right.
     from x2l.evaluation.runner import run
 
-    levels, selectors = _methods(config, values, settings)
+    levels, selectors = build_methods(config, values, settings)
     info = describe(
         settings.run_id,
         values,
@@ -243,7 +145,7 @@ def execute(config: DictConfig, folder: Path, status: StatusFile) -> int:
     summary = run(
         settings,
         benchmark,
-        lambda: _load_model(config.model),
+        lambda: load_model(config.model),
         levels,
         selectors,
         folder,
@@ -254,78 +156,7 @@ def execute(config: DictConfig, folder: Path, status: StatusFile) -> int:
     _report(summary, folder)
     if multirun:
         show(f"the sweep so far: x2l-collect {os.path.relpath(sweep)}")
-    return len(summary.errors) + len(summary.shortages)
-
-
-@dataclass(frozen=True)
-class Engine:
-    """What a configuration names besides a benchmark and a place for results, checked and built.
-
-    Attributes:
-        settings: checked values.
-        levels: `low` and `high`, each a `compressors.base.Level`.
-        selectors: by name.
-        load_model: takes the time; call it once.
-    """
-
-    settings: Settings
-    levels: Mapping[str, Any]
-    selectors: Mapping[str, Any]
-    load_model: Callable[[], Any]
-
-
-def engine(overrides: Sequence[str]) -> Engine:
-    """The engine that `x2l` would use with these overrides, for a command that is no Hydra application.
-
-    Args:
-        overrides: as on the command line of `x2l`, e.g. `model=qwen2_5_vl_3b`, `top_k=4`.
-
-    Raises:
-        ConfigError: an override that is not known, or a value that cannot work.
-    """
-    _refuse_idle(overrides)
-    config, choices = _composed(overrides)
-    try:
-        OmegaConf.resolve(config)
-        values = plain(config)
-    except OmegaConfBaseException as error:
-        raise ConfigError(_in_short(error)) from error
-    OmegaConf.set_readonly(config, True)
-    with config_errors():
-        settings = settings_of(values, choices, None)
-    levels, selectors = _methods(config, values, settings)
-    return Engine(settings, levels, selectors, lambda: _load_model(config.model))
-
-
-def _refuse_idle(overrides: Sequence[str]) -> None:
-    """`compressor=` names the file that both levels take; its values are read there, not here.
-
-    Raises:
-        ConfigError: an override of a value that nothing would read.
-    """
-    for override in overrides:
-        name = override.lstrip("+~")
-        if name.startswith("compressor."):
-            value = name.removeprefix("compressor.")
-            raise ConfigError(
-                f"{override}: changes neither level; use levels.low.compressor.{value} and "
-                f"levels.high.compressor.{value}"
-            )
-
-
-def _methods(
-    config: DictConfig, values: Mapping[str, Any], settings: Settings
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Levels and selectors by name."""
-    levels = {}
-    for name in settings.levels:  # finest first
-        try:
-            levels[name] = _level(OmegaConf.create(values["levels"][name]))
-        except ConfigError as error:
-            raise ConfigError(str(error).replace("levels.*.", f"levels.{name}.")) from error
-    # The control of fewer frames selects nothing, so none is loaded for it.
-    chosen = {} if settings.fewer_frames else config.selector
-    return levels, {str(name): _build(node) for name, node in chosen.items()}
+    return len(summary.errors) + len(summary.out_of_memory)
 
 
 def _methods_digest(values: Mapping[str, Any]) -> str:
@@ -337,53 +168,6 @@ def _methods_digest(values: Mapping[str, Any]) -> str:
         return sources_digest(modules) if modules else ""
     except ValueError:  # without a source file there is nothing that could be edited between runs
         return ""
-
-
-def _level(level: DictConfig) -> Any:
-    from x2l.compressors.base import Level
-
-    codec = _build(level.codec) if level.get("codec") else None
-    layers = tuple(level.layers) if isinstance(level.layers, ListConfig) else level.layers
-    with config_errors():
-        return Level(_build(level.compressor), level.ratio, codec, layers)
-
-
-def _build(node: DictConfig) -> Any:
-    """One object from its `_target_`; what its constructor rejects is the user's to correct."""
-    try:
-        return instantiate(node, _convert_="all")
-    except InstantiationException as error:
-        if isinstance(error.__cause__, ValueError | OSError):
-            raise ConfigError(str(error.__cause__)) from error
-        raise
-
-
-_model: dict[str, Any] = {}  # that of the last job in this process, by what it was loaded from
-
-
-def _load_model(node: DictConfig) -> Any:
-    """The model; that of the job before if it is the same. Never are two in memory."""
-    checkpoint = checkpoint_digest(str(node.name_or_path))  # a folder may hold other weights by now
-    key = json.dumps([OmegaConf.to_container(node, resolve=True), checkpoint], sort_keys=True)
-    if key in _model:
-        return _model[key]
-    if _model:
-        _model.clear()
-        gc.collect()  # modules refer to each other
-        _free_gpu_memory()
-    if not sys.stderr.isatty():  # a bar in a log file is noise
-        from transformers.utils import logging as transformers_logging
-
-        transformers_logging.disable_progress_bar()
-    _model[key] = _build(node)
-    return _model[key]
-
-
-def _free_gpu_memory() -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _machine(device: str | None) -> tuple[str, int]:
@@ -401,15 +185,15 @@ def _machine(device: str | None) -> tuple[str, int]:
 def _report(summary: Any, folder: Path) -> None:
     from x2l.analysis.curves import table
     from x2l.analysis.points import points
-    from x2l.runs.out_of_memory_log import in_short
+    from x2l.runs.out_of_memory_log import summary_lines
 
-    if summary.records or summary.shortages:
-        show(table(points(summary.records, shortages=summary.shortages)))
+    if summary.records or summary.out_of_memory:
+        show(table(points(summary.records, out_of_memory=summary.out_of_memory)))
     show(
         f"\n{len(summary.records)} of {summary.expected} answers, {summary.added} of them new, in "
         f"{os.path.relpath(folder)}/ (records.jsonl, points.csv, run.json, status.json)"
     )
-    for error in [*summary.errors, *in_short(summary.shortages)]:
+    for error in [*summary.errors, *summary_lines(summary.out_of_memory)]:
         print(f"error: {error}", file=sys.stderr)
 
 

@@ -7,8 +7,10 @@ is how many KVs are attended to at once and where the last rotary position lies,
 
 from __future__ import annotations
 
+from x2l import UserError
 
-class ContextError(ValueError):
+
+class ContextError(UserError, ValueError):
     """A video or a question is longer than the model's context; the message says what to change."""
 
 

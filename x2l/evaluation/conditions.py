@@ -1,4 +1,6 @@
-"""The cells of a run: which selector at which k answers a question. Knows nothing of models."""
+"""The cells of a run: which selector at which top_k answers a question. Knows nothing of models."""
+
+from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -7,98 +9,141 @@ from dataclasses import dataclass
 from x2l.benchmarks.base import Sample
 from x2l.engine.top_k import GT, TASK
 from x2l.evaluation.settings import Settings
+from x2l.runs.condition import Condition
 from x2l.runs.records import RecordKey
 from x2l.selectors.base import ChunkSelector
-from x2l.selectors.controls import MatchedRandomSelector, SelectAll, SelectNone
+from x2l.selectors.controls import MatchedRandomSelector, SelectNone
 from x2l.selectors.from_file import FileSelector, video_key
-from x2l.selectors.oracle import HitRateSelector, OracleSelector
-
-FEWER_FRAMES = "fewer_frames"
+from x2l.selectors.roles import Role
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A selector at a top_k; for the controls `all` and `none` there is no k and nothing pinned.
+    """A condition, and the selector that gives its answers.
 
     Attributes:
-        name: of the selector, as records and figures give it.
-        selector: the selector.
-        config: short hash of its settings.
-        top_k: chunks re-loaded; see `selection.py` and `assignment.py` for the words.
-        pinned: chunks always re-loaded.
-        like: another cell whose re-loaded bytes are matched, question by question; top_k is then only its name.
+        condition: what records carry.
+        selector: of that condition.
+        matched_to: another cell whose re-loaded bytes are matched, question by question; top_k is then only its name.
     """
 
-    name: str
+    condition: Condition
     selector: ChunkSelector
-    config: str
-    top_k: int | str | None
-    pinned: tuple[str, ...]
-    like: "Cell | None" = None
+    matched_to: Cell | None = None
 
-    @property
-    def words(self) -> str:
-        """For messages."""
-        return self.name if self.top_k is None else f"{self.name} k={self.top_k}"
-
-    @property
-    def shown(self) -> tuple[str, str, int | str | None, list[str]]:
-        """What run.json remembers of it; `key_of` takes it back."""
-        return self.name, self.config, self.top_k, list(self.pinned)
-
-    def key(self, run_id: str, sample_id: str) -> RecordKey:
+    def key(self, sample: Sample) -> RecordKey:
         """The key of this cell's record for a sample."""
-        return self.key_of(run_id, sample_id, *self.shown)
-
-    @staticmethod
-    def key_of(
-        run_id: str,
-        sample_id: str,
-        name: str,
-        config: str,
-        top_k: int | str | None,
-        pinned: Sequence[str],
-    ) -> RecordKey:
-        """The key of a record."""
-        return run_id, sample_id, name, config, str(top_k), "+".join(pinned)
+        return self.condition, sample.id
 
 
-def cells(selectors: Mapping[str, ChunkSelector], settings: Settings) -> tuple[Cell, ...]:
+def cells(
+    selectors: Mapping[str, ChunkSelector],
+    settings: Settings,
+    benchmark: str = "",
+    protocol: str = "",
+) -> tuple[Cell, ...]:
     """Every (selector, top_k) of a run, each once, in the order given.
 
     The control `fewer_frames` has one cell a top_k, whatever the selectors: only the number of re-loaded chunks counts.
 
+    Args:
+        selectors: by the names that records give them.
+        settings: of the run.
+        benchmark: its name.
+        protocol: the rules that answers are scored by.
+
     Raises:
         ValueError: a selector is to be matched to one that the run does not have.
     """
+
+    def cell(
+        name: str,
+        selector: ChunkSelector,
+        config: str,
+        top_k: int | str | None,
+        pinned: tuple[str, ...],
+        matched_to: Cell | None = None,
+    ) -> Cell:
+        condition = Condition(
+            model=settings.model,
+            benchmark=benchmark,
+            protocol=protocol,
+            dtype=settings.dtype,
+            frames=settings.frames,
+            fps=settings.fps,
+            chunk_frames=settings.chunk_frames,
+            levels=settings.levels,
+            context=settings.context,
+            positions=settings.positions,
+            control=settings.control,
+            selector=name,
+            single_level=_single_level(selector, settings),
+            role=_role(selector, top_k, matched_to),
+            top_k=top_k,
+            pinned=pinned,
+            seed=settings.seed,
+            selector_config=config,
+            run_id=settings.run_id,
+        )
+        return Cell(condition, selector, matched_to)
+
     if settings.fewer_frames:
-        selectors = {FEWER_FRAMES: SelectNone()}
-    found: dict[str, list[Cell]] = {}
+        selectors = {"none": SelectNone()}
+    groups: dict[str, list[Cell]] = {}
     for name, selector in selectors.items():
-        config, ks = _selector_config(selector), dict.fromkeys(settings.top_k)
-        if isinstance(selector, SelectAll | SelectNone) and not settings.fewer_frames:
-            found[name] = [Cell(name, selector, config, None, ())]
-        elif not isinstance(selector, MatchedRandomSelector):
-            found[name] = [Cell(name, selector, config, k, settings.pinned) for k in ks]
+        config, top_ks = _selector_config(selector), dict.fromkeys(settings.top_k)
+        if isinstance(selector, MatchedRandomSelector):
+            groups[name] = []  # keeps its place in the order
+        elif _single_level(selector, settings) is not None:
+            groups[name] = [cell(name, selector, config, None, ())]
         else:
-            found[name] = []  # keeps its place in the order
+            groups[name] = [cell(name, selector, config, k, settings.pinned) for k in top_ks]
     for name, selector in selectors.items():
         if isinstance(selector, MatchedRandomSelector):
-            if settings.between:
-                raise ValueError(
-                    f"selector.{name}: matches the bytes of two levels only; with levels "
-                    f"{', '.join(settings.levels)} use selector=random, whose ladders and budgets spend the same"
-                )
-            if not (others := found.get(selector.to)):
-                raise ValueError(
-                    f"selector.{name}.to={selector.to}: must be another selector of the run, with a choice of its own; "
-                    f"there are {', '.join(n for n in found if found[n])}; add it to selector=[...]"
-                )
-            found[name] = [_matched(name, selector, other) for other in others]
-    return tuple(cell for group in found.values() for cell in group)
+            for other in _partners(name, selector, groups, settings):
+                partner = other.condition  # what it is belongs to the settings of its match
+                config = _short(f"{selector!r} {partner.selector_config} {partner.pinned}")
+                groups[name].append(cell(name, selector, config, partner.top_k, (), other))
+    return tuple(cell for group in groups.values() for cell in group)
 
 
-def check_samples(samples: Sequence[Sample], asked: Sequence[Cell], settings: Settings) -> None:
+def _single_level(selector: ChunkSelector, settings: Settings) -> str | None:
+    """The level that every chunk has; the control `fewer_frames` has none, as its chunks are not the method's."""
+    if selector.single_level is None or settings.fewer_frames:
+        return None
+    return settings.level_names[0 if selector.single_level == "finest" else -1]
+
+
+def _role(selector: ChunkSelector, top_k: int | str | None, matched_to: Cell | None) -> Role:
+    spends_bound = matched_to is not None and matched_to.condition.role == "bound"
+    return "bound" if top_k == GT or spends_bound else selector.role
+
+
+def _partners(
+    name: str,
+    selector: MatchedRandomSelector,
+    groups: Mapping[str, Sequence[Cell]],
+    settings: Settings,
+) -> Sequence[Cell]:
+    """The cells whose bytes a selector matches.
+
+    Raises:
+        ValueError: there are none, or more than two levels.
+    """
+    if len(settings.levels) > 2:
+        raise ValueError(
+            f"selector.{name}: matches the bytes of two levels only; with levels "
+            f"{', '.join(settings.level_names)} use selector=random, whose ladders and budgets spend the same"
+        )
+    if not (partners := groups.get(selector.to)):
+        raise ValueError(
+            f"selector.{name}.to={selector.to}: must be another selector of the run, with a choice of its own; "
+            f"there are {', '.join(n for n in groups if groups[n])}; add it to selector=[...]"
+        )
+    return partners
+
+
+def check_samples(samples: Sequence[Sample], cells: Sequence[Cell], settings: Settings) -> None:
     """Checks that every cell can answer every sample.
 
     Raises:
@@ -106,10 +151,10 @@ def check_samples(samples: Sequence[Sample], asked: Sequence[Cell], settings: Se
             a file of chosen chunks lacks a question or is for more chunks than videos have.
     """
     unknown = [sample.id for sample in samples if sample.spans is None]
-    for cell in asked:
-        told = isinstance(cell.selector, OracleSelector | HitRateSelector)
-        if unknown and (cell.top_k == GT or told):
-            field = "top_k=gt" if cell.top_k == GT else f"selector={cell.name}"
+    for cell in cells:
+        condition = cell.condition
+        if unknown and condition.role == "bound":
+            field = "top_k=gt" if condition.top_k == GT else f"selector={condition.selector}"
             raise ValueError(
                 f"{field}: the benchmark does not say where the answer to {unknown[0]} lies "
                 f"(nor for {len(unknown) - 1} more questions); leave it out here"
@@ -140,12 +185,6 @@ def _check_file(selector: FileSelector, samples: Sequence[Sample], most: int | N
                 f"or more, but videos have {most} at most; video.frames, video.fps, prefill.chunk_frames must be those "
                 "of the file"
             )
-
-
-def _matched(name: str, selector: MatchedRandomSelector, other: Cell) -> Cell:
-    """The cell that spends another one's bytes; what that one is belongs to its own settings."""
-    config = _short(f"{selector!r} {other.config} {other.pinned}")
-    return Cell(name, selector, config, other.top_k, (), like=other)
 
 
 def _selector_config(selector: ChunkSelector) -> str:

@@ -7,136 +7,132 @@ it is found for every video by preparing the prompt, and what came of it is meas
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
 import torch
 
-from x2l.compressors.base import Level, kept_tokens
-from x2l.engine.assignment import by_bytes, by_rank
+from x2l.benchmarks.base import Benchmark, Sample
+from x2l.compressors.base import Level
+from x2l.engine.disk_cache.cache import PrefillCache
 from x2l.engine.flops import kv_bytes
-from x2l.engine.top_k import budget_of, counts_of, is_budget
-from x2l.kv import LayerKV
+from x2l.engine.top_k import GT
+from x2l.evaluation.budgets import budget_bytes
+from x2l.evaluation.conditions import Cell
+from x2l.evaluation.question import answer_part, method_top_k, question_part
+from x2l.evaluation.session import Session, open_session
+from x2l.evaluation.settings import Settings
+from x2l.evaluation.video import (
+    Questions,
+    SampledVideo,
+    doing,
+    out_of_memory,
+    read_video,
+    truth,
+    video_part,
+)
 from x2l.models.interface import VideoModel
-from x2l.models.prompt import Chunk, Prompt
+from x2l.models.out_of_memory import MemoryAdvice, MemoryShortage
+from x2l.models.prompt import Prompt
+from x2l.runs.out_of_memory_log import OutOfMemory
+from x2l.runs.records import Record, SelectionPart, VideoPart
 from x2l.video import Frames
 
 
-def check_budget(
+def answer_with_fewer_frames(
     model: VideoModel,
-    prompt: Prompt,
+    benchmark: Benchmark,
+    settings: Settings,
     levels: Mapping[str, Level],
-    top_k: int | str,
-    pinned: Sequence[str],
-) -> None:
-    """Checks before the pre-fill that a budget has room for what every mixed cache holds.
+    questions: Questions,
+    cache: PrefillCache | None = None,
+) -> Iterator[Record | OutOfMemory]:
+    """As `answer_video`, but pre-fills the video once for each number of bytes that the method would spend on it.
 
-    Raises:
-        ValueError: it has not.
+    Arguments and errors are those of `answer_video`.
     """
-    if not is_budget(top_k):
-        return
-    full, least = (
-        kv_bytes(model.shape, prompt.tokens),
-        budget_bytes(model, prompt, levels, 0, pinned),
+    advice = MemoryAdvice.of(model, settings.chunk_frames, settings.level_names[0])
+    video = read_video(model, settings, levels, questions, advice)
+    name, coarsest = list(levels.items())[-1]
+    uncompressed = {name: Level(coarsest.compressor, 1)}
+    for budget, same_budget in _by_budget(model, video, levels, settings, questions):
+        tokens = budget / kv_bytes(model.shape, 1)
+        with advice.explained(f"pre-fill of {video.frames.path}", video.count):
+            frames, prompt = thinned(model, video.frames, settings.chunk_frames, tokens)
+            session = open_session(
+                model,
+                frames,
+                prompt,
+                uncompressed,
+                "full",
+                settings.positions,
+                settings.seed,
+                {},
+                cache,
+            )
+        count = len(frames.pixels)
+        del frames, prompt
+        part = video_part(video, session, dict.fromkeys(levels, name), budget, count)
+        for sample, cell in same_budget:
+            try:
+                with advice.explained(doing(sample, cell), count):
+                    gt = truth(video.prompt.chunks, sample)
+                    result: Record | OutOfMemory = _record(
+                        session, part, benchmark, settings, sample, cell, gt
+                    )
+            except MemoryShortage as error:
+                result = out_of_memory(error, sample, cell, str(model.device))
+            yield result
+
+
+def _record(
+    session: Session,
+    video: VideoPart,
+    benchmark: Benchmark,
+    settings: Settings,
+    sample: Sample,
+    cell: Cell,
+    gt: tuple[int, ...] | None,
+) -> Record:
+    """Nothing is rated and nothing re-loaded: there are no chunks to choose from."""
+    chunks = session.store.prompt.chunks
+    prompt = benchmark.prompt(sample, [second for c in chunks for second in c.frame_seconds])
+    question = session.question(prompt, settings.max_new_tokens)
+    assignment = (session.store.coarsest,) * len(chunks)
+    selection = SelectionPart(
+        relevance=(None,) * len(chunks),
+        assigned=assignment,
+        recall=None,
+        precision=None,
+        hit=None,
+        tuned_on=settings.tuned_on,
+        flops={"retrieval": 0, "selection": 0},
+        seconds={"retrieval": 0.0, "selection": 0.0},
     )
-    if budget_of(top_k, full) < least:
-        raise ValueError(
-            f"top_k={top_k}: must be at least {math.ceil(1000 * least / full) / 10:.1f}% ({least:,} bytes), what the "
-            "video takes with every chunk that is not pinned at the level high; raise it, or levels.high.ratio"
-        )
+    decoding = session.decode(question, assignment, settings.max_new_tokens)
+    asked = question_part(benchmark, sample, gt)
+    return Record(cell.condition, video, asked, selection, answer_part(benchmark, sample, decoding))
 
 
-def budget_tokens(
+def _by_budget(
     model: VideoModel,
-    prompt: Prompt,
+    video: SampledVideo,
     levels: Mapping[str, Level],
-    top_k: int | str,
-    pinned: Sequence[str],
-) -> int:
-    """KVs per layer of the mixed cache that the method decodes from, text before the video included.
-
-    Which chunks are re-loaded matters only for the last, shorter one, which counts as not re-loaded unless it is
-    pinned or all are; and for a budget over more than two levels, by less than one step between levels.
-
-    Args:
-        model: tells the sizes.
-        prompt: of all frames.
-        levels: `low`, `high` and any between.
-        top_k: chunks re-loaded as L-KVs, a ladder or a budget.
-        pinned: on top of top_k.
-    """
-    tokens = prompt.prefix
-    for chunk, level in _assigned(model, prompt, levels, top_k, pinned):
-        tokens += chunk.tokens - chunk.visual_tokens + kept_tokens(chunk.visual_tokens, level.ratio)
-    return tokens
-
-
-def budget_bytes(
-    model: VideoModel,
-    prompt: Prompt,
-    levels: Mapping[str, Level],
-    top_k: int | str,
-    pinned: Sequence[str],
-) -> int:
-    """Bytes of that mixed cache, as they are stored: a level with a codec takes fewer for as many KVs.
-
-    Args:
-        model: tells the sizes.
-        prompt: of all frames.
-        levels: `low`, `high` and any between.
-        top_k: chunks re-loaded as L-KVs, a ladder or a budget, of which no more counts than whole chunks can spend.
-        pinned: on top of top_k.
-    """
-    text = prompt.prefix
-    visual = Counter[tuple[Level, int]]()
-    for chunk, level in _assigned(model, prompt, levels, top_k, pinned):
-        text += chunk.tokens - chunk.visual_tokens
-        visual[level, chunk.visual_tokens] += 1
-    stored = sum(_stored(model, *kind) * times for kind, times in visual.items())
-    return kv_bytes(model.shape, text) + stored
-
-
-def _assigned(
-    model: VideoModel,
-    prompt: Prompt,
-    levels: Mapping[str, Level],
-    top_k: int | str,
-    pinned: Sequence[str],
-) -> list[tuple[Chunk, Level]]:
-    chunks = prompt.chunks
-    order = -torch.arange(len(chunks), dtype=torch.float32)
-    names = sorted(
-        levels, key=lambda name: (levels[name].ratio, name == "high")
-    )  # equal ratios too
-    if is_budget(top_k):
-        text = [chunk.tokens - chunk.visual_tokens for chunk in chunks]
-        counts = {chunk.visual_tokens for chunk in chunks}
-        sizes = {(n, count): _stored(model, levels[n], count) for n in names for count in counts}
-        visual = {n: [sizes[n, chunk.visual_tokens] for chunk in chunks] for n in names}
-        full = kv_bytes(model.shape, prompt.tokens)
-        left = budget_of(top_k, full) - kv_bytes(model.shape, prompt.prefix + sum(text))
-        given = by_bytes(order, visual, left, names, pinned)
-    else:
-        given = by_rank(order, counts_of(top_k, names), names, pinned)
-    return [(chunk, levels[name]) for chunk, name in zip(chunks, given, strict=True)]
-
-
-def _stored(model: VideoModel, level: Level, visual_tokens: int) -> int:
-    """Bytes of a chunk's visual KVs at a level, all layers; a codec is asked by encoding as many zeros."""
-    shape = model.shape
-    keeps = level.keeps(visual_tokens, shape.layers)
-    if level.codec is None:
-        return kv_bytes(shape, sum(keeps)) // shape.layers
-    size = 0
-    for keep, times in Counter(keeps).items():
-        zeros = torch.zeros(1, shape.kv_heads, keep, shape.head_dim, dtype=model.dtype)
-        layer = LayerKV(zeros, zeros, torch.zeros(model.axes, 1, keep), torch.ones(1, keep))
-        size += times * level.codec.encode(layer).nbytes
-    return size
+    settings: Settings,
+    questions: Questions,
+) -> Iterator[tuple[int, list[tuple[Sample, Cell]]]]:
+    """Questions and cells by the bytes that the method would spend on them, fewest first."""
+    budgets: dict[int, list[tuple[Sample, Cell]]] = defaultdict(list)
+    for sample, cells in questions:
+        for cell in cells:
+            top_k = method_top_k(cell, sample, settings.top_k_by_task)
+            if top_k == GT:
+                top_k = len(truth(video.prompt.chunks, sample) or ())
+            spent = budget_bytes(model, video.prompt, levels, top_k, cell.condition.pinned)
+            budgets[spent].append((sample, cell))
+    yield from sorted(budgets.items(), key=lambda budget: budget[0])
 
 
 def thinned(
@@ -169,9 +165,9 @@ def thinned(
             below = middle
         else:
             reaching = middle
-    found = taken(reaching)
+    nearest = taken(reaching)
     if below:
         lower = taken(below)
-        if abs(lower[1].tokens - tokens) < abs(found[1].tokens - tokens):
+        if abs(lower[1].tokens - tokens) < abs(nearest[1].tokens - tokens):
             return lower
-    return found
+    return nearest

@@ -2,51 +2,52 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from x2l.evaluation.settings import (
+    FEWER_FRAMES,
     ConfigError,
     Settings,
     check_checkpoint,
     check_temporal_patch,
     temporal_patch,
 )
+from x2l.runs.condition import LevelSpec, methods_label
 from x2l.runs.run_info import identity
 
 ASSETS = Path(__file__).parents[1] / "models"
-_ENDS = ("low", "high")
 
 
 def filled(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values with every level whole.
+    """The values with every level whole, finest first.
 
-    A level between `low` and `high` may be just its ratio (`+levels.mid=8`); what it does not say of its compressor
-    and codec is what `compressor=` and `codec=` say for all. One that is null is none, so that a sweep can have both.
+    A level may be just its ratio (`+levels.mid=8`); what it does not say of its compressor and codec is what
+    `compressor=` and `codec=` say for all. One that is null is none, so that a sweep can have both.
 
     Raises:
-        ConfigError: `low` or `high` is no more than a number, or missing.
+        ConfigError: a level has a setting that levels do not have.
     """
-    for name in _ENDS:
-        if not isinstance(own := values["levels"].get(name), dict):
-            raise ConfigError(
-                f"levels.{name}={own}: must have a ratio and a compressor; write levels.{name}.ratio={own}"
-            )
-    shared = {"ratio": None, "compressor": values["compressor"], "codec": values["codec"]}
-    levels = {}
+    defaults = {"ratio": None, "compressor": values["compressor"], "codec": values["codec"]}
+    defaults["layers"] = None
+    levels: dict[str, dict[str, Any]] = {}
     for name, level in values["levels"].items():
-        if name in _ENDS:
-            levels[name] = level
-        elif level is not None:
-            own = level if isinstance(level, dict) else {"ratio": level}
-            whole = {**shared, "layers": None}
-            if unknown := sorted(own.keys() - whole.keys()):
+        if level is not None:
+            settings = level if isinstance(level, dict) else {"ratio": level}
+            if unknown := sorted(settings.keys() - defaults.keys()):
                 raise ConfigError(
-                    f"levels.{name}.{unknown[0]}: is no setting of a level; there are {', '.join(whole)}"
+                    f"levels.{name}.{unknown[0]}: is no setting of a level; there are {', '.join(defaults)}"
                 )
-            levels[name] = {**whole, **own}
-    return {**values, "levels": levels}
+            levels[str(name)] = {**defaults, **settings}
+    finest_first = sorted(levels.items(), key=lambda level: _order(level[1]["ratio"]))
+    return {**values, "levels": dict(finest_first)}
+
+
+def _order(ratio: Any) -> float:
+    """What is no ratio is refused later."""
+    return ratio if isinstance(ratio, int | float) else math.inf
 
 
 def folder_name(values: Mapping[str, Any], choices: Mapping[str, Any]) -> str:
@@ -56,11 +57,11 @@ def folder_name(values: Mapping[str, Any], choices: Mapping[str, Any]) -> str:
         values: `filled`.
         choices: the yaml files that groups came from.
     """
-    levels = values["levels"]
-    name = _methods_name(levels, choices)
-    ratios = "-".join(f"{levels[level]['ratio']}x" for level in _ranked(levels))
+    levels = _levels(values, choices)
+    name = methods_label(levels)
+    ratios = "-".join(f"{level.ratio}x" for level in levels)
     if values["control"]["fewer_frames"]:
-        name = f"fewer_frames-{name}"
+        name = f"{FEWER_FRAMES}-{name}"
     if shard := values["benchmark"].get("shard"):  # the shards of one run lie side by side
         name = f"shard{str(shard).replace('/', 'of')}-{name}"
     return f"{name}-{ratios}-{identity(values)[:8]}"
@@ -89,8 +90,8 @@ def settings_of(
         ValueError: a value that cannot work.
     """
     _check_mounted(values, choices)
-    levels, model, video = values["levels"], values["model"], values["video"]
-    prefill, selection = values["prefill"], values["selection"]
+    model, video, prefill = values["model"], values["video"], values["prefill"]
+    selection = values["selection"]
     settings = Settings(
         run_id=identity(values),
         model=str(model["name_or_path"]),
@@ -101,12 +102,10 @@ def settings_of(
         chunk_frames=prefill["chunk_frames"],
         context=prefill["context"],
         positions=prefill["positions"],
-        ratio_low=levels["low"]["ratio"],
-        ratio_high=levels["high"]["ratio"],
-        compressor=_methods_name(levels, choices),
+        levels=_levels(values, choices),
+        control=_control(values, choices),
         selectors=tuple(values.get("selector") or ()),  # selector=[] leaves no such key
-        between={level: levels[level]["ratio"] for level in _ranked(levels)[1:-1]},
-        top_k=_top_ks(values["top_k"], len(levels)),
+        top_k=_tuple(values["top_k"]),
         pinned=_tuple(selection["pinned"]),
         max_new_tokens=values["max_new_tokens"],
         limit=values["limit"],
@@ -118,7 +117,6 @@ def settings_of(
         split=values["benchmark"].get("split"),
         top_k_by_task=selection["top_k_by_task"] or {},
         tuned_on=selection["tuned_on"],
-        fewer_frames=values["control"]["fewer_frames"],
         prefill_cache=prefill.get("cache"),
         prefill_cache_gb=prefill.get("cache_gb", Settings.prefill_cache_gb),
     )
@@ -129,58 +127,65 @@ def settings_of(
     return settings
 
 
+def _control(values: Mapping[str, Any], choices: Mapping[str, Any]) -> str | None:
+    """The name of the control's yaml; what the values say of fewer frames goes before it."""
+    if values["control"]["fewer_frames"]:
+        return FEWER_FRAMES
+    choice = choices.get("control", "none")
+    return None if choice in ("none", FEWER_FRAMES) else str(choice)
+
+
 def _check_mounted(values: Mapping[str, Any], choices: Mapping[str, Any]) -> None:
-    """`++levels.mid=8` drops the compressor that was chosen for the level: its name would be told, another would run.
+    """No level may run another method than the one that was chosen for it.
+
+    `++levels.mid=8` drops the compressor that was chosen for the level: its name would be told, another would run. And
+    a control that changes the compressor of levels by name passes over those of other names.
 
     Raises:
         ConfigError: so it is.
     """
-    for name in _ranked(values["levels"])[1:-1]:
+    control = _control(values, choices)
+    for name, level in values["levels"].items():
         for group in ("compressor", "codec"):
             chosen = choices.get(f"{group}@levels.{name}.{group}", choices.get(group))
-            if chosen != choices.get(group) and values["levels"][name][group] == values[group]:
+            if chosen != choices.get(group) and level[group] == values[group]:
                 raise ConfigError(
-                    f"levels.{name}={values['levels'][name]['ratio']}: takes the place of the level's own {group} "
-                    f"{chosen}; write +levels.{name}.ratio={values['levels'][name]['ratio']}"
+                    f"levels.{name}={level['ratio']}: takes the place of the level's own {group} "
+                    f"{chosen}; write levels.{name}.ratio={level['ratio']}"
                 )
+        mounted = f"compressor@levels.{name}.compressor" in choices
+        if control not in (None, FEWER_FRAMES) and not mounted:
+            raise ConfigError(
+                f"control={control}: changes the compressors of low and high, not that of levels.{name}; say it too, "
+                f"+compressor@levels.{name}.compressor="
+            )
 
 
-def _ranked(levels: Mapping[str, Any]) -> list[str]:
-    """Names of the levels: low, those between as they are written, high."""
-    return ["low", *(name for name in levels if name not in _ENDS), "high"]
+def _levels(values: Mapping[str, Any], choices: Mapping[str, Any]) -> tuple[LevelSpec, ...]:
+    """Finest first, methods by the yaml files that they came from."""
+    return tuple(
+        LevelSpec(
+            name,
+            level["ratio"],
+            _compressor_name(choices, name),
+            str(choices.get(f"codec@levels.{name}.codec", choices.get("codec", "none"))),
+            _layers_name(level["layers"]),
+        )
+        for name, level in values["levels"].items()
+    )
 
 
-def _methods_name(levels: Mapping[str, Any], choices: Mapping[str, Any]) -> str:
-    """`tome`, or `tome+mean_pool` where levels differ."""
-    names = [_level_name(choices, level, levels[level]) for level in _ranked(levels)]
-    return "+".join(names if len(set(names)) > 1 else names[:1])
+def _compressor_name(choices: Mapping[str, Any], level: str) -> str:
+    """The yaml file of a level's compressor and those of the methods inside it."""
+    key = f"compressor@levels.{level}.compressor"
+    key, inside = (key, key) if key in choices else ("compressor", "compressor@compressor")
+    inner = [str(choices[other]) for other in sorted(choices) if other.startswith(f"{inside}.")]
+    return ".".join([str(choices.get(key, "compressor")), *inner])
 
 
-def _level_name(choices: Mapping[str, Any], level: str, values: Mapping[str, Any]) -> str:
-    """The yaml files of a level's compressor, the methods inside it and its codec; and how layers share its budget."""
-    own = f"compressor@levels.{level}.compressor"
-    group = own if own in choices else "compressor"
-    inner = [str(choices[key]) for key in sorted(choices) if str(key).startswith(f"{group}.")]
-    compressor = ".".join([str(choices.get(group, "compressor")), *inner])
-    codec = choices.get(f"codec@levels.{level}.codec", choices.get("codec"))
-    layers = values.get("layers")
-    more = [part for part in (codec, layers) if part not in (None, "none", "uniform")]
-    return "-".join([compressor, *(part if isinstance(part, str) else "layers" for part in more)])
-
-
-def _top_ks(value: Any, levels: int) -> tuple[Any, ...]:
-    """Every top_k of the inner grid.
-
-    Where there are more than two levels a list of numbers is one ladder, [2, 4] the same as 2+4, and a list in the list
-    one of several; with two levels a list of numbers is several numbers of chunks.
-    """
-
-    def ladder(numbers: Any) -> Any:
-        return "+".join(map(str, numbers)) if isinstance(numbers, list) else numbers
-
-    if levels > 2 and isinstance(value, list) and all(type(number) is int for number in value):
-        return (ladder(value),)
-    return tuple(ladder(one) for one in _tuple(value))
+def _layers_name(layers: Any) -> str:
+    """How layers share a level's budget, in a word."""
+    return "uniform" if layers is None else layers if isinstance(layers, str) else "layers"
 
 
 def _tuple(value: Any) -> tuple[Any, ...]:

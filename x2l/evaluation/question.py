@@ -1,211 +1,180 @@
 """One question about a pre-filled video: selection, decoding and the record, for any number of cells."""
 
+from __future__ import annotations
+
 import logging
 import math
-from collections.abc import Mapping
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
-from typing import Any
-
-from torch import Tensor
+from collections.abc import Mapping, Sequence
 
 from x2l.benchmarks.base import Benchmark, Sample
-from x2l.engine.assignment import assigned, select_bytes
-from x2l.engine.decode import Answer, answer
-from x2l.engine.ground_truth import gt_chunks, truth_scores
-from x2l.engine.kv_store import KVStore
-from x2l.engine.meter import Meter
+from x2l.engine.assignment import select_bytes
+from x2l.engine.ground_truth import truth_scores
 from x2l.engine.top_k import TASK
 from x2l.evaluation.conditions import Cell
-from x2l.evaluation.settings import Settings, config_errors
-from x2l.models.interface import VideoModel
-from x2l.models.prompt import Prompt, Question
-from x2l.runs.records import Record, finite
+from x2l.evaluation.session import Decoding, Rating, Session
+from x2l.evaluation.settings import Settings
+from x2l.runs.records import AnswerPart, QuestionPart, Record, SelectionPart, VideoPart, finite
 from x2l.selectors.base import Query
-from x2l.selectors.from_file import FileSelector
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class AskedVideo:
-    """What answering needs to know of a video.
-
-    Attributes:
-        store: its KVs.
-        fields: what all its records share.
-        prepared: what each selector that looks at frames remembers of them, and what that took.
-        sampled: its prompt with all sampled frames; ground-truth chunks are chunks of that.
-    """
-
-    store: KVStore
-    fields: Mapping[str, Any]
-    prepared: Mapping[str, tuple[Tensor, Meter]]
-    sampled: Prompt
-
-
-def top_k_of(cell: Cell, sample: Sample, settings: Settings, chunks: int) -> int | str:
-    """A short video has fewer chunks than a long one; more than all of them cannot be taken."""
-    k = settings.top_k_by_task[sample.task] if cell.top_k == TASK else cell.top_k
-    return min(k, chunks) if isinstance(k, int) else k or 0
-
-
-class AskedQuestion:
-    """One question about a pre-filled video: relevance once a selector, decoding once a choice."""
+class PrefilledQuestion:
+    """One question about a pre-filled video: relevance once a selector, decoding once an assignment."""
 
     def __init__(
         self,
-        model: VideoModel,
+        session: Session,
+        video: VideoPart,
         benchmark: Benchmark,
         settings: Settings,
-        video: AskedVideo,
         sample: Sample,
+        gt: tuple[int, ...] | None,
     ) -> None:
-        """Takes the question in; nothing is computed yet.
+        """Takes the question in.
 
         Args:
-            model: the model.
+            session: the video that it is about.
+            video: what all records of that video share.
             benchmark: makes prompts and scores answers.
             settings: of the run.
-            video: what the question is about.
             sample: the question.
+            gt: ground-truth chunks; None = not known.
+
+        Raises:
+            ContextError: question and answer do not fit the model's context.
         """
-        self.model, self.benchmark, self.settings = model, benchmark, settings
-        self.video, self.store, self.sample = video, video.store, sample
-        seconds = [second for c in self.store.prompt.chunks for second in c.frame_seconds]
-        self.question: Question = model.question(benchmark.prompt(sample, seconds))
-        spans = sample.spans
-        self.gt = None if spans is None else gt_chunks(video.sampled.chunks, spans)
-        if self.gt == () and not settings.fewer_frames:  # which has no chunks to choose from
+        self.session, self.video, self.benchmark, self.settings = (
+            session,
+            video,
+            benchmark,
+            settings,
+        )
+        self.sample, self.gt = sample, gt
+        chunks = session.store.prompt.chunks
+        prompt = benchmark.prompt(sample, [second for c in chunks for second in c.frame_seconds])
+        self.question = session.question(prompt, settings.max_new_tokens)
+        if gt == ():
             log.warning(
                 "question %s has no ground-truth chunk and no recall: its spans %s lie outside the %.1f s of the video",
                 sample.id,
-                spans,
-                video.sampled.chunks[-1].seconds[1],
+                sample.spans,
+                chunks[-1].seconds[1],
             )
-        self._relevance: dict[str, tuple[Tensor, Meter]] = {}
-        self._answers: dict[tuple[str, ...], tuple[Answer, Meter, int | None]] = {}
+        self._ratings: dict[str, Rating] = {}
+        self._decodings: dict[tuple[str, ...], Decoding] = {}
 
     def record(self, cell: Cell) -> Record:
-        """Answers for one cell."""
-        relevance, relevance_meter = self._relevance_of(cell)
-        chunks = len(self.store.prompt.chunks)
-        levels = ("high",) * chunks if self.settings.fewer_frames else self._assigned(cell)
-        given, meter, peak = self._answer(levels)
-        fields: dict[str, Any] = {
-            **self.video.fields,
-            **self._question_fields(),
-            **self._selection_fields(cell, relevance, levels),
-            **self._answer_fields(given),
-            **stage_fields(relevance_meter, "selection"),
-            **stage_fields(meter, "reload", "decode"),
-            "peak_memory": peak,
-        }
-        if cell.name in self.video.prepared:
-            fields |= stage_fields(self.video.prepared[cell.name][1], "retrieval")
-        return Record(**fields)
+        """Answers for one cell.
 
-    def _assigned(self, cell: Cell) -> tuple[str, ...]:
+        Raises:
+            ContextError: question and answer do not fit the model's context.
+        """
+        assignment = self._assignment(cell)
+        return Record(
+            condition=cell.condition,
+            video=self.video,
+            question=question_part(self.benchmark, self.sample, self.gt),
+            selection=self._selection_part(cell, assignment),
+            answer=answer_part(self.benchmark, self.sample, self._decoding(assignment)),
+        )
+
+    def _assignment(self, cell: Cell) -> tuple[str, ...]:
         """The level that a cell gives each chunk."""
-        relevance, _ = self._relevance_of(cell)
-        store = self.store
-        if cell.like is not None:
-            sizes = store.nbytes("low")
-            other = self._assigned(cell.like)
-            budget = sum(sizes[index] for index, level in enumerate(other) if level == "low")
+        relevance, store = self._rating(cell).relevance, self.session.store
+        if cell.matched_to is not None:
+            sizes, partner = store.nbytes(store.finest), self._assignment(cell.matched_to)
+            budget = sum(sizes[i] for i, level in enumerate(partner) if level == store.finest)
             return store.reloading(select_bytes(relevance, sizes, budget))
-        k = top_k_of(cell, self.sample, self.settings, len(relevance))
-        full = self.video.fields["kv_bytes_full"]
-        return assigned(relevance, k, store, full, cell.pinned, self.gt)
+        top_k = method_top_k(cell, self.sample, self.settings.top_k_by_task)
+        return self.session.assign(relevance, top_k, cell.condition.pinned, self.gt)
 
-    def _relevance_of(self, cell: Cell) -> tuple[Tensor, Meter]:
-        if cell.name not in self._relevance:
-            meter = Meter(self.model.device)
-            prepared = self.video.prepared.get(cell.name)
+    def _rating(self, cell: Cell) -> Rating:
+        name, sample = cell.condition.selector, self.sample
+        if name not in self._ratings:
             query = Query(
                 self.question,
                 # The tries of one question share their draws: a hit is a hit in all of them.
-                self.benchmark.group(self.sample) or self.sample.id,
-                self.sample.spans,
-                text=self.sample.question,
-                choices=self.sample.choices,
-                video=self.sample.video,
-                prepared=None if prepared is None else prepared[0],
+                self.benchmark.group(sample) or sample.id,
+                sample.spans,
+                text=sample.question,
+                choices=sample.choices,
+                video=sample.video,
             )
-            # A file that does not fit the sampling is the user's to correct; any other ValueError is a fault.
-            file = isinstance(cell.selector, FileSelector)
-            with config_errors() if file else nullcontext(), meter.stage("selection"):
-                relevance = cell.selector.relevance(query, self.store, self.model, meter)
-            self._relevance[cell.name] = relevance, meter
-        return self._relevance[cell.name]
+            self._ratings[name] = self.session.rate(name, cell.selector, query)
+        return self._ratings[name]
 
-    def _answer(self, levels: tuple[str, ...]) -> tuple[Answer, Meter, int | None]:
-        """Decodes; cells that assign the same levels share one decoding and its measurements.
-
-        The peak is read at once: the next meter starts it anew.
-        """
-        if levels not in self._answers:
-            meter = Meter(self.model.device)
-            given = answer(
-                self.model, self.store, self.question, levels, self.settings.max_new_tokens, meter
+    def _decoding(self, assignment: tuple[str, ...]) -> Decoding:
+        """Cells that assign the same levels share one decoding and its measurements."""
+        if assignment not in self._decodings:
+            self._decodings[assignment] = self.session.decode(
+                self.question, assignment, self.settings.max_new_tokens
             )
-            self._answers[levels] = given, meter, meter.peak_bytes
-        return self._answers[levels]
+        return self._decodings[assignment]
 
-    def _question_fields(self) -> dict[str, Any]:
-        sample = self.sample
-        return {
-            "sample_id": sample.id,
-            "video_id": sample.video_id,
-            "benchmark": self.benchmark.name,
-            "task": sample.task,
-            "group": self.benchmark.group(sample),
-            "tries": self.benchmark.tries,
-            "tags": dict(sample.tags),
-            "question": sample.question,
-            "answer": sample.answer,
-            "gt_chunks": self.gt,
-            "row": sample.row,
-            "protocol": self.benchmark.protocol,
-            "mean": self.benchmark.mean,
-            "unparsed": self.benchmark.unparsed,
-        }
-
-    def _selection_fields(
-        self, cell: Cell, relevance: Tensor, levels: tuple[str, ...]
-    ) -> dict[str, Any]:
-        selected = tuple(index for index, level in enumerate(levels) if level != "high")
-        # The control of fewer frames has no chunks to choose from.
-        known = self.gt is not None and not self.settings.fewer_frames
-        scores = asdict(truth_scores(selected, self.gt or ())) if known else {}
-        return {
-            "selector": cell.name,
-            "selector_config": cell.config,
-            "top_k": cell.top_k,
-            "pinned": cell.pinned,
-            "relevance": tuple(
+    def _selection_part(self, cell: Cell, assignment: tuple[str, ...]) -> SelectionPart:
+        rating, name = self._rating(cell), cell.condition.selector
+        coarsest = self.session.store.coarsest
+        reloaded = [index for index, level in enumerate(assignment) if level != coarsest]
+        scores = None if self.gt is None else truth_scores(reloaded, self.gt)
+        preparation = self.session.prepared.get(name)
+        retrieval = None if preparation is None else preparation.meter
+        return SelectionPart(
+            relevance=tuple(
                 float(f"{value:.6g}") if math.isfinite(value) else None
-                for value in relevance.tolist()
+                for value in rating.relevance.tolist()
             ),
-            "selected": selected,
-            **{name: finite(scores.get(name, math.nan)) for name in ("recall", "precision", "hit")},
-            "assigned": levels if self.settings.between else (),
-            "tuned_on": self.settings.tuned_on if cell.top_k is not None else None,
-        }
-
-    def _answer_fields(self, given: Answer) -> dict[str, Any]:
-        score = self.benchmark.score(self.sample, given.text)
-        return {
-            "prediction": given.text,
-            "parsed": score.parsed,
-            "correct": finite(score.value),
-            "guess": score.guess,
-            "kv_bytes_resident": given.kv_bytes_resident,
-            "kv_bytes_reloaded": given.kv_bytes_reloaded,
-        }
+            assigned=assignment,
+            recall=None if scores is None else finite(scores.recall),
+            precision=None if scores is None else finite(scores.precision),
+            hit=None if scores is None else finite(scores.hit),
+            tuned_on=None if cell.condition.top_k is None else self.settings.tuned_on,
+            flops={
+                "retrieval": 0 if retrieval is None else retrieval.flops["retrieval"],
+                "selection": rating.meter.flops["selection"],
+            },
+            seconds={
+                "retrieval": 0.0 if retrieval is None else retrieval.seconds["retrieval"],
+                "selection": rating.meter.seconds["selection"],
+            },
+        )
 
 
-def stage_fields(meter: Meter, *stages: str) -> dict[str, Any]:
-    """FLOPs and seconds of some stages, as a record names them."""
-    flops = {f"flops_{stage}": meter.flops[stage] for stage in stages}
-    return flops | {f"seconds_{stage}": meter.seconds[stage] for stage in stages}
+def method_top_k(cell: Cell, sample: Sample, by_task: Mapping[str, int]) -> int | str:
+    """The top_k of one question: its task's where that is what the cell says, 0 for a single level."""
+    top_k = cell.condition.top_k
+    return by_task[sample.task] if top_k == TASK else top_k or 0
+
+
+def question_part(benchmark: Benchmark, sample: Sample, gt: Sequence[int] | None) -> QuestionPart:
+    """The question in a record."""
+    return QuestionPart(
+        sample_id=sample.id,
+        task=sample.task,
+        group=benchmark.group(sample),
+        tries=benchmark.tries,
+        tags=dict(sample.tags),
+        question=sample.question,
+        answer=sample.answer,
+        row=sample.row,
+        gt_chunks=None if gt is None else tuple(gt),
+        mean=benchmark.mean,
+        unparsed=benchmark.unparsed,
+    )
+
+
+def answer_part(benchmark: Benchmark, sample: Sample, decoding: Decoding) -> AnswerPart:
+    """The answer in a record, scored."""
+    said, meter = decoding.answer, decoding.meter
+    score = benchmark.score(sample, said.text)
+    return AnswerPart(
+        prediction=said.text,
+        parsed=score.parsed,
+        correct=finite(score.value),
+        guess=score.guess,
+        kv_bytes_resident=said.kv_bytes_resident,
+        kv_bytes_reloaded=said.kv_bytes_reloaded,
+        peak_memory=decoding.peak_bytes,
+        flops={stage: meter.flops[stage] for stage in ("reload", "decode")},
+        seconds={stage: meter.seconds[stage] for stage in ("reload", "decode")},
+    )

@@ -7,7 +7,6 @@ next is begun, and a run started again does only what is missing. Knows nothing 
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -22,13 +21,20 @@ from x2l.compressors.base import Level
 from x2l.engine.context_length import ContextError
 from x2l.engine.disk_cache.cache import open_cache
 from x2l.evaluation.conditions import Cell, cells, check_samples
+from x2l.evaluation.fewer_frames import answer_with_fewer_frames
 from x2l.evaluation.progress import Progress
 from x2l.evaluation.settings import Settings, check_temporal_patch, config_errors
-from x2l.evaluation.video import answer_video, shortage
+from x2l.evaluation.video import Questions, answer_video, out_of_memory
 from x2l.models.interface import VideoModel
-from x2l.models.out_of_memory import MemoryShortage, loading_explained, memory_explained
+from x2l.models.out_of_memory import MemoryShortage, loading_explained
+from x2l.runs import condition
 from x2l.runs.job_status import State, StatusFile
-from x2l.runs.out_of_memory_log import Shortage, append_shortage, load_shortages, unanswered
+from x2l.runs.out_of_memory_log import (
+    OutOfMemory,
+    append_out_of_memory,
+    load_out_of_memory,
+    unanswered,
+)
 from x2l.runs.records import RECORDS, Record, RecordKey, RecordWriter, append_json, load
 from x2l.runs.run_info import RunInfo, check_folder
 from x2l.runs.trackers.base import Tracker
@@ -48,14 +54,14 @@ class Summary:
         added: how many of them are new.
         expected: how many there are when nothing is missing.
         errors: one line for each video that could not be used.
-        shortages: the answers asked for that ran out of memory.
+        out_of_memory: the answers asked for that ran out of memory.
     """
 
     records: tuple[Record, ...]
     added: int
     expected: int
     errors: tuple[str, ...]
-    shortages: tuple[Shortage, ...] = ()
+    out_of_memory: tuple[OutOfMemory, ...] = ()
 
 
 def run(
@@ -75,7 +81,7 @@ def run(
         settings: checked values.
         benchmark: samples and their scores.
         load_model: called once, and only if something is missing.
-        levels: `low` and `high`.
+        levels: by name, finest first.
         selectors: by the name that records give them.
         folder: of this run; made if missing.
         info: goes to run.json, if something is missing.
@@ -115,12 +121,13 @@ class _Loop:
     ) -> None:
         self.settings, self.benchmark, self.levels = settings, benchmark, levels
         self.folder, self.status = folder, status
-        self.cells = cells(selectors, settings)
+        settings.check_chunks()
+        self.cells = cells(selectors, settings, benchmark.name, benchmark.protocol)
         # Now, as it reads the sources of compressors, which may be edited while the run goes on.
         self.cache = open_cache(settings.prefill_cache, settings.prefill_cache_gb, levels)
         # Everything of this run in the folder, what earlier sessions asked for included.
         self.stored: dict[RecordKey, Record] = {}
-        self.shortages: dict[RecordKey, Shortage] = {}
+        self.out_of_memory: dict[RecordKey, OutOfMemory] = {}
         self.errors: list[str] = []
         self.settled: set[RecordKey] = set()  # by this call: answered, out of memory or left out
         self.expected: int | None = None
@@ -139,7 +146,7 @@ class _Loop:
             "videos_done": self.videos_done,
             "seconds": None if self.began is None else round(time.monotonic() - self.began, 1),
             "errors": list(self.errors),
-            "out_of_memory": len(self.shortages),
+            "out_of_memory": len(self.out_of_memory),
         }
 
     def run(
@@ -154,35 +161,36 @@ class _Loop:
         self.status.write("running", doing="preparing the benchmark")
         (self.folder / ERRORS).unlink(missing_ok=True)  # what is still wrong will say so again
         samples = self._samples()
-        asked = limited(samples, self.benchmark, limit)
+        questions = limited(samples, self.benchmark, limit)
         with config_errors():
-            check_samples(asked, self.cells, self.settings)
-        self.stored = {r.key: r for r in load(self.folder) if r.run_id == run_id}
-        short = unanswered(load_shortages(self.folder), self.stored.values())
-        self.shortages = {s.key: s for s in short if s.run_id == run_id}
-        wanted = [cell.key(run_id, s.id) for s in asked for cell in self.cells]
+            check_samples(questions, self.cells, self.settings)
+        self.stored = {r.key: r for r in load(self.folder) if r.condition.run_id == run_id}
+        failures = unanswered(load_out_of_memory(self.folder), self.stored.values())
+        self.out_of_memory = {f.key: f for f in failures if f.condition.run_id == run_id}
+        wanted = [cell.key(sample) for sample in questions for cell in self.cells]
         ever = {*wanted, *self.stored}  # a folder may hold answers of another shard
         for session in sessions:
             earlier = limited(samples, self.benchmark, session["limit"])
-            ever |= {Cell.key_of(run_id, s.id, *cell) for s in earlier for cell in session["cells"]}
+            conditions = [condition.from_json(values) for values in session["conditions"]]
+            ever |= {(cell, sample.id) for sample in earlier for cell in conditions}
         self.expected = len(ever)
         self.missing = sum(key not in self.stored for key in wanted)
         if self.missing:
             log.info("%d of %d answers are missing", self.missing, len(wanted))
             self._warn_of_short_answers()
-            shown = [list(cell.shown) for cell in self.cells]
-            if (warning := info.save(self.folder, shown, limit)) is not None:
+            asked_for = [condition.to_json(cell.condition) for cell in self.cells]
+            if (warning := info.save(self.folder, asked_for, limit)) is not None:
                 log.warning(warning)
-            self._answer_missing(asked, load_model, tracker)
-        rows = points(self.stored.values(), shortages=self.shortages.values())
+            self._answer_missing(questions, load_model, tracker)
+        rows = points(self.stored.values(), out_of_memory=self.out_of_memory.values())
         write_points(self.folder / POINTS, rows)
         self.status.write(self._state(), doing=None, **self.counts())
-        found = tuple(self.stored[key] for key in wanted if key in self.stored)
-        short = [self.shortages[key] for key in wanted if key in self.shortages]
-        return Summary(found, self.added, len(wanted), tuple(self.errors), tuple(short))
+        records = tuple(self.stored[key] for key in wanted if key in self.stored)
+        failed = tuple(self.out_of_memory[key] for key in wanted if key in self.out_of_memory)
+        return Summary(records, self.added, len(wanted), tuple(self.errors), failed)
 
     def _state(self) -> State:
-        if self.errors or self.shortages:
+        if self.errors or self.out_of_memory:
             return "done-with-errors"
         return "done" if len(self.stored) == self.expected else "incomplete"
 
@@ -199,42 +207,48 @@ class _Loop:
         tracker: Tracker,
     ) -> None:
         torch.manual_seed(self.settings.seed)
-        todo = [(sample, cells) for sample in samples if (cells := self._missing(sample))]
-        self.videos = len({sample.video_id for sample, _ in todo})
+        missing = [(sample, cells) for sample in samples if (cells := self._missing(sample))]
+        self.videos = len({sample.video_id for sample, _ in missing})
         self.status.write("running", doing="loading the model", **self.counts())
+        settings = self.settings
         try:
-            with config_errors(), loading_explained(self.settings.dtype):
+            with config_errors(), loading_explained(settings.dtype):
                 model = load_model()
-                check_temporal_patch(self.settings.chunk_frames, model.temporal_patch)
+                check_temporal_patch(settings.chunk_frames, model.temporal_patch)
         except MemoryShortage as error:
-            self._note_shortages(todo, error, self.settings.device or "cuda")
+            self._keep_failures(missing, error, settings.device or "cuda")
             return
-        device = str(model.device)
+        answer = answer_with_fewer_frames if settings.fewer_frames else answer_video
         self.began = time.monotonic()
         self.status.write("running", doing="answering", **self.counts())
+        total = sum(len(cells) for _, cells in missing)
         with (
             tracker as tracked,
-            Progress(sum(len(cells) for _, cells in todo), "answers", unit="answer") as progress,
+            Progress(total, "answers", unit="answer") as progress,
             RecordWriter(self.folder / RECORDS) as writer,
         ):
-            for _, group in groupby(todo, key=lambda asked: asked[0].video_id):
-                asked = list(group)
+            for _, group in groupby(missing, key=lambda question: question[0].video_id):
+                questions = list(group)
                 try:
-                    with self._memory_explained(f"answering about {asked[0][0].video}"):
-                        for result in answer_video(
-                            model, self.benchmark, self.settings, self.levels, asked, self.cache
-                        ):
-                            if isinstance(result, Record):
-                                self._keep(result, writer)
-                            else:
-                                self._keep_shortage(result)
-                            progress.advance()
+                    for result in answer(
+                        model,
+                        self.benchmark,
+                        settings,
+                        self.levels,
+                        questions,
+                        self.cache,
+                    ):
+                        if isinstance(result, Record):
+                            self._keep(result, writer)
+                        else:
+                            self._keep_failure(result)
+                        progress.advance()
                 except MemoryShortage as error:
-                    self._note_shortages(asked, error, device)
+                    self._keep_failures(questions, error, str(model.device))
                 except (VideoError, DatasetError, ContextError) as error:
-                    self._note(asked, error)
+                    self._leave_out(questions, error)
                 except Exception as error:
-                    error.add_note(f"while answering about {asked[0][0].video}")
+                    error.add_note(f"while answering about {questions[0][0].video}")
                     raise
                 self.videos_done += 1
                 self.status.tell(**self.counts())
@@ -247,58 +261,50 @@ class _Loop:
     def _keep(self, record: Record, writer: RecordWriter) -> None:
         writer.append(record)
         self.stored[record.key] = record
-        self.shortages.pop(record.key, None)
+        self.out_of_memory.pop(record.key, None)
         self.settled.add(record.key)
         self.added += 1
         self.status.tell(**self.counts())
 
-    def _keep_shortage(self, one: Shortage) -> None:
-        append_shortage(self.folder, one)
-        self.shortages[one.key] = one
-        self.settled.add(one.key)
-        log.error("%s", one.error)
+    def _keep_failure(self, failure: OutOfMemory) -> None:
+        append_out_of_memory(self.folder, failure)
+        self.out_of_memory[failure.key] = failure
+        self.settled.add(failure.key)
+        log.error("%s", failure.error)
 
-    def _note_shortages(
-        self, asked: Sequence[tuple[Sample, Sequence[Cell]]], error: MemoryShortage, device: str
-    ) -> None:
+    def _keep_failures(self, questions: Questions, error: MemoryShortage, device: str) -> None:
         """Writes down that every cell of a video ran out of memory; the run goes on."""
         log.error("%s", error)
-        for sample, own in asked:
-            for cell in own:
-                if cell.key(self.settings.run_id, sample.id) in self.stored:
-                    continue  # the control of fewer frames pre-fills once a budget
-                one = shortage(error, self.settings, self.benchmark, sample, cell, device)
-                append_shortage(self.folder, one)
-                self.shortages[one.key] = one
-                self.settled.add(one.key)
-
-    def _memory_explained(self, doing: str) -> AbstractContextManager[None]:
-        own = self.settings
-        return memory_explained(doing, own.frames, own.chunk_frames, own.dtype)
+        for sample, unanswered_cells in questions:
+            for cell in unanswered_cells:
+                # The control of fewer frames pre-fills once a budget: some are answered by now.
+                if cell.key(sample) not in self.stored:
+                    failure = out_of_memory(error, sample, cell, device)
+                    append_out_of_memory(self.folder, failure)
+                    self.out_of_memory[failure.key] = failure
+                    self.settled.add(failure.key)
 
     def _warn_of_short_answers(self) -> None:
-        own, given = self.benchmark.max_new_tokens, self.settings.max_new_tokens
-        if own is not None and given < own:
+        protocol, configured = self.benchmark.max_new_tokens, self.settings.max_new_tokens
+        if protocol is not None and configured < protocol:
             log.warning(
                 "max_new_tokens=%d, but the protocol %s of %s lets a model write %d: an answer may be "
                 "cut off before its letter; set max_new_tokens=%d to compare numbers",
-                given,
+                configured,
                 self.benchmark.protocol,
                 self.benchmark.name,
-                own,
-                own,
+                protocol,
+                protocol,
             )
 
     def _missing(self, sample: Sample) -> list[Cell]:
-        run_id = self.settings.run_id
-        return [cell for cell in self.cells if cell.key(run_id, sample.id) not in self.stored]
+        return [cell for cell in self.cells if cell.key(sample) not in self.stored]
 
-    def _note(self, asked: Sequence[tuple[Sample, Sequence[Cell]]], error: Exception) -> None:
+    def _leave_out(self, questions: Questions, error: Exception) -> None:
         """Writes down a video that cannot be used; the run goes on."""
         reason = f"{type(error).__name__}: {error}"
-        sample = asked[0][0]
-        run_id = self.settings.run_id
-        self.settled |= {cell.key(run_id, one.id) for one, own in asked for cell in own}
+        sample = questions[0][0]
+        self.settled |= {cell.key(sample) for sample, cells in questions for cell in cells}
         log.error("video %s is left out: %s", sample.video_id, reason)
         self.errors.append(f"{sample.video_id}: {reason}")
         append_json(
@@ -307,7 +313,7 @@ class _Loop:
                 "run_id": self.settings.run_id,
                 "video_id": sample.video_id,
                 "video": sample.video,
-                "questions": len(asked),
+                "questions": len(questions),
                 "error": reason,
             },
         )

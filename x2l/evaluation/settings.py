@@ -12,16 +12,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from x2l import UserError
 from x2l.engine.top_k import check_top_k
+from x2l.runs.condition import LevelSpec
 
 CONTEXTS = ("full", "own")  # and the name of every level
+FEWER_FRAMES = "fewer_frames"
 POSITIONS = ("keep", "compact")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 POSITION_RULES = ("reference", "hf")
 READERS = ("pyav", "decord")
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """A value that cannot work, as `field=value: rule; remedy`: the user's to correct."""
 
 
@@ -50,9 +53,8 @@ class Settings:
             has no splits.
         prefill_cache: folder that pre-fills are kept in for other runs; None keeps none.
         prefill_cache_gb: all that is kept there may take, 10^9 bytes each.
-        between: ratios of further levels between `low` and `high`, by name. The finest and the most compact level keep
-            the paper's names, which contexts, selectors and records go by.
-        fewer_frames: whether this is the control that spends each top_k's bytes on fewer, uncompressed frames.
+        levels: finest to coarsest.
+        control: what stands in for the method, by the name of its configuration; None = the method itself.
 
     Raises:
         ValueError: a value that cannot work, as `field=value: rule; remedy`.
@@ -66,9 +68,7 @@ class Settings:
     chunk_frames: int
     context: str
     positions: str
-    ratio_low: float
-    ratio_high: float
-    compressor: str
+    levels: tuple[LevelSpec, ...]
     selectors: tuple[str, ...]
     top_k: tuple[int | str, ...]
     pinned: tuple[str, ...]
@@ -83,10 +83,9 @@ class Settings:
     split: str | None = None
     top_k_by_task: Mapping[str, int] = field(default_factory=dict)
     tuned_on: str | None = None
-    fewer_frames: bool = False
+    control: str | None = None
     prefill_cache: str | None = None
     prefill_cache_gb: float = 20
-    between: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Checks every field on its own, then those that depend on each other."""
@@ -102,28 +101,7 @@ class Settings:
             )
         if not isinstance(self.seed, int):
             raise ValueError(f"seed={self.seed!r}: must be a whole number, e.g. 0")
-        ratios = {"low": self.ratio_low, **self.between, "high": self.ratio_high}
-        for level, ratio in ratios.items():
-            if not (_number(ratio) and ratio >= 1):
-                raise ValueError(
-                    f"levels.{level}.ratio={ratio}: must be tokens in / tokens out, at least 1; "
-                    "to keep a share s of the tokens write 1/s, e.g. 2 to keep half"
-                )
-        if self.ratio_low > self.ratio_high:
-            raise ValueError(
-                f"levels.low.ratio={self.ratio_low}: must be at most levels.high.ratio="
-                f"{self.ratio_high}; low is the detailed level, so swap them"
-            )
-        for level, ratio in self.between.items():
-            if not self.ratio_low < ratio < self.ratio_high:
-                raise ValueError(
-                    f"levels.{level}.ratio={ratio}: must be between levels.low.ratio={self.ratio_low} and "
-                    f"levels.high.ratio={self.ratio_high}, which are the finest and the most compact level"
-                )
-        if len(set(self.between.values())) < len(self.between):
-            raise ValueError(
-                f"levels={dict(self.between)}: must have different ratios; leave one out"
-            )
+        self._check_levels()
         kind, _, number = (self.device or "cpu").partition(":")
         if kind not in ("cpu", "cuda", "mps", "xpu") or (number and not number.isdigit()):
             raise ValueError(
@@ -132,7 +110,7 @@ class Settings:
         _one_of("video.reader", self.reader, READERS)
         _one_of("model.positions", self.model_positions, POSITION_RULES)
         _one_of("model.dtype", self.dtype, DTYPES)
-        _one_of("prefill.context", self.context, (*CONTEXTS, *self.levels))
+        _one_of("prefill.context", self.context, (*CONTEXTS, *self.level_names))
         _one_of("prefill.positions", self.positions, POSITIONS)
         self._check_cache()
         if not self.selectors:
@@ -140,12 +118,56 @@ class Settings:
         if not self.top_k:
             raise ValueError("top_k=[]: must name at least one number of chunks; e.g. top_k=1")
         self._check_tuning()
+        self._check_top_k(None)
+
+    def _check_levels(self) -> None:
+        """Names, ratios and order."""
+        for level in self.levels:
+            field = f"levels.{level.name}"
+            if level.name in CONTEXTS or not level.name.isidentifier():
+                raise ValueError(
+                    f"{field}: must be named by a word, and not full or own, which prefill.context= means otherwise"
+                )
+            if level.ratio is None:
+                raise ValueError(
+                    f"{field}.ratio=null: chunks cannot be dropped yet; give a ratio, or {field}=null for no such level"
+                )
+            if not (_number(level.ratio) and level.ratio >= 1):
+                raise ValueError(
+                    f"{field}.ratio={level.ratio}: must be tokens in / tokens out, at least 1; "
+                    "to keep a share s of the tokens write 1/s, e.g. 2 to keep half"
+                )
+        ratios = {level.name: level.ratio or 0 for level in self.levels}
+        if len(ratios) < 2:
+            raise ValueError(
+                f"levels={list(ratios)}: must be two or more; where all chunks are to have one, add another and choose "
+                "selector=none or selector=all"
+            )
+        if ratios.get("low", 0) > ratios.get("high", math.inf):
+            raise ValueError(
+                f"levels.low.ratio={ratios['low']}: must be at most levels.high.ratio={ratios['high']}; low is the "
+                "detailed level, so swap them, or name the levels otherwise"
+            )
+        if len(ratios) > 2 and len(set(ratios.values())) < len(ratios):
+            raise ValueError(f"levels={ratios}: must have different ratios; leave one out")
+        if list(ratios.values()) != sorted(ratios.values()):
+            raise ValueError(f"levels={ratios}: must be finest to coarsest; sort them by ratio")
+
+    def check_chunks(self) -> None:
+        """Checks that videos can have as many chunks as every top_k takes; a run's, not a single question's, matter.
+
+        Raises:
+            ValueError: they cannot.
+        """
+        self._check_top_k(self.most_chunks)
+
+    def _check_top_k(self, chunks: int | None) -> None:
         for top_k in self.top_k:
-            check_top_k(top_k, self.pinned, self.levels, self.most_chunks)
-        for task, top_k in self.top_k_by_task.items():
+            check_top_k(top_k, self.pinned, self.level_names, chunks)
+        for task, count in self.top_k_by_task.items():
             name = f"selection.top_k_by_task.{task}"
-            _whole(name, top_k, least=0)
-            check_top_k(top_k, self.pinned, self.levels, self.most_chunks, name)
+            _whole(name, count, least=0)
+            check_top_k(count, self.pinned, self.level_names, chunks, name)
 
     def _check_cache(self) -> None:
         """Without making the folder: that is the run's part."""
@@ -210,9 +232,14 @@ class Settings:
         return split if "/" in split else f"{self.benchmark}/{split}"
 
     @property
-    def levels(self) -> tuple[str, ...]:
-        """Names of the levels, finest first."""
-        return ("low", *sorted(self.between, key=lambda name: self.between[name]), "high")
+    def level_names(self) -> tuple[str, ...]:
+        """Finest first."""
+        return tuple(level.name for level in self.levels)
+
+    @property
+    def fewer_frames(self) -> bool:
+        """Whether this is the control that spends each top_k's bytes on fewer, uncompressed frames."""
+        return self.control == FEWER_FRAMES
 
     @property
     def evaluated(self) -> str:

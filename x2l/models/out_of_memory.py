@@ -6,9 +6,16 @@ import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+
+from x2l import UserError
+
+if TYPE_CHECKING:
+    from x2l.models.interface import VideoModel
 
 _MEMORY = Path("/proc/meminfo")
 # How torch, its allocators and its libraries word it where they do not raise OutOfMemoryError.
@@ -18,22 +25,23 @@ _WORDS = ("out of memory", "can't allocate memory", "not enough memory", "alloc_
 _ASKED = re.compile(r"allocate:? ([\d.]+) ?(bytes|[KMGTPE]iB)")
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _STAGE = "stage: "
+HALF = ("bfloat16", "float16")
 
 
-class MemoryShortage(RuntimeError):
+class MemoryShortage(UserError, RuntimeError):
     """What was asked for does not fit; the message says what to change.
 
     Attributes:
         stage: in which memory ran out; None where that is not known.
-        asked_bytes: that could not be given; None where the allocator does not say.
+        requested_bytes: that could not be given; None where the allocator does not say.
     """
 
     def __init__(
-        self, message: str, stage: str | None = None, asked_bytes: int | None = None
+        self, message: str, stage: str | None = None, requested_bytes: int | None = None
     ) -> None:
         """Of one line."""
         super().__init__(message)
-        self.stage, self.asked_bytes = stage, asked_bytes
+        self.stage, self.requested_bytes = stage, requested_bytes
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -43,7 +51,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _WORDS)
 
 
-def asked_bytes(error: BaseException) -> int | None:
+def requested_bytes(error: BaseException) -> int | None:
     """The bytes that an allocator says it was asked for in vain; None where it does not."""
     if (found := _ASKED.search(str(error))) is None:
         return None
@@ -76,30 +84,69 @@ def available_bytes(device: torch.device) -> int | None:
     return None
 
 
-@contextmanager
-def memory_explained(
-    doing: str, frames: int | None, chunk_frames: int, dtype: str, patch: int = 1
-) -> Iterator[None]:
-    """Inside, running out of memory is a `MemoryShortage` of one line.
+@dataclass(frozen=True)
+class MemoryAdvice:
+    """What to change where memory runs out. Made once, with the model, so that what is advised can be followed.
 
-    Args:
-        doing: for the message, e.g. `pre-fill of film.mp4`.
-        frames: of the video; None = not known yet, as it is still being read.
+    Attributes:
+        temporal_patch: frames that make one time step; chunks are multiples of it.
         chunk_frames: of a chunk.
         dtype: of the model.
-        patch: frames that make one time step; chunks are multiples of it.
-
-    Raises:
-        MemoryShortage: memory ran out; what was allocated for `doing` has been let go.
+        level: the finest, whose KVs may serve as context.
     """
-    with _explained(_line(doing, frames, chunk_frames, dtype, patch)):
+
+    temporal_patch: int
+    chunk_frames: int
+    dtype: str
+    level: str
+
+    @classmethod
+    def of(cls, model: VideoModel, chunk_frames: int, level: str) -> MemoryAdvice:
+        """For a model that is loaded."""
+        dtype = str(model.dtype).removeprefix("torch.")
+        return cls(model.temporal_patch, chunk_frames, dtype, level)
+
+    @contextmanager
+    def explained(self, doing: str, frames: int) -> Iterator[None]:
+        """Inside, running out of memory is a `MemoryShortage` of one line.
+
+        Args:
+            doing: for the message, e.g. `pre-fill of film.mp4`.
+            frames: of the video.
+
+        Raises:
+            MemoryShortage: memory ran out; what was allocated for `doing` has been let go.
+        """
+        with _explained(self._line(doing, frames)):
+            yield
+
+    def _line(self, doing: str, frames: int) -> str:
+        patch, remedies = self.temporal_patch, []
+        if frames > patch:
+            remedies.append(f"fewer frames (video.frames={max(patch, frames // 2)})")
+        if self.chunk_frames > patch:
+            half = max(patch, self.chunk_frames // 2 // patch * patch)
+            remedies.append(f"smaller chunks (prefill.chunk_frames={half})")
+        if self.dtype not in HALF:
+            remedies.append("model.dtype=bfloat16")
+        remedies.append(f"a level's KVs as context (prefill.context={self.level})")
+        remedy = " or ".join([", ".join(remedies[:-1]), remedies[-1]] if remedies[1:] else remedies)
+        chunks = f"{self.chunk_frames} a chunk"
+        return f"out of memory: {doing} ({frames} frames, {chunks}, {self.dtype}); use {remedy}"
+
+
+@contextmanager
+def reading_explained(path: str) -> Iterator[None]:
+    """The same while a video is read, when only frames are in memory; the stage is `read`."""
+    line = f"out of memory: reading {path}; use fewer frames (video.frames=, video.fps=)"
+    with _explained(line), naming_stage("read"):
         yield
 
 
 @contextmanager
 def loading_explained(dtype: str) -> Iterator[None]:
-    """As `memory_explained`, while a model is loaded; the stage is `load`."""
-    half = "" if dtype in ("bfloat16", "float16") else "model.dtype=bfloat16, "
+    """The same while a model is loaded; the stage is `load`."""
+    half = "" if dtype in HALF else "model.dtype=bfloat16, "
     remedy = f"{half}a smaller model or several GPUs (model.device=null model.device_map=auto)"
     with (
         _explained(f"out of memory: loading the model, {dtype}; use {remedy}"),
@@ -118,20 +165,4 @@ def _explained(line: str) -> Iterator[None]:
         traceback.clear_frames(error.__traceback__)  # they hold the tensors that did not fit
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        raise MemoryShortage(line, _stage_of(error), asked_bytes(error)) from None
-
-
-def _line(doing: str, frames: int | None, chunk_frames: int, dtype: str, patch: int = 1) -> str:
-    if frames is None:  # only frames are in memory then
-        return f"out of memory: {doing}; use fewer frames (video.frames=, video.fps=)"
-    remedies = []
-    if frames > patch:
-        remedies.append(f"fewer frames (video.frames={max(patch, frames // 2)})")
-    if chunk_frames > patch:
-        half = max(patch, chunk_frames // 2 // patch * patch)
-        remedies.append(f"smaller chunks (prefill.chunk_frames={half})")
-    if dtype not in ("bfloat16", "float16"):
-        remedies.append("model.dtype=bfloat16")
-    remedies.append("a level's KVs as context (prefill.context=low)")
-    told = " or ".join([", ".join(remedies[:-1]), remedies[-1]] if remedies[:-1] else remedies)
-    return f"out of memory: {doing} ({frames} frames, {chunk_frames} a chunk, {dtype}); use {told}"
+        raise MemoryShortage(line, _stage_of(error), requested_bytes(error)) from None

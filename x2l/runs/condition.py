@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,8 +123,7 @@ class Condition:
     @property
     def compressor(self) -> str:
         """`tome`, or `tome+mean_pool` where levels differ, finest first."""
-        methods = [level.method for level in self.levels]
-        return "+".join(methods if len(set(methods)) > 1 else methods[:1])
+        return methods_label(self.levels)
 
     @property
     def baseline(self) -> str | None:
@@ -177,6 +176,12 @@ class Condition:
         """For messages: compressor, selector and top_k."""
         words = [self.compressor, self.chosen_by]
         return " ".join(words if self.top_k is None else [*words, f"k={self.top_k}"])
+
+
+def methods_label(levels: Sequence[LevelSpec]) -> str:
+    """`tome`, or `tome+mean_pool` where levels differ, in the order given."""
+    methods = [level.method for level in levels]
+    return "+".join(methods if len(set(methods)) > 1 else methods[:1])
 
 
 def trait_label(name: str, value: Hashable) -> str:

@@ -50,12 +50,14 @@ class RunInfo:
     started: str
     checkpoint: str | None = None  # of the model's weights; None where it is not known beforehand
 
-    def save(self, folder: Path, cells: Sequence[Sequence[Any]], limit: int | None) -> str | None:
+    def save(
+        self, folder: Path, conditions: Sequence[Mapping[str, Any]], limit: int | None
+    ) -> str | None:
         """Writes run.json; earlier sessions of a resumed folder are kept in it.
 
         Args:
             folder: of the run.
-            cells: what this session asks for, see `cells.Cell.shown`.
+            conditions: what this session asks for, as `condition.to_json` has them.
             limit: questions it asks them for.
 
         Returns:
@@ -75,7 +77,7 @@ class RunInfo:
             "processor": self.processor,
             "cpu_threads": self.cpu_threads,
             "checkpoint": self.checkpoint,
-            "cells": [list(cell) for cell in cells],
+            "conditions": [dict(condition) for condition in conditions],
             "limit": limit,
         }
         sessions = [*earlier, session]

@@ -26,7 +26,7 @@ from tests.tiny import FAMILIES, save
 from x2l.benchmarks.needle.benchmark import Needle
 from x2l.cli.ask import command as ask
 from x2l.cli.ask import own_video
-from x2l.cli.run import composed, engine
+from x2l.cli.compose import composed, engine
 from x2l.compressors.base import Level
 from x2l.compressors.merging import ToMe
 from x2l.evaluation.conditions import Cell

@@ -22,7 +22,7 @@ from tests.evaluation.test_settings import settings
 from tests.tiny import frames, ours
 from x2l.cli.ask import own_video
 from x2l.cli.ask.reply import head_text
-from x2l.cli.run import engine
+from x2l.cli.compose import engine
 from x2l.compressors.base import Level
 from x2l.compressors.merging import ToMe
 from x2l.compressors.pruning_by_keys import KeyNorm, RandomPruning

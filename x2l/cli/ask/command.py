@@ -17,8 +17,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from x2l import UserError
+from x2l.cli.compose import Engine, engine
 from x2l.cli.output import fail, show
-from x2l.cli.run import Engine, engine
 from x2l.evaluation.settings import ConfigError, config_errors
 
 # torch, transformers and matplotlib wait until the command line is known to be right.
@@ -52,9 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except Exception as error:
-        if not _is_users(error):
-            raise
+    except UserError as error:
         fail(str(error))
     if refused:
         sys.exit(2)
@@ -104,15 +103,6 @@ def _steps_told() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _is_users(error: Exception) -> bool:
-    """Whether the user can correct it: then its message says how, and a traceback would not help."""
-    from x2l.engine.context_length import ContextError
-    from x2l.models.out_of_memory import MemoryShortage
-    from x2l.video import VideoError
-
-    return isinstance(error, ConfigError | ContextError | MemoryShortage | VideoError)
-
-
 def _run(options: argparse.Namespace, overrides: Sequence[str]) -> bool:
     """All of it; True if a question from the input had to be refused."""
     path, given = options.words[0], [_question(text) for text in options.words[1:]]
@@ -137,9 +127,7 @@ def _run(options: argparse.Namespace, overrides: Sequence[str]) -> bool:
     for text in waiting:
         try:
             _answer(video, text, options.save, pictures)
-        except Exception as error:
-            if not _is_users(error):
-                raise
+        except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             refused = not sys.stdin.isatty()
     return refused
@@ -186,7 +174,6 @@ def _cell(made: Engine) -> Cell:
     """The one selector and top_k that answers."""
     from x2l.engine.top_k import GT, TASK
     from x2l.evaluation.conditions import cells
-    from x2l.selectors.oracle import HitRateSelector, OracleSelector
 
     settings = made.settings
     if settings.fewer_frames:
@@ -198,9 +185,11 @@ def _cell(made: Engine) -> Cell:
             )
     with config_errors():
         (cell,) = cells(made.selectors, settings)
-    told = isinstance(cell.selector, OracleSelector | HitRateSelector)
-    if told or cell.top_k in (GT, TASK):
-        field = f"selector={cell.name}" if told else f"top_k={cell.top_k}"
+    condition = cell.condition
+    if condition.role == "bound" or condition.top_k == TASK:
+        field = f"top_k={condition.top_k}"
+        if condition.top_k not in (GT, TASK):
+            field = f"selector={condition.selector}"
         raise ConfigError(
             f"{field}: must be told what a benchmark knows of its questions; use selector=attention top_k=2"
         )
@@ -221,26 +210,24 @@ def _open(
     import x2l.models  # noqa: F401 - before transformers
     from x2l.cli.ask.own_video import check_questions, open_video, thumbnails
     from x2l.engine.disk_cache.cache import open_cache
-    from x2l.engine.prefill import check_budgets
-    from x2l.models.out_of_memory import memory_explained
+    from x2l.models.out_of_memory import MemoryAdvice, reading_explained
     from x2l.video import read_frames
 
     settings = made.settings
-    chunk, dtype = settings.chunk_frames, settings.dtype
     log.info("reading %s", path)
-    with memory_explained(f"reading {path}", None, chunk, dtype):
+    with reading_explained(path):
         frames = read_frames(path, settings.frames, settings.fps, settings.reader)
     log.info("loading %s", settings.model)
     with config_errors():
         cache = open_cache(settings.prefill_cache, settings.prefill_cache_gb, made.levels)
         model = made.load_model()
-        count, patch = len(frames.pixels), model.temporal_patch
-        with memory_explained(f"preparing {path}", count, chunk, dtype, patch):
-            prompt = model.prompt(frames, chunk)
+        advice = MemoryAdvice.of(model, settings.chunk_frames, settings.level_names[0])
+        with advice.explained(f"preparing {path}", len(frames.pixels)):
+            prompt = model.prompt(frames, settings.chunk_frames)
             pictures = thumbnails(frames, prompt.chunks) if pictured else ()
         check_questions(model, prompt, made.levels, settings, cell, questions)
-        check_budgets(made.levels, prompt, model.shape)
-    return open_video(model, frames, prompt, made.levels, cell, settings, cache), pictures
+    video = open_video(model, frames, prompt, made.levels, cell, settings, advice, cache)
+    return video, pictures
 
 
 def _answer(video: OwnVideo, text: str, folder: Path | None, pictures: Sequence[Tensor]) -> None:

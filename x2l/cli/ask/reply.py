@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Sequence
@@ -11,9 +12,11 @@ from typing import Any
 
 from torch import Tensor
 
-from x2l.cli.ask.clock import clock, is_fine
-from x2l.cli.ask.own_video import OwnVideo, Reply
+from x2l.cli.ask.clock import clock, is_fine, merged
+from x2l.cli.ask.own_video import OwnVideo
+from x2l.evaluation.library import Reply
 from x2l.evaluation.settings import Settings
+from x2l.runs.records import finite
 from x2l.runs.run_info import write_json
 
 SPARKS, PLAIN_SPARKS = "▁▂▃▄▅▆▇█", "_.-~+*%#"
@@ -29,10 +32,7 @@ _SETTINGS = (
     "chunk_frames",
     "context",
     "positions",
-    "compressor",
-    "ratio_low",
-    "ratio_high",
-    "between",
+    "levels",
     "max_new_tokens",
     "seed",
 )
@@ -72,9 +72,9 @@ def reply_text(video: OwnVideo, reply: Reply, encoding: str) -> str:
         [
             "",
             f"question    {indent.join(reply.question.splitlines())}",
-            f"answer      {indent.join(reply.answer.splitlines()) or '(empty)'}{cut}",
+            f"answer      {indent.join(reply.text.splitlines()) or '(empty)'}{cut}",
             f"re-loaded   {_spans_text(video, reply)}",
-            *_relevance_lines(reply, encoding),
+            *_relevance_lines(reply, encoding, video.settings.level_names),
             f"KV bytes    {_bytes_text(video, reply)}",
             f"compute     {_compute_text(video, reply)}",
             f"seconds     {_seconds_text(video, reply)}",
@@ -84,20 +84,24 @@ def reply_text(video: OwnVideo, reply: Reply, encoding: str) -> str:
 
 def reply_json(video: OwnVideo, reply: Reply) -> dict[str, Any]:
     """The same, and every chunk, as plain values."""
-    facts = video.facts
+    facts, condition = video.facts, video.cell.condition
     settings = {name: value for name, value in asdict(video.settings).items() if name in _SETTINGS}
-    cell = video.cell
+    choice = {
+        "selector": condition.selector,
+        "top_k": condition.top_k,
+        "pinned": list(condition.pinned),
+    }
     return {
         "question": reply.question,
-        "answer": reply.answer,
+        "answer": reply.text,
         "cut_off": reply.cut_off,
         "reloaded": list(reply.reloaded),
-        "reloaded_seconds": [list(span) for span in reply.spans],
+        "reloaded_seconds": [list(span) for span in merged(facts.spans, reply.reloaded)],
         "kv_bytes_resident": reply.kv_bytes_resident,
         "kv_bytes_full": facts.kv_bytes_full,
-        "flops": reply.flops,
+        "flops": sum(reply.flops.values()),
         "flops_full": reply.flops_full,
-        "seconds": reply.seconds,
+        "seconds": sum(reply.seconds.values()),
         "prefill": {
             "tokens": facts.tokens,
             "flops": facts.flops,
@@ -111,17 +115,16 @@ def reply_json(video: OwnVideo, reply: Reply) -> dict[str, Any]:
             "frames": facts.frames,
             "size": list(facts.size),
         },
-        "settings": settings
-        | {"selector": cell.name, "top_k": cell.top_k, "pinned": list(cell.pinned)},
+        "settings": settings | choice,
         "chunks": [
             {
                 "seconds": list(span),
-                "relevance": rating,
-                "reloaded": level != "high",
+                "relevance": finite(rating),
+                "reloaded": index in reply.reloaded,
                 "level": level,
             }
-            for span, rating, level in zip(
-                facts.spans, reply.relevance, reply.assigned, strict=True
+            for index, (span, rating, level) in enumerate(
+                zip(facts.spans, reply.relevance, reply.assigned, strict=True)
             )
         ],
         "asked": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -148,20 +151,21 @@ def save_reply(folder: Path, video: OwnVideo, reply: Reply, pictures: Sequence[T
 
     facts, name = video.facts, Path(video.facts.path).stem
     taken = (re.fullmatch(rf"{re.escape(name)}-(\d+)", path.stem) for path in folder.iterdir())
-    number = 1 + max((int(found[1]) for found in taken if found), default=0)
+    number = 1 + max((int(match[1]) for match in taken if match), default=0)
     chunks = [
-        SheetChunk(span, picture.numpy(), rating, index in reply.reloaded)
+        SheetChunk(span, picture.numpy(), finite(rating), index in reply.reloaded)
         for index, (span, picture, rating) in enumerate(
             zip(facts.spans, pictures, reply.relevance, strict=True)
         )
     ]
-    told = (
+    notes = (
         f"{Path(facts.path).name}: {_pictured(video)}. {_settings_text(video)}",
         f"KVs: {_bytes_text(video, reply)}. Compute: {_compute_text(video, reply)}. "
         f"Seconds: {_seconds_text(video, reply)}",
     )
+    name_of_selector = video.cell.condition.selector
     figure = draw_sheet(
-        reply.question, reply.answer, chunks, _levels(video.settings), video.cell.name, told
+        reply.question, reply.text, chunks, _levels(video.settings), name_of_selector, notes
     )
     path = folder / f"{name}-{number:02d}.png"
     save_sheet(figure, path)
@@ -181,20 +185,20 @@ def _counted(count: int, word: str) -> str:
 
 def _levels(settings: Settings) -> tuple[str, str]:
     """What re-loaded chunks are kept at, and the others."""
-    finer = {"low": settings.ratio_low, **settings.between}
-    told = ", ".join(f"{name} {finer[name]:g}x" for name in settings.levels[:-1])
-    return told, f"high {settings.ratio_high:g}x"
+    *finer, coarsest = (level.ratio_label for level in settings.levels)
+    return ", ".join(finer), coarsest
 
 
 def _settings_text(video: OwnVideo) -> str:
     """The settings that an answer depends on, in one line."""
-    settings, cell = video.settings, video.cell
-    choice = cell.name if cell.top_k is None else f"{cell.name} top_k={cell.top_k}"
-    choice += f" pinned {'+'.join(cell.pinned)}" if cell.pinned else ""
+    settings, condition = video.settings, video.cell.condition
+    choice = condition.selector
+    choice += "" if condition.top_k is None else f" top_k={condition.top_k}"
+    choice += f" pinned {'+'.join(condition.pinned)}" if condition.pinned else ""
     return "; ".join(
         (
-            f"{settings.model} {settings.dtype} on {video.model.device}",
-            f"{settings.compressor} {', '.join(_levels(settings))}",
+            f"{settings.model} {settings.dtype} on {video.session.model.device}",
+            f"{condition.compressor} {', '.join(_levels(settings))}",
             choice,
             f"context {settings.context}, positions {settings.positions}",
         )
@@ -203,21 +207,28 @@ def _settings_text(video: OwnVideo) -> str:
 
 def _spans_text(video: OwnVideo, reply: Reply) -> str:
     fine = is_fine(video.facts.spans)
-    spans = [f"{clock(start, fine)}-{clock(end, fine)}" for start, end in reply.spans]
+    times = merged(video.facts.spans, reply.reloaded)
+    spans = [f"{clock(start, fine)}-{clock(end, fine)}" for start, end in times]
     every = _counted(len(video.facts.spans), "chunk")
     count = str(len(reply.reloaded))
-    if levels := video.settings.levels[1:-1]:
-        told = [f"{reply.assigned.count(level)} {level}" for level in ("low", *levels)]
-        count = f"{count}, {' and '.join(told)},"
+    if len(finer := video.settings.level_names[:-1]) > 1:
+        counts = [f"{reply.assigned.count(level)} {level}" for level in finer]
+        count = f"{count}, {' and '.join(counts)},"
     return f"{', '.join(spans) or 'none'} ({count} of {every})"
 
 
-def _relevance_lines(reply: Reply, encoding: str) -> list[str]:
-    """A bar for each chunk, or for neighbours where there are many, and a mark under re-loaded ones."""
-    rated = [value for value in reply.relevance if value is not None]
-    if not rated:
+def _relevance_lines(reply: Reply, encoding: str, levels: Sequence[str]) -> list[str]:
+    """A bar for each chunk, or for neighbours where there are many, and a mark under re-loaded ones.
+
+    Args:
+        reply: with the relevance.
+        encoding: of where it is printed.
+        levels: names, finest first; `^` marks the finest, `-` those between.
+    """
+    values = [value for value in reply.relevance if math.isfinite(value)]
+    if not values:
         return []
-    low, high = min([0.0, *rated]), max([0.0, *rated])
+    least, most = min([0.0, *values]), max([0.0, *values])
     try:
         SPARKS.encode(encoding)
         sparks = SPARKS
@@ -226,13 +237,14 @@ def _relevance_lines(reply: Reply, encoding: str) -> list[str]:
     group, bars, marks = -(-len(reply.relevance) // MOST_SPARKS), "", ""
     for first in range(0, len(reply.relevance), group):
         members = range(first, min(first + group, len(reply.relevance)))
-        top = max((r for i in members if (r := reply.relevance[i]) is not None), default=low)
-        bars += sparks[round((top - low) / (high - low) * 7)] if high > low else sparks[0]
-        levels = {reply.assigned[index] for index in members}
-        marks += (
-            "^" if "low" in levels else "-" if levels - {"high"} else " "
-        )  # finest, between, high
-    line = f"relevance   {bars}  {min(rated):.3g} to {max(rated):.3g}"
+        top = max(
+            (reply.relevance[i] for i in members if math.isfinite(reply.relevance[i])),
+            default=least,
+        )
+        bars += sparks[round((top - least) / (most - least) * 7)] if most > least else sparks[0]
+        ranks = {levels.index(reply.assigned[index]) for index in members}
+        marks += "^" if 0 in ranks else "-" if ranks - {len(levels) - 1} else " "
+    line = f"relevance   {bars}  {min(values):.3g} to {max(values):.3g}"
     return [line, f"            {marks.rstrip()}"] if reply.reloaded else [line]
 
 
@@ -245,15 +257,16 @@ def _bytes_text(video: OwnVideo, reply: Reply) -> str:
 
 
 def _compute_text(video: OwnVideo, reply: Reply) -> str:
+    flops = sum(reply.flops.values())
     return (
-        f"{_number(reply.flops, 'FLOPs')}, over full KVs {_number(reply.flops_full, 'FLOPs')} "
-        f"({100 * reply.flops / reply.flops_full:.0f} %); "
+        f"{_number(flops, 'FLOPs')}, over full KVs {_number(reply.flops_full, 'FLOPs')} "
+        f"({100 * flops / reply.flops_full:.0f} %); "
         f"pre-fill {_number(video.facts.flops, 'FLOPs')}"
     )
 
 
 def _seconds_text(video: OwnVideo, reply: Reply) -> str:
-    return f"{reply.seconds:.2f} (pre-fill, once: {video.facts.seconds:.2f})"
+    return f"{sum(reply.seconds.values()):.2f} (pre-fill, once: {video.facts.seconds:.2f})"
 
 
 def _number(value: float, unit: str) -> str:

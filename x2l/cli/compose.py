@@ -1,0 +1,243 @@
+"""Overrides -> configuration -> checked settings and objects. With `run.py` and the callbacks all that knows Hydra."""
+
+import gc
+import hashlib
+import json
+import logging
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException, InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from x2l.benchmarks.base import Benchmark
+from x2l.evaluation.from_config import filled, folder_name, settings_of
+from x2l.evaluation.settings import ConfigError, Settings, config_errors
+from x2l.runs.run_info import checkpoint_digest
+
+log = logging.getLogger(__name__)
+PACKAGE = Path(__file__).parents[1]
+# Top level in a checkout, inside the package in a wheel. Absolute: a relative path would not be
+# found from a console script.
+CONF = next(path for path in (PACKAGE.parent / "conf", PACKAGE / "conf") if path.is_dir())
+
+
+def run_folder(*, _root_: DictConfig) -> str:
+    """Name of a run's folder in a sweep: what it compresses how, and a hash of all it computes."""
+    raw = OmegaConf.to_container(_root_, resolve=False)
+    assert isinstance(raw, dict)
+    choices = raw.pop("hydra", {}).get("runtime", {}).get("choices", {})
+    try:
+        return folder_name(plain(OmegaConf.create(raw)), choices)
+    except (OmegaConfBaseException, AttributeError, KeyError, TypeError, ValueError) as error:
+        # Raised here, it would end the whole sweep; the job itself will meet it, and say so in this folder.
+        log.debug("no name: %s", error)
+        return f"unusable-{hashlib.sha256(repr(raw).encode()).hexdigest()[:8]}"
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The configuration as resolved plain values, every level whole.
+
+    Raises:
+        ConfigError: see `from_config.filled`.
+    """
+    values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(values, dict)
+    return filled({str(key): value for key, value in values.items()})
+
+
+OmegaConf.register_new_resolver("x2l.folder", run_folder, replace=True)
+
+
+def _own_launchers() -> None:
+    """Lets the files in conf/hydra/launcher/ stand for the plugins' own of the same names.
+
+    Hydra 1.3 would check ours against theirs, with a warning, and refuse what theirs do not have.
+    """
+    Plugins.instance()  # loads what is installed; each plugin stores its configuration then
+    stored = ConfigStore.instance().repo["hydra"]["launcher"]
+    for path in (CONF / "hydra" / "launcher").glob("*.yaml"):
+        stored.pop(path.name, None)
+
+
+_own_launchers()
+
+
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """The configuration that `x2l` would run with these overrides; runs nothing.
+
+    Args:
+        overrides: as on the command line, e.g. `model=qwen2_5_vl_3b`, `video.frames=64`.
+
+    Raises:
+        ConfigError: an override that names nothing there is, or cannot be read.
+    """
+    return _composed(overrides)[0]
+
+
+def _composed(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
+    """The configuration, and the yaml file that each of its groups came from."""
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose("config", list(overrides), return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(one_line(error)) from error
+    choices = dict(config.hydra.runtime.choices)
+    with open_dict(config):
+        del config["hydra"]
+    return config, choices
+
+
+def one_line(error: Exception) -> str:
+    """What Hydra says of an override, in one line."""
+    text = re.sub(r"^In '.*?': ", "", str(error))
+    text = re.split(r"\nConfig search path|\nSee https|\n    full_key", text)[0]
+    line = " ".join(text.split())
+    return "overrides: " + re.sub(r"\.? (Available options|To append)", r"; \1", line)
+
+
+def build_benchmark(config: DictConfig) -> Benchmark:
+    """The benchmark that a configuration names.
+
+    Raises:
+        ConfigError: a value that cannot work, or the files of a set are not there.
+    """
+    built = build(config.benchmark)
+    assert isinstance(built, Benchmark)
+    return built
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What a configuration names besides a benchmark and a place for results, checked and built.
+
+    Attributes:
+        settings: checked values.
+        levels: by name, finest first, each a `compressors.base.Level`.
+        selectors: by name.
+        load_model: takes the time; call it once.
+    """
+
+    settings: Settings
+    levels: Mapping[str, Any]
+    selectors: Mapping[str, Any]
+    load_model: Callable[[], Any]
+
+
+def engine(overrides: Sequence[str]) -> Engine:
+    """The engine that `x2l` would use with these overrides, for a command that is no Hydra application.
+
+    Args:
+        overrides: as on the command line of `x2l`, e.g. `model=qwen2_5_vl_3b`, `top_k=4`.
+
+    Raises:
+        ConfigError: an override that is not known, or a value that cannot work.
+    """
+    refuse_idle(overrides)
+    config, choices = _composed(overrides)
+    try:
+        OmegaConf.resolve(config)
+        values = plain(config)
+    except OmegaConfBaseException as error:
+        raise ConfigError(one_line(error)) from error
+    OmegaConf.set_readonly(config, True)
+    with config_errors():
+        settings = settings_of(values, choices, None)
+    levels, selectors = build_methods(config, values, settings)
+    return Engine(settings, levels, selectors, lambda: load_model(config.model))
+
+
+def refuse_idle(overrides: Sequence[str]) -> None:
+    """`compressor=` names the file that all levels take; its values are read there, not here.
+
+    Raises:
+        ConfigError: an override of a value that nothing would read.
+    """
+    for override in overrides:
+        name = override.lstrip("+~")
+        if name.startswith("compressor."):
+            value = name.removeprefix("compressor.")
+            raise ConfigError(
+                f"{override}: changes no level; use levels.low.compressor.{value} and "
+                f"levels.high.compressor.{value}"
+            )
+
+
+def build_methods(
+    config: DictConfig, values: Mapping[str, Any], settings: Settings
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Levels, finest first, and selectors, by name.
+
+    Raises:
+        ConfigError: a value that cannot work.
+    """
+    levels = {}
+    for name in settings.level_names:
+        try:
+            levels[name] = build_level(OmegaConf.create(values["levels"][name]))
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("levels.*.", f"levels.{name}.")) from error
+    # The control of fewer frames selects nothing, so none is loaded for it.
+    chosen = {} if settings.fewer_frames else config.selector
+    return levels, {str(name): build(node) for name, node in chosen.items()}
+
+
+def build_level(level: DictConfig) -> Any:
+    """One level.
+
+    Raises:
+        ConfigError: a value that cannot work; `levels.*.` stands for the level.
+    """
+    from x2l.compressors.base import Level
+
+    codec = build(level.codec) if level.get("codec") else None
+    layers = tuple(level.layers) if isinstance(level.layers, ListConfig) else level.layers
+    with config_errors():
+        return Level(build(level.compressor), level.ratio, codec, layers)
+
+
+def build(node: DictConfig) -> Any:
+    """One object from its `_target_`; what its constructor rejects is the user's to correct."""
+    try:
+        return instantiate(node, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ValueError | OSError):
+            raise ConfigError(str(error.__cause__)) from error
+        raise
+
+
+_model: dict[str, Any] = {}  # that of the last job in this process, by what it was loaded from
+
+
+def load_model(node: DictConfig) -> Any:
+    """The model; that of the job before if it is the same. Never are two in memory."""
+    checkpoint = checkpoint_digest(str(node.name_or_path))  # a folder may hold other weights by now
+    key = json.dumps([OmegaConf.to_container(node, resolve=True), checkpoint], sort_keys=True)
+    if key in _model:
+        return _model[key]
+    if _model:
+        _model.clear()
+        gc.collect()  # modules refer to each other
+        _free_gpu_memory()
+    if not sys.stderr.isatty():  # a bar in a log file is noise
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()
+    _model[key] = build(node)
+    return _model[key]
+
+
+def _free_gpu_memory() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

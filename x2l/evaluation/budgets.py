@@ -1,0 +1,131 @@
+"""What the method's mixed cache will take, known from the prompt alone, before the pre-fill."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from x2l.compressors.base import Level, kept_tokens
+from x2l.engine.assignment import by_bytes, by_rank
+from x2l.engine.flops import kv_bytes
+from x2l.engine.top_k import budget_of, counts_of, is_budget
+from x2l.kv import LayerKV
+from x2l.models.interface import VideoModel
+from x2l.models.prompt import Chunk, Prompt
+
+
+def check_budget(
+    model: VideoModel,
+    prompt: Prompt,
+    levels: Mapping[str, Level],
+    top_k: int | str,
+    pinned: Sequence[str],
+) -> None:
+    """Checks before the pre-fill that a budget has room for what every mixed cache holds.
+
+    Raises:
+        ValueError: it has not.
+    """
+    if not is_budget(top_k):
+        return
+    full, least = (
+        kv_bytes(model.shape, prompt.tokens),
+        budget_bytes(model, prompt, levels, 0, pinned),
+    )
+    coarsest = tuple(levels)[-1]
+    if budget_of(top_k, full) < least:
+        raise ValueError(
+            f"top_k={top_k}: must be at least {math.ceil(1000 * least / full) / 10:.1f}% ({least:,} bytes), what the "
+            f"video takes with every chunk that is not pinned at the level {coarsest}; raise it, or "
+            f"levels.{coarsest}.ratio"
+        )
+
+
+def budget_tokens(
+    model: VideoModel,
+    prompt: Prompt,
+    levels: Mapping[str, Level],
+    top_k: int | str,
+    pinned: Sequence[str],
+) -> int:
+    """KVs per layer of the mixed cache that the method decodes from, text before the video included.
+
+    Which chunks are re-loaded matters only for the last, shorter one, which counts as not re-loaded unless it is
+    pinned or all are; and for a budget over more than two levels, by less than one step between levels.
+
+    Args:
+        model: tells the sizes.
+        prompt: of all frames.
+        levels: by name, finest first.
+        top_k: chunks re-loaded, a ladder or a budget.
+        pinned: on top of top_k.
+    """
+    tokens = prompt.prefix
+    for chunk, level in _assigned(model, prompt, levels, top_k, pinned):
+        tokens += chunk.tokens - chunk.visual_tokens + kept_tokens(chunk.visual_tokens, level.ratio)
+    return tokens
+
+
+def budget_bytes(
+    model: VideoModel,
+    prompt: Prompt,
+    levels: Mapping[str, Level],
+    top_k: int | str,
+    pinned: Sequence[str],
+) -> int:
+    """Bytes of that mixed cache, as they are stored: a level with a codec takes fewer for as many KVs.
+
+    Args:
+        model: tells the sizes.
+        prompt: of all frames.
+        levels: by name, finest first.
+        top_k: chunks re-loaded, a ladder or a budget, of which no more counts than whole chunks can spend.
+        pinned: on top of top_k.
+    """
+    text = prompt.prefix
+    visual = Counter[tuple[Level, int]]()
+    for chunk, level in _assigned(model, prompt, levels, top_k, pinned):
+        text += chunk.tokens - chunk.visual_tokens
+        visual[level, chunk.visual_tokens] += 1
+    stored = sum(_stored(model, *kind) * times for kind, times in visual.items())
+    return kv_bytes(model.shape, text) + stored
+
+
+def _assigned(
+    model: VideoModel,
+    prompt: Prompt,
+    levels: Mapping[str, Level],
+    top_k: int | str,
+    pinned: Sequence[str],
+) -> list[tuple[Chunk, Level]]:
+    chunks = prompt.chunks
+    order = -torch.arange(len(chunks), dtype=torch.float32)
+    names = tuple(levels)
+    if is_budget(top_k):
+        text = [chunk.tokens - chunk.visual_tokens for chunk in chunks]
+        counts = {chunk.visual_tokens for chunk in chunks}
+        sizes = {(n, count): _stored(model, levels[n], count) for n in names for count in counts}
+        visual = {n: [sizes[n, chunk.visual_tokens] for chunk in chunks] for n in names}
+        full = kv_bytes(model.shape, prompt.tokens)
+        left = budget_of(top_k, full) - kv_bytes(model.shape, prompt.prefix + sum(text))
+        assignment = by_bytes(order, visual, left, names, pinned)
+    else:
+        assignment = by_rank(order, counts_of(top_k, names), names, pinned)
+    return [(chunk, levels[name]) for chunk, name in zip(chunks, assignment, strict=True)]
+
+
+def _stored(model: VideoModel, level: Level, visual_tokens: int) -> int:
+    """Bytes of a chunk's visual KVs at a level, all layers; a codec is asked by encoding as many zeros."""
+    shape = model.shape
+    keeps = level.keeps(visual_tokens, shape.layers)
+    if level.codec is None:
+        return kv_bytes(shape, sum(keeps)) // shape.layers
+    size = 0
+    for keep, times in Counter(keeps).items():
+        zeros = torch.zeros(1, shape.kv_heads, keep, shape.head_dim, dtype=model.dtype)
+        layer = LayerKV(zeros, zeros, torch.zeros(model.axes, 1, keep), torch.ones(1, keep))
+        size += times * level.codec.encode(layer).nbytes
+    return size

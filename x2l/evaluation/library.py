@@ -1,0 +1,132 @@
+"""The library's own words for a session: pre-fill a video, ask it, read the reply."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from x2l.compressors.base import Level
+from x2l.engine.disk_cache.cache import PrefillCache
+from x2l.engine.flops import answer_flops
+from x2l.engine.stages import QUESTION_STAGES
+from x2l.evaluation.session import Session, open_session
+from x2l.evaluation.settings import config_errors
+from x2l.models.interface import VideoModel
+from x2l.selectors.attention import AttentionSelector
+from x2l.selectors.base import ChunkSelector, Query
+from x2l.video import Frames
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answer to one question, and what it took.
+
+    Attributes:
+        question: the user's words.
+        text: the answer, special tokens left out.
+        token_ids: generated tokens, the end token included.
+        cut_off: whether it was ended by `max_new_tokens`, not by the model.
+        relevance: of every chunk; not finite where a selector rules a chunk in or out without rating it.
+        assigned: the level of every chunk.
+        reloaded: chunks at any level but the coarsest, rising.
+        kv_bytes_resident: of the mixed cache that the answer was decoded from.
+        kv_bytes_reloaded: of it, brought back from the host.
+        flops: closed form, by stage: selection, reload, decode.
+        flops_full: of the same question and answer over uncompressed KVs, without selection.
+        seconds: measured, by stage.
+    """
+
+    question: str
+    text: str
+    token_ids: tuple[int, ...]
+    cut_off: bool
+    relevance: tuple[float, ...]
+    assigned: tuple[str, ...]
+    reloaded: tuple[int, ...]
+    kv_bytes_resident: int
+    kv_bytes_reloaded: int
+    flops: Mapping[str, int]
+    flops_full: int
+    seconds: Mapping[str, float]
+
+
+def prefill(
+    model: VideoModel,
+    frames: Frames,
+    levels: Mapping[str, Level],
+    chunk_frames: int = 8,
+    context: str = "full",
+    positions: str = "keep",
+    seed: int = 0,
+    selectors: Sequence[ChunkSelector] = (),
+    cache: PrefillCache | None = None,
+) -> Session:
+    """Pre-fills a video at every level.
+
+    Args:
+        model: from `load`.
+        frames: from `read_frames`.
+        levels: two or more by name, e.g. `{"low": Level(ToMe(), 2), "high": Level(ToMe(), 32)}`; sorted by ratio.
+        chunk_frames: frames of a chunk, a multiple of the model's temporal patch.
+        context: what later chunks attend to: `full`, `own` or a level's name.
+        positions: `keep`, or `compact` (closes the gaps that compression leaves).
+        seed: for methods that draw at random.
+        selectors: those that look at frames (`FrameSelector`); others need not be named.
+        cache: where pre-fills are kept, if they are.
+
+    Raises:
+        ConfigError: settings that cannot work.
+        ContextError: the video is longer than the model's context.
+    """
+    finest_first = dict(sorted(levels.items(), key=lambda item: item[1].ratio))
+    with config_errors():
+        prompt = model.prompt(frames, chunk_frames)
+    named = {selector.name: selector for selector in selectors}
+    return open_session(model, frames, prompt, finest_first, context, positions, seed, named, cache)
+
+
+def answer(
+    session: Session,
+    question: str,
+    selector: ChunkSelector | None = None,
+    top_k: int | str = 2,
+    pinned: Sequence[str] = (),
+    max_new_tokens: int = 128,
+) -> Reply:
+    """Answers one question from the pre-fill: rates the chunks, re-loads the most relevant ones, decodes greedily.
+
+    Args:
+        session: from `prefill`.
+        question: the user's words.
+        selector: rates the chunks; None: the question's own attention.
+        top_k: chunks re-loaded at the finest level, a ladder such as `2+4`, or a budget such as `12%` or `64MB`.
+        pinned: `first`, `last`: chunks always re-loaded.
+        max_new_tokens: at most that many tokens.
+
+    Raises:
+        ConfigError: a question that cannot be asked, or a top_k that cannot work.
+        ContextError: question and answer do not fit the model's context.
+    """
+    selector, model, store = selector or AttentionSelector(), session.model, session.store
+    tokens = session.question(question, max_new_tokens)
+    query = Query(tokens, question, text=question, video=session.path)
+    rating = session.rate(selector.name, selector, query)
+    with config_errors():
+        assignment = session.assign(rating.relevance, top_k, pinned)
+    decoding = session.decode(tokens, assignment, max_new_tokens)
+    said, meters = decoding.answer, (rating.meter, decoding.meter)
+    generated = len(said.token_ids)
+    return Reply(
+        question=question,
+        text=said.text,
+        token_ids=said.token_ids,
+        cut_off=generated == max_new_tokens and said.token_ids[-1] not in model.end_tokens,
+        relevance=tuple(rating.relevance.tolist()),
+        assigned=assignment,
+        reloaded=tuple(i for i, level in enumerate(assignment) if level != store.coarsest),
+        kv_bytes_resident=said.kv_bytes_resident,
+        kv_bytes_reloaded=said.kv_bytes_reloaded,
+        flops={stage: sum(meter.flops[stage] for meter in meters) for stage in QUESTION_STAGES},
+        flops_full=answer_flops(model.shape, store.prompt.tokens, len(tokens.input_ids), generated),
+        seconds={stage: sum(m.seconds[stage] for m in meters) for stage in QUESTION_STAGES},
+    )

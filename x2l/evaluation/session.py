@@ -1,0 +1,214 @@
+"""A pre-filled video that rates its chunks and answers questions: the one path of runs, `x2l-ask` and the library."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from x2l.compressors.base import Level
+from x2l.engine.assignment import assigned
+from x2l.engine.context_length import check_question
+from x2l.engine.decode import Answer, answer
+from x2l.engine.disk_cache.cache import PrefillCache
+from x2l.engine.flops import kv_bytes
+from x2l.engine.kv_store import KVStore
+from x2l.engine.meter import Meter
+from x2l.engine.prefill import check_budgets, check_prefill, prefill
+from x2l.evaluation.progress import Progress
+from x2l.evaluation.settings import config_errors
+from x2l.models.interface import VideoModel
+from x2l.models.prompt import Prompt, Question
+from x2l.selectors.base import ChunkSelector, FrameSelector, Query
+from x2l.selectors.from_file import FileSelector
+from x2l.video import Frames
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What a selector remembers of the frames, and what that took (stage `retrieval`)."""
+
+    features: Tensor
+    meter: Meter
+
+
+@dataclass(frozen=True)
+class Rating:
+    """Relevance of each chunk, `(chunks,)`, and what that took (stage `selection`)."""
+
+    relevance: Tensor
+    meter: Meter
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """An answer, and what it took: stages `reload` and `decode`, and the most bytes of memory."""
+
+    answer: Answer
+    meter: Meter
+    peak_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Session:
+    """A pre-filled video. Serves any number of questions; nothing here is ever changed. Final.
+
+    Attributes:
+        model: that pre-filled it.
+        store: its KVs at every level.
+        path: the video file.
+        kv_bytes_full: what the KVs of its whole prompt would take, uncompressed.
+        meter: of the pre-fill; where that was loaded, of when it was computed.
+        peak_bytes: of memory, likewise.
+        seconds_load: that loading took; None if it was computed now.
+        prepared: by name, what selectors that look at frames remember of them.
+    """
+
+    model: VideoModel
+    store: KVStore
+    path: str
+    kv_bytes_full: int
+    meter: Meter
+    peak_bytes: int | None
+    seconds_load: float | None
+    prepared: Mapping[str, Preparation]
+
+    def question(self, text: str, max_new_tokens: int) -> Question:
+        """The tokens of a question that fits the model's context even over the cache that takes least.
+
+        A selector may run it over that one before anything is assigned.
+
+        Raises:
+            ConfigError: it cannot be asked, e.g. as it holds the model's video placeholder.
+            ContextError: question and answer do not fit.
+        """
+        with config_errors():
+            question = self.model.question(text)
+        coarsest = (kv.tokens for kv in self.store.levels[self.store.coarsest])
+        cached = max(map(sum, zip(self.store.prefix.tokens, *coarsest, strict=True)))
+        limit, tokens = self.model.shape.context_length, len(question.input_ids)
+        check_question(limit, cached, 0, tokens, max_new_tokens)
+        return question
+
+    def rate(self, name: str, selector: ChunkSelector, query: Query) -> Rating:
+        """Relevance of each chunk to a question; where the answer lies is shown to no selector but a bound.
+
+        Args:
+            name: that the selector was prepared under, if it looks at frames.
+            selector: rates.
+            query: the question; `prepared` is filled in here.
+
+        Raises:
+            ConfigError: a file of chosen chunks does not fit the video.
+            ValueError: the selector looks at frames and was not shown them.
+        """
+        if isinstance(selector, FrameSelector) and name not in self.prepared:
+            raise ValueError(
+                f"selector {name}: looks at the video's frames, which are gone by now; name it at the pre-fill, "
+                "selectors=[...]"
+            )
+        features = self.prepared[name].features if name in self.prepared else None
+        spans = query.spans if selector.role == "bound" else None
+        query, meter = replace(query, prepared=features, spans=spans), Meter(self.model.device)
+        # A file that does not fit the sampling is the user's to correct; any other ValueError is a fault.
+        expected = config_errors() if isinstance(selector, FileSelector) else nullcontext()
+        with expected, meter.stage("selection"):
+            relevance = selector.relevance(query, self.store, self.model, meter)
+        return Rating(relevance, meter)
+
+    def assign(
+        self,
+        relevance: Tensor,
+        top_k: int | str,
+        pinned: Sequence[str] = (),
+        gt: Sequence[int] | None = None,
+    ) -> tuple[str, ...]:
+        """A level for every chunk, see `assignment.assigned`; of a short video no more chunks than there are."""
+        return assigned(relevance, top_k, self.store, self.kv_bytes_full, pinned, gt)
+
+    def decode(
+        self, question: Question, assignment: Sequence[str], max_new_tokens: int
+    ) -> Decoding:
+        """Answers from the mixed cache.
+
+        Raises:
+            ContextError: question and answer do not fit the model's context.
+        """
+        meter = Meter(self.model.device)
+        said = answer(self.model, self.store, question, assignment, max_new_tokens, meter)
+        return Decoding(said, meter, meter.peak_bytes)  # read at once: the next meter starts anew
+
+
+def video_seed(seed: int, path: str) -> int:
+    """Of the draws about one video: the run's seed and the file's name, wherever it lies and whoever asks."""
+    digest = hashlib.sha256(f"{seed}/{Path(path).name}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")
+
+
+def open_session(
+    model: VideoModel,
+    frames: Frames,
+    prompt: Prompt,
+    levels: Mapping[str, Level],
+    context: str,
+    positions: str,
+    seed: int,
+    selectors: Mapping[str, ChunkSelector],
+    cache: PrefillCache | None = None,
+) -> Session:
+    """Shows the frames to selectors that look at them, and pre-fills the video, with a progress bar.
+
+    Args:
+        model: the model.
+        frames: of the video.
+        prompt: of these frames.
+        levels: by name, finest first.
+        context: what later chunks attend to, see `engine.prefill.prefill`.
+        positions: `keep` or `compact`.
+        seed: with the file's name it fixes what methods draw at random.
+        selectors: by name; those that need no frames are passed over.
+        cache: where pre-fills are kept, if they are.
+
+    Raises:
+        ConfigError: settings that cannot work, or a method's window, sink or group does not fit a chunk.
+        ContextError: the video is longer than the model's context.
+    """
+    with config_errors():  # the user's to correct, and found before anything runs
+        check_prefill(levels, context, positions)
+        check_budgets(levels, prompt, model.shape)
+    prepared = {
+        name: _prepared(model, selector, frames, prompt)
+        for name, selector in selectors.items()
+        if isinstance(selector, FrameSelector)
+    }
+    meter, draws = Meter(model.device), video_seed(seed, frames.path)
+
+    def compute() -> KVStore:
+        label = f"pre-fill of {Path(frames.path).stem}, chunks"
+        with Progress(len(prompt.chunks), label, unit="chunk", leave=False) as progress:
+            return prefill(
+                model, prompt, levels, context, positions, meter, draws, progress=progress.at
+            )
+
+    full, loaded = kv_bytes(model.shape, prompt.tokens), None
+    if cache is None:
+        store = compute()
+    else:
+        shape = {"context": context, "positions": positions}
+        store, loaded = cache.get(compute, model, prompt, levels, shape, draws, meter)
+    peak = meter.peak_bytes if loaded is None else loaded.peak_bytes
+    seconds_load = None if loaded is None else loaded.seconds
+    return Session(model, store, frames.path, full, meter, peak, seconds_load, prepared)
+
+
+def _prepared(
+    model: VideoModel, selector: FrameSelector, frames: Frames, prompt: Prompt
+) -> Preparation:
+    meter = Meter(model.device)
+    with meter.stage("retrieval"):
+        features = selector.prepare(frames, prompt.chunks, meter)
+    return Preparation(features, meter)
