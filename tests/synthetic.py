@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from x2l.runs.condition import Condition, LevelSpec, to_json
+from x2l.runs.out_of_memory_log import OutOfMemory
 from x2l.runs.records import SCHEMA, Record, from_json
 
 TASKS = ("retrieval", "ordering", "counting")
@@ -121,6 +122,21 @@ def record(**changes: Any) -> Record:
     if unknown := changes.keys() - values.keys():
         raise TypeError(f"no field of a record: {sorted(unknown)}")
     return from_json({**to_json(cell), **values, **changes})
+
+
+def out_of_memory(cell: Condition, **changes: Any) -> OutOfMemory:
+    """One plausible answer of a cell that memory ran out for."""
+    values: dict[str, Any] = dict(
+        sample_id="v9/q0",
+        video_id="v9",
+        task="retrieval",
+        tags={"kind": "edit"},
+        stage="prefill",
+        requested_bytes=None,
+        device="cpu",
+        error="out of memory; use fewer frames",
+    )
+    return OutOfMemory(cell, **{**values, **changes})
 
 
 def sweep(

@@ -2,10 +2,13 @@ import pytest
 from matplotlib.colors import to_hex
 
 from tests.synthetic import record, sweep
-from x2l.analysis.curves import NothingToDraw, draw, log_ticks, save, table
+from x2l.analysis.curves import NothingToDraw, draw, save
+from x2l.analysis.plotting import log_ticks
 from x2l.analysis.points import points
+from x2l.analysis.points_table import table
 
 ROWS = points(sweep())
+TOME = [p for p in ROWS if p.condition.compressor == "tome" and p.condition.baseline != "full"]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +27,7 @@ def test_a_panel_for_each_compressor_and_kind_of_compute(figure):
     assert len(figure.axes) == 2 * 3
     assert [axes.get_xlabel() for axes in figure.axes if axes.get_xlabel()] == [
         "KV bytes resident while answering (% of uncompressed)",
-        "compute of one more question on a pre-filled video (GFLOPs)",
+        "compute of one more question on a pre-filled video (MFLOPs)",
     ]
     assert figure.axes[0].get_ylabel() == "accuracy (%)"
     assert {axes.get_xscale() for axes in figure.axes} == {"log"}
@@ -35,7 +38,7 @@ def test_lines_go_through_the_points(figure):
     drawn = {tuple(line.get_ydata()) for line in lines(axes)}
     expected = set()
     for selector in ("attention", "oracle", "random"):
-        own = [p for p in ROWS if p.compressor == "tome" and p.selector == selector]
+        own = [p for p in TOME if p.condition.selector == selector]
         own.sort(key=lambda p: p.kv_share)
         expected.add(tuple(100 * p.accuracy for p in own))
     assert drawn == expected
@@ -43,14 +46,14 @@ def test_lines_go_through_the_points(figure):
 
 def test_every_point_has_its_interval(figure):
     axes = figure.axes[2]
-    own = [p for p in ROWS if p.compressor == "tome" and not p.control]
-    controls = [p for p in ROWS if p.control == "full" or (p.compressor == "tome" and p.control)]
+    full = [p for p in ROWS if p.condition.baseline == "full"]
+    expected = [(p.accuracy_low, p.accuracy_high) for p in [*TOME, *full]]
     bars = {
         (round(low, 6), round(high, 6))
         for container in axes.containers
         for (_, low), (_, high) in container[2][0].get_segments()
     }
-    assert bars == {(round(100 * p.low, 6), round(100 * p.high, 6)) for p in [*own, *controls]}
+    assert bars == {(round(100 * low, 6), round(100 * high, 6)) for low, high in expected}
 
 
 def test_points_are_labelled_by_k(figure):
@@ -123,7 +126,13 @@ def test_equal_points_give_equal_bytes(tmp_path):
 
 def test_settings_of_one_selector_are_lines_of_their_own():
     records = [
-        record(selector="hit_rate", selector_config=c, top_k=k, kv_bytes_resident=1000 + k)
+        record(
+            selector="hit_rate",
+            role="bound",
+            selector_config=c,
+            top_k=k,
+            kv_bytes_resident=1000 + k,
+        )
         for c in "abc"
         for k in range(4)
     ]
@@ -161,7 +170,7 @@ def test_cells_with_all_or_nothing_right_are_drawn(correct):
     for videos in range(2, 40):
         cell = [record(sample_id=str(v), video_id=str(v), correct=correct) for v in range(videos)]
         for point in points(cell):
-            assert point.low <= point.accuracy <= point.high
+            assert point.accuracy_low <= point.accuracy <= point.accuracy_high
     draw(points(cell), "title")
 
 
@@ -181,7 +190,9 @@ def test_nothing_that_counts_is_an_error():
 def test_table_has_a_line_for_each_point_and_names_what_differs():
     lines_of_table = table(ROWS).splitlines()
     assert len(lines_of_table) == 1 + len(ROWS)
-    assert "ratio_high" in lines_of_table[0] and "chunk_frames" not in lines_of_table[0]
+    assert lines_of_table[0].split()[:4] == ["compressor", "selector", "k", "accuracy"]
+    two = points([record(ratio_high=ratio, run_id=str(ratio)) for ratio in (8.0, 32.0)])
+    assert table(two).splitlines()[0].split()[3:5] == ["ratio.high", "accuracy"]
     full = next(line for line in lines_of_table if " full " in line)
-    point = next(p for p in ROWS if p.control == "full")
+    point = next(p for p in ROWS if p.condition.baseline == "full")
     assert f"{100 * point.accuracy:.1f}" in full and "100.0" in full

@@ -7,7 +7,7 @@ import pytest
 
 from tests.synthetic import record
 from x2l.analysis.curves import draw
-from x2l.analysis.lmms_eval import Line, export, parse_lines, read_line
+from x2l.analysis.lmms_eval import ReferenceLine, export, parse_lines, read_line
 from x2l.analysis.points import points
 from x2l.analysis.scoring import headline
 from x2l.cli.collect import main
@@ -152,10 +152,12 @@ def test_an_export_reads_back_as_the_cell_it_was(tmp_path, records):
     line = read_line("again", path, records)
     assert line.accuracy == headline(records)
     assert line.clustered
-    if records[0].mean == "questions":  # lmms-eval's own form does not say which mean
+    if records[0].question.mean == "questions":  # lmms-eval's own form does not say which mean
         assert read_line("alone", path).accuracy.value == headline(records).value
-    if records[0].benchmark != "lvbench":  # of which lmms-eval's form says right or wrong only
-        assert line.parse_failures == sum(r.parsed is None for r in records)
+    if (
+        records[0].condition.benchmark != "lvbench"
+    ):  # of which lmms-eval's form says right or wrong only
+        assert line.parse_failures == sum(r.answer.parsed is None for r in records)
 
 
 def test_a_file_of_lmms_eval_follows_the_records_rule_for_unparsed_answers(tmp_path):
@@ -300,7 +302,7 @@ def test_an_added_line_stands_in_the_panels_of_its_benchmark():
     accuracy = replace(headline([videomme(n) for n in range(9)]), value=0.123)
 
     def levels(benchmark):
-        figure = draw(rows, "x", [Line("stock", benchmark, accuracy, 0, True)])
+        figure = draw(rows, "x", [ReferenceLine("stock", benchmark, accuracy, 0, True)])
         axes = [a for a in figure.axes if a.lines]
         assert len(axes) == 2  # KV bytes and FLOPs
         return [sum(list(line.get_ydata()) == [12.3] * 2 for line in a.lines) for a in axes]

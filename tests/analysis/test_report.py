@@ -5,15 +5,16 @@ from html.parser import HTMLParser
 
 import pytest
 
-from tests.synthetic import record, sweep
+from tests.synthetic import levels, out_of_memory, record, sweep
 from x2l.analysis.comparison import compare, pair, read_cells
 from x2l.analysis.compute_axes import AXES, front
 from x2l.analysis.points import points
 from x2l.analysis.report.build import gather, write_report
+from x2l.analysis.report.cell_tables import ratios_table
 from x2l.cli.report import main
 from x2l.engine.stages import STAGES
 from x2l.runs.job_status import StatusFile
-from x2l.runs.out_of_memory_log import Shortage, append_shortage
+from x2l.runs.out_of_memory_log import append_out_of_memory
 from x2l.runs.records import RecordWriter, append_json
 from x2l.runs.run_info import describe
 
@@ -76,10 +77,10 @@ class Page(HTMLParser):
 
 def write_runs(folder, records):
     for one in records:
-        run = folder / one.run_id
+        run = folder / one.condition.run_id
         if not run.exists():
             run.mkdir(parents=True)
-            StatusFile(run, one.run_id).write("done", records=1, expected=1)
+            StatusFile(run, one.condition.run_id).write("done", records=1, expected=1)
         with RecordWriter(run / "records.jsonl") as writer:
             writer.append(one)
     return folder
@@ -98,9 +99,10 @@ def page(swept):
 
 
 def cell_of(point):
-    if point.control:
-        return "full" if point.control == "full" else f"tome {point.control}"
-    return f"tome {point.selector} k={point.top_k}" + " (bound)" * point.knows_truth
+    condition = point.condition
+    if condition.baseline:
+        return "full" if condition.baseline == "full" else f"tome {condition.baseline}"
+    return f"tome {condition.selector} k={condition.top_k}" + " (bound)" * condition.is_bound
 
 
 def percent(value):
@@ -133,13 +135,13 @@ def test_numbers_are_those_of_the_points(page):
     assert shown.keys() == {cell_of(p) for p in rows}
     for p in rows:
         row = shown[cell_of(p)]
-        interval = f"{percent(p.accuracy)} {percent(p.low)} to {percent(p.high)}"
-        assert row["accuracy %"] == interval and row["n"] == str(p.n)
+        interval = f"{percent(p.accuracy)} {percent(p.accuracy_low)} to {percent(p.accuracy_high)}"
+        assert row["accuracy %"] == interval and row["n"] == str(p.questions)
         assert (
             row["KV %"] == percent(p.kv_share)
             and row["KV kB"] == f"{p.kv_bytes_resident / 1e3:.3g}"
         )
-        assert row["unparsed"] == str(p.parse_failures) and row["s"] == f"{p.seconds:.3g}"
+        assert row["unparsed"] == str(p.parse_failures) and row["s"] == f"{p.seconds_total:.3g}"
         on = [a.name.split("_")[0] for a in AXES if any(p is q for q in front(rows, a))]
         assert row["Pareto front"] == ", ".join(on)
     best = front(rows, AXES[0])
@@ -151,37 +153,51 @@ def test_tasks_selection_and_ratios_are_those_of_the_points(page):
     shown = {row["cell"]: row for row in page.rows("Accuracy by task and tag")}
     for p in points(RECORDS, by_task=True):
         told = shown[cell_of(p)][f"{p.task} %"]
-        assert told == f"{percent(p.accuracy)} {percent(p.low)} to {percent(p.high)}"
+        assert (
+            told == f"{percent(p.accuracy)} {percent(p.accuracy_low)} to {percent(p.accuracy_high)}"
+        )
     selection = {row["cell"]: row for row in page.rows("Selection")}
-    chosen = [p for p in points(RECORDS) if not p.control]
+    chosen = [p for p in points(RECORDS) if not p.condition.baseline]
     assert selection.keys() == {cell_of(p) for p in chosen}
     assert all(selection[cell_of(p)]["recall %"] == percent(p.recall) for p in chosen)
     ratios = page.rows("Measured against nominal ratios")
     assert {(r["low nominal"], r["high nominal"]) for r in ratios} == {("1", "1"), ("2", "32")}
-    # Every record says that 2 and 32 were measured, those of the full KVs as well.
-    assert {(r["low measured"], r["high measured"]) for r in ratios} == {("2.00", "32.00")}
-    assert {r["low off %"] for r in ratios} == {"+100.0", "+0.0"}
+    assert {(r["low measured"], r["high measured"]) for r in ratios} == {
+        ("1.00", "1.00"),
+        ("2.00", "32.00"),
+    }
+
+
+def test_ratios_of_every_level_stand_beside_what_was_measured():
+    obtained = {"low": 1.9, "mid": 8.0, "high": 30.0}
+    three = record(levels=levels(low=2.0, mid=8.0, high=32.0), measured_ratio=obtained)
+    dropped = record(levels=levels(low=2.0, high=None), measured_ratio={"low": 2.0, "high": None})
+    table = ratios_table(points([three, dropped]))
+    names = [column.name for column in table.columns]
+    assert names[3::3] == ["low nominal", "mid nominal", "high nominal"]
+    rows = {tuple(value.text for value in row[3:]) for row in table.rows}
+    assert rows == {
+        ("2", "1.90", "-5.0", "8", "8.00", "+0.0", "32", "30.00", "-6.2"),
+        ("2", "2.00", "+0.0", "–", "–", "–", "dropped", "–", "–"),
+    }
 
 
 def test_differences_are_the_paired_ones(swept, page):
     folder, _ = swept
-    full = read_cells(folder, {"ratio_high": "1"})
-    others = read_cells(folder, {"ratio_high": "32"})
+    full = read_cells(folder, {"baseline": "full"})
+    others = read_cells(folder, {"ratio.high": "32"})
     pairs = pair(full, others)
     shown = {row["cell"].removesuffix(" (bound)"): row for row in page.rows("Against full KVs")}
     assert len(shown) == len(pairs) == len(points(RECORDS)) - 1
     for one in compare(pairs):
-        control = {"all": "all-low", "none": "all-high"}.get(one.b["selector"])
-        row = shown[
-            f"tome {control}" if control else f"tome {one.b['selector']} k={one.b['top_k']}"
-        ]
+        row = shown[f"tome {one.b.baseline or f'{one.b.selector} k={one.b.top_k}'}"]
         d = one.headline
         value, low, high = (f"{100 * v:+.1f}" for v in (d.value, d.low, d.high))
         assert row["difference, points"] == f"{value} {low} to {high}"
         assert (row["lost"], row["n"]) == (str(one.micro.lost), str(one.micro.count))
         assert row["KV %"] == f"{percent(one.kv_share_b)} against {percent(one.kv_share_a)}"
         assert row["p (Holm)"] == (f"{one.p_holm:.3f}" if one.p_holm >= 0.001 else "<0.001")
-    random = page.rows("Against random selection of as many chunks, or bytes")
+    random = page.rows("Against controls that re-load as many chunks, or bytes")
     assert {row["cell"] for row in random} == {
         f"tome {name}" for k in (1, 2, 4) for name in (f"attention k={k}", f"oracle k={k} (bound)")
     }
@@ -191,13 +207,15 @@ def test_bars_add_up_to_the_compute(swept):
     table = gather(swept[0]).stages
     by_cell = {row[0].text: row for row in table.rows}
     rows = points(RECORDS)
-    longest = max(p.flops for p in rows)
+    longest = max(p.flops_total for p in rows)
     for p in rows:
         bar = by_cell[cell_of(p).removesuffix(" (bound)")][2].picture
-        assert sum(share for _, share, _ in bar.parts) == pytest.approx(100 * p.flops / longest)
+        assert sum(share for _, share, _ in bar.parts) == pytest.approx(
+            100 * p.flops_total / longest
+        )
         told = {number: words for number, _, words in bar.parts}
         at = STAGES.index("decode")
-        assert told[at] == f"decode {100 * p.flops_decode / p.flops:.3g} %"
+        assert told[at] == f"decode {100 * p.flops['decode'] / p.flops_total:.3g} %"
         assert STAGES.index("reload") not in told  # takes no FLOPs here
 
 
@@ -208,7 +226,7 @@ def test_what_came_from_outside_is_escaped(tmp_path):
         for s, task in (("1", "t"), ("2", f"u{evil}"))
     ]
     write_runs(tmp_path, records)
-    StatusFile(tmp_path / records[0].run_id, "x").write("failed", error=evil)
+    StatusFile(tmp_path / records[0].condition.run_id, "x").write("failed", error=evil)
     text = write_report(tmp_path).read_text()
     assert text.count("<script") == 1 and "&lt;script&gt;alert(1)" in text
     assert any("alert(1)" in row["cell"] for row in Page(text).rows("Cells"))
@@ -222,15 +240,11 @@ def test_failures_are_shown(tmp_path):
         error = {"error": "Boom: no & more"} if state == "failed" else {}
         StatusFile(folder / name, name).write(state, records=3, expected=9, **error)
     append_json(
-        folder / RECORDS[0].run_id / "errors.jsonl",
+        folder / RECORDS[0].condition.run_id / "errors.jsonl",
         {"run_id": "x", "video_id": "v7", "video": "v7.mp4", "questions": 6, "error": "torn"},
     )
-    fields = Shortage.__dataclass_fields__
-    values = {name: getattr(RECORDS[0], name) for name in fields if hasattr(RECORDS[0], name)}
-    values |= dict(
-        sample_id="v9/q0", stage="prefill", asked_bytes=2**31, device="cuda", error="fewer"
-    )
-    append_shortage(folder / RECORDS[0].run_id, Shortage(**values))
+    entry = out_of_memory(RECORDS[0].condition, requested_bytes=2**31, device="cuda", error="fewer")
+    append_out_of_memory(folder / RECORDS[0].condition.run_id, entry)
     page = Page(write_report(folder).read_text())
     states = {row["run"]: row for row in page.rows("Runs that are not done")}
     assert states["dead"]["state"] == "failed" and "Boom: no & more" in states["dead"]["why"]
@@ -240,14 +254,14 @@ def test_failures_are_shown(tmp_path):
     assert (video["video"], video["questions"], video["why"]) == ("v7", "6", "torn")
     (short,) = page.rows("Out of memory")
     assert (short["stage"], short["questions"], short["GiB asked for"]) == ("prefill", "1", "2.00")
-    assert short["cell"].count(RECORDS[0].compressor) <= 1
+    assert short["cell"] == "full"
     (full,) = (row for row in page.rows("Cells") if row["cell"] == "full")
     assert full["out of memory"] == "1"
 
 
 def test_what_is_missing_is_said_with_what_to_run(swept, tmp_path):
     assert not any("full-KV" in line or "random" in line for line in gather(swept[0]).missing)
-    bare = [r for r in RECORDS if r.selector == "attention" and r.top_k == 1]
+    bare = [r for r in RECORDS if r.condition.selector == "attention" and r.condition.top_k == 1]
     told = gather(write_runs(tmp_path / "a", bare)).missing
     assert any(
         "no full-KV run of x2l_tiny on needle" in line
@@ -272,7 +286,7 @@ def test_what_is_missing_is_said_with_what_to_run(swept, tmp_path):
 
 def test_one_run_is_enough_and_the_same_records_give_the_same_file(tmp_path):
     folder = write_runs(tmp_path, RECORDS[-72:])
-    run = folder / RECORDS[-1].run_id
+    run = folder / RECORDS[-1].condition.run_id
     texts = {re.sub(r"from the records, [^.]*\.", "", write_report(run).read_text()) for _ in "ab"}
     assert len(texts) == 1
     assert (run / "report.html").exists() and not list(run.glob(".report*"))
@@ -301,8 +315,10 @@ def test_a_few_panels_are_drawn_and_those_over_bytes_shown_at_once(tmp_path):
 
 def test_commands_versions_and_hardware_are_told(tmp_path):
     folder = write_runs(tmp_path, RECORDS[:6])
-    run = folder / RECORDS[0].run_id
-    describe(RECORDS[0].run_id, {"a": 1}, "cpu", "Abacus 9", 3, "feed").save(run, [], None)
+    run = folder / RECORDS[0].condition.run_id
+    describe(RECORDS[0].condition.run_id, {"a": 1}, "cpu", "Abacus 9", 3, "feed").save(
+        run, [], None
+    )
     (run / ".hydra").mkdir()
     (run / ".hydra" / "overrides.yaml").write_text("- compressor=tome\n- top_k=[1,2]\n")
     task = {"task": ["experiment=demo"], "hydra": ["hydra.mode=MULTIRUN", "hydra/launcher=joblib"]}
@@ -313,7 +329,7 @@ def test_commands_versions_and_hardware_are_told(tmp_path):
     page = Page(write_report(folder).read_text())
     (told,) = page.rows("Runs")
     assert told["command"] == "x2l compressor=tome 'top_k=[1,2]'"
-    assert told["hash of the configuration"] == RECORDS[0].run_id
+    assert told["hash of the configuration"] == RECORDS[0].condition.run_id
     (made,) = page.rows("Code, versions and machines")
     assert "torch" in made["versions"] and made["weights"] == "feed" and made["sessions"] == "1"
 
@@ -321,7 +337,7 @@ def test_commands_versions_and_hardware_are_told(tmp_path):
 def test_runs_of_one_name_in_two_sweeps_are_told_apart(tmp_path):
     for day, machine, one in zip("ab", ("Abacus 9", "Abacus 10"), RECORDS[:2], strict=True):
         run = write_runs(tmp_path / day, [one]) / "12-00-00"
-        (tmp_path / day / one.run_id).rename(run)
+        (tmp_path / day / one.condition.run_id).rename(run)
         describe(f"hash-{day}", {"a": 1}, "cpu", machine, 3, "feed").save(run, [], None)
     page = Page(write_report(tmp_path).read_text())
     assert [row["run"] for row in page.rows("Runs")] == ["12-00-00"] * 2

@@ -15,11 +15,11 @@ RESULTS = ("points.csv", "points_by_task.csv", "curve.png", "curve.pdf")
 def make_sweep(folder, done=True):
     """One folder for each run of a small sweep."""
     for one in sweep(compressors=("tome",), videos=4, questions=3):
-        run = folder / one.run_id
+        run = folder / one.condition.run_id
         if not run.exists():
             run.mkdir(parents=True)
             if done:
-                StatusFile(run, one.run_id).write("done", records=1, expected=1)
+                StatusFile(run, one.condition.run_id).write("done", records=1, expected=1)
         with RecordWriter(run / "records.jsonl") as writer:
             writer.append(one)
     return folder
@@ -38,7 +38,7 @@ def test_any_set_of_runs_once_each(tmp_path):
     runs = find_runs([folder, folder / "full", tmp_path])
     assert [run.name for run in runs] == ["full", "tome32.0"]
     one = collect([folder / "full"], tmp_path / "out", tracker="none")
-    assert [row.control for row in one] == ["full"]
+    assert [row.condition.baseline for row in one] == ["full"]
 
 
 def test_console_script_prints_the_table_and_where_things_lie(tmp_path, capsys):

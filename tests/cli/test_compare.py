@@ -43,7 +43,7 @@ def swept(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
     by_run = {}
     for one in sweep(compressors=("tome", "key_norm"), videos=12, questions=6):
-        by_run.setdefault(one.run_id, []).append(one)
+        by_run.setdefault(one.condition.run_id, []).append(one)
     for run, records in by_run.items():
         write(folder / run, records)
     return folder
@@ -148,7 +148,7 @@ def test_no_shared_question_is_an_error(tmp_path):
 
 
 def named(pairs, *fields):
-    return [tuple((x.fields[f], y.fields[f]) for f in fields) for x, y in pairs]
+    return [tuple((x.condition.traits[f], y.condition.traits[f]) for f in fields) for x, y in pairs]
 
 
 def test_cells_are_paired_that_agree_in_what_varies_on_both_sides(swept):
@@ -165,16 +165,16 @@ def test_cells_are_paired_that_agree_in_what_varies_on_both_sides(swept):
 
 
 def test_one_cell_is_compared_with_every_other(swept):
-    a = read_cells(swept, {"selector": "none", "compressor": "tome", "ratio_low": "2"})
+    a = read_cells(swept, {"selector": "none", "compressor": "tome", "ratio.low": "2"})
     assert len(a) == 1
-    pairs = pair(a, read_cells(swept, {"compressor": "tome", "ratio_low": "2"}))
+    pairs = pair(a, read_cells(swept, {"compressor": "tome", "ratio.low": "2"}))
     assert len(pairs) == 13  # all, and three selectors at four k; not itself
     assert a[0] not in [y for _, y in pairs]
 
 
 def test_many_comparisons_are_corrected(swept):
-    a = read_cells(swept, {"selector": "none", "compressor": "tome", "ratio_low": "2"})
-    found = compare(pair(a, read_cells(swept, {"compressor": "tome", "ratio_low": "2"})))
+    a = read_cells(swept, {"selector": "none", "compressor": "tome", "ratio.low": "2"})
+    found = compare(pair(a, read_cells(swept, {"compressor": "tome", "ratio.low": "2"})))
     smallest = min(found, key=lambda one: one.micro.p_value)
     assert smallest.p_holm == pytest.approx(min(1, 13 * smallest.micro.p_value))
     assert all(one.p_holm >= one.micro.p_value for one in found)
@@ -202,7 +202,7 @@ def test_a_run_that_lies_in_two_folders_counts_once(tmp_path):
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ({"selektor": "random"}, "selektor: is no field; choose by benchmark, "),
+        ({"selektor": "random"}, "selektor: is no field; choose by model, benchmark, "),
         ({"selector": "best"}, r"holds no cell with selector=best; it has .*selector=random"),
     ],
 )
@@ -219,7 +219,7 @@ def run(capsys, *arguments):
 def test_the_table_names_what_both_share_once_and_what_varies_in_columns(swept, capsys):
     out = run(capsys, swept, "--a", "selector=random", "--b", "selector=attention", "--points", 3)
     head, *_ = out.splitlines()
-    assert head.startswith("both: benchmark needle,") and "selector" not in head
+    assert head.startswith("both: model x2l_tiny, benchmark needle,") and "selector" not in head
     assert "\nA: selector random\nB: selector attention\n" in out
     titles = out.split("\n\n")[1].splitlines()[0]
     for title in ("compressor", "top_k", "right>wrong", "wrong>right", "p Holm", "videos for 3 pt"):

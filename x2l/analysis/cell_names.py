@@ -89,3 +89,10 @@ def varying(conditions: Iterable[Condition]) -> list[str]:
 def _kinds(traits: Iterable[Mapping[str, Hashable]], by: Sequence[str]) -> int:
     """How many conditions some traits tell apart."""
     return len({tuple(of.get(name) for name in by) for of in traits})
+
+
+def value_text(value: Hashable) -> str:
+    """A trait's value in a column that bears its name; `-` for None and for nothing pinned."""
+    if isinstance(value, tuple):
+        return "+".join(map(str, value)) or "-"
+    return f"{value:g}" if isinstance(value, float) else "-" if value is None else str(value)

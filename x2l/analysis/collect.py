@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from x2l.analysis.curves import NothingToDraw, draw, save
-from x2l.analysis.lmms_eval import Line, export
+from x2l.analysis.lmms_eval import ReferenceLine, export
 from x2l.analysis.points import POINTS, Point, points, write_points
 from x2l.analysis.sweep_tables import sweep_tables, sweep_title
-from x2l.runs.out_of_memory_log import Shortage, load_shortages, unanswered
+from x2l.runs.out_of_memory_log import OutOfMemory, load_out_of_memory, unanswered
 from x2l.runs.records import RECORDS, Record, load
 from x2l.runs.sweep_status import find_runs
 from x2l.runs.trackers import tensorboard as tracking_tensorboard
@@ -27,7 +27,7 @@ def collect(
     mode: str = "offline",
     project: str = "x2l",
     lmms_eval: bool = False,
-    lines: Sequence[Line] = (),
+    references: Sequence[ReferenceLine] = (),
 ) -> list[Point]:
     """Makes everything that follows from the records under `folders`.
 
@@ -39,16 +39,17 @@ def collect(
         mode: of W&B.
         project: of W&B.
         lmms_eval: write every cell's answers as lmms-eval's samples files, under lmms_eval/.
-        lines: what others reached, for the figure.
+        references: what others reached, for the figure.
 
     Returns:
         One point per cell.
 
     Raises:
-        ValueError: neither records nor shortages there, or a tracker that is not installed or cannot go online.
+        ValueError: nothing was answered there and nothing ran out of memory, or a tracker that is not installed or
+            cannot go online.
     """
-    short = shortages_under(folders)
-    records = records_under(folders, needed=not short)
+    missing = out_of_memory_under(folders)
+    records = records_under(folders, needed=not missing)
     if tracker == "tensorboard":
         tracking_tensorboard.check_installed()
     elif tracker == "wandb":
@@ -56,12 +57,12 @@ def collect(
     out.mkdir(parents=True, exist_ok=True)
     if lmms_eval:
         export(out / LMMS_EVAL, records)
-    rows = points(records, shortages=short)
+    rows = points(records, out_of_memory=missing)
     write_points(out / POINTS, rows)
-    task_rows = points(records, by_task=True, shortages=short)
+    task_rows = points(records, by_task=True, out_of_memory=missing)
     write_points(out / TASK_POINTS, task_rows)
     try:
-        png, pdf = save(draw(rows, sweep_title(rows), lines), out)
+        png, pdf = save(draw(rows, sweep_title(rows), references), out)
     except NothingToDraw as error:
         for name in CURVES:  # an older figure would be of other records
             (out / name).unlink(missing_ok=True)
@@ -88,10 +89,10 @@ def records_under(folders: Sequence[Path], needed: bool = True) -> list[Record]:
     return records
 
 
-def shortages_under(folders: Sequence[Path]) -> list[Shortage]:
+def out_of_memory_under(folders: Sequence[Path]) -> list[OutOfMemory]:
     """The answers that ran out of memory in every run at or under the given folders, and are still missing."""
-    found = []
+    missing = []
     for run in find_runs(folders):
-        if short := load_shortages(run):
-            found += unanswered(short, load(run))
-    return found
+        if entries := load_out_of_memory(run):
+            missing += unanswered(entries, load(run))
+    return missing

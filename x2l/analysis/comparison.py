@@ -2,11 +2,13 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from x2l.analysis.cell_names import value_text, varying
+from x2l.analysis.points import kv_share, mean_of_known
 from x2l.analysis.power import bootstrap, holm, videos_needed
 from x2l.analysis.scoring import outcomes, unparsed
 from x2l.analysis.statistics import (
@@ -20,39 +22,15 @@ from x2l.analysis.statistics import (
     paired_difference,
 )
 from x2l.benchmarks.base import SEVERAL, Mean
+from x2l.runs.condition import Condition
 from x2l.runs.records import RECORDS, Record, load
-
-# What tells cells apart, in the order in which they are named.
-FIELDS = (
-    "benchmark",
-    "protocol",
-    "model",
-    "dtype",
-    "fps",
-    "frames",
-    "chunk_frames",
-    "compressor",
-    "ratio_low",
-    "ratio_high",
-    "between",
-    "context",
-    "positions",
-    "selector",
-    "top_k",
-    "pinned",
-    "seed",
-)
-LAST_RESORT = (
-    "selector_config",
-    "run_id",
-)  # only where the others tell two cells of a side not apart
 
 
 @dataclass(frozen=True)
 class CellRecords:
-    """One cell's answers, with the fields that describe it."""
+    """One cell's answers."""
 
-    fields: Mapping[str, Any]
+    condition: Condition
     records: tuple[Record, ...]
 
 
@@ -78,8 +56,8 @@ class Comparison:
         bootstrap: `micro`'s interval by drawing videos again; None unless asked for.
     """
 
-    a: Mapping[str, Any]
-    b: Mapping[str, Any]
+    a: Condition
+    b: Condition
     mean: Mean
     micro: Difference
     macro: Difference
@@ -119,48 +97,54 @@ def read_cells(folder: Path, wanted: Mapping[str, str]) -> list[CellRecords]:
 
     Args:
         folder: a run, or a folder of runs at any depth.
-        wanted: field -> value, or several joined by commas.
+        wanted: column of points.csv (`selector`, `ratio.high`, `baseline`, ...) -> value, or several joined by commas.
 
     Raises:
-        ValueError: no folder, no records, an unknown field, or no cell that fits.
+        ValueError: no folder, no records, an unknown column, or no cell that fits.
     """
     if not folder.is_dir():
         raise ValueError(f"folder={folder}: no such folder; give one that x2l wrote")
-    if unknown := sorted(set(wanted) - {*FIELDS, *LAST_RESORT}):
-        raise ValueError(f"{unknown[0]}: is no field; choose by {', '.join(FIELDS)}")
-    found: dict[tuple[Any, ...], dict[Any, Record]] = defaultdict(dict)
-    for path in sorted(folder.rglob(RECORDS)):
-        for record in load(path):
-            run, sample, *cell = record.key
-            found[run, *cell][sample] = record
-    cells = [_cell(list(records.values())) for records in found.values()]
-    fitting = [c for c in cells if all(_fits(c.fields[k], v) for k, v in wanted.items())]
+    cells = cells_of(record for path in sorted(folder.rglob(RECORDS)) for record in load(path))
+    if not cells:
+        raise ValueError(f"folder={folder}: holds no {RECORDS} with an answer; run x2l first")
+    known = dict.fromkeys(name for cell in cells for name in cell.condition.columns)
+    if unknown := [name for name in wanted if name not in known]:
+        raise ValueError(f"{unknown[0]}: is no field; choose by {', '.join(known)}")
+    fitting = [
+        cell
+        for cell in cells
+        if all(_fits(cell.condition.columns.get(name), value) for name, value in wanted.items())
+    ]
     if not fitting:
         asked = " ".join(f"{name}={value}" for name, value in wanted.items())
-        raise ValueError(
-            f"folder={folder}: holds no cell with {asked}; it has {listed(cells)}"
-            if cells
-            else f"folder={folder}: holds no {RECORDS} with an answer; run x2l first"
-        )
+        raise ValueError(f"folder={folder}: holds no cell with {asked}; it has {listed(cells)}")
     return fitting
+
+
+def cells_of(records: Iterable[Record]) -> list[CellRecords]:
+    """Answers by cell; one that lies in several folders counts once."""
+    by_cell: dict[Condition, dict[str, Record]] = defaultdict(dict)
+    for record in records:
+        by_cell[record.condition][record.question.sample_id] = record
+    return [CellRecords(cell, tuple(answers.values())) for cell, answers in by_cell.items()]
 
 
 def pair(
     a: Sequence[CellRecords], b: Sequence[CellRecords]
 ) -> list[tuple[CellRecords, CellRecords]]:
-    """Cells that agree in every field in which both sides vary; never a cell with itself.
+    """Cells that agree in every trait in which both sides vary; never a cell with itself.
 
     Raises:
         ValueError: there are none.
     """
-    names = _telling(a), _telling(b)
-    both = [name for name in names[0] if name in names[1]]
-    pairs = [
-        (x, y)
-        for x in a
-        for y in b
-        if all(x.fields[name] == y.fields[name] for name in both) and x.fields != y.fields
-    ]
+    on_a, on_b = (varying(cell.condition for cell in side) for side in (a, b))
+    both = [name for name in on_a if name in on_b]
+
+    def agreed(cell: CellRecords) -> list[Hashable]:
+        traits = cell.condition.traits
+        return [traits.get(name) for name in both]
+
+    pairs = [(x, y) for x in a for y in b if agreed(x) == agreed(y) and x.condition != y.condition]
     if not pairs:
         raise ValueError(
             f"a and b: no two cells to compare; a has {listed(a)}; b has {listed(b)}; "
@@ -182,32 +166,34 @@ def compare(
     Raises:
         ValueError: two cells share no question.
     """
-    found = [_compared(a, b, points / 100, draws) for a, b in pairs]
-    corrected = holm([one.headline.p_value for one in found])
-    return [replace(one, p_holm=p) for one, p in zip(found, corrected, strict=True)]
+    comparisons = [_compared(a, b, points / 100, draws) for a, b in pairs]
+    corrected = holm([comparison.headline.p_value for comparison in comparisons])
+    return [replace(c, p_holm=p) for c, p in zip(comparisons, corrected, strict=True)]
 
 
 def _compared(a: CellRecords, b: CellRecords, difference: float, draws: int) -> Comparison:
-    ids = [{record.sample_id for record in side.records} for side in (a, b)]
+    ids = [{record.question.sample_id for record in side.records} for side in (a, b)]
     shared = ids[0] & ids[1]
     if not shared:
         raise ValueError(
             f"a and b: {listed([a])} and {listed([b])} share no question; compare runs of one "
             "benchmark with the same benchmark settings"
         )
-    on_a = [record for record in a.records if record.sample_id in shared]
-    on_b = [record for record in b.records if record.sample_id in shared]
+    on_a = [record for record in a.records if record.question.sample_id in shared]
+    on_b = [record for record in b.records if record.question.sample_id in shared]
     all_a, all_b = _paired(outcomes(on_a), outcomes(on_b))
     tasks_a, tasks_b = _by_task(on_a), _by_task(on_b)
     for task in tasks_a.keys() & tasks_b.keys():
         tasks_a[task], tasks_b[task] = _paired(tasks_a[task], tasks_b[task])
     micro = paired_difference(all_a, all_b)
     macro = macro_difference(tasks_a, tasks_b) if len(tasks_a) > 1 else micro
-    mean: Mean = "tasks" if on_a[0].mean == on_b[0].mean == "tasks" else "questions"
-    units = {record.group or record.sample_id for record in on_a if record.answer is not None}
+    means = {on_a[0].question.mean, on_b[0].question.mean}
+    mean: Mean = "tasks" if means == {"tasks"} else "questions"
+    questions = [record.question for record in on_a if record.question.answer is not None]
+    units = {question.group or question.sample_id for question in questions}
     return Comparison(
-        a=a.fields,
-        b=b.fields,
+        a=a.condition,
+        b=b.condition,
         mean=mean,
         micro=micro,
         macro=macro,
@@ -222,10 +208,10 @@ def _compared(a: CellRecords, b: CellRecords, difference: float, draws: int) -> 
         only_b=len(ids[1] - shared),
         unparsed_a=sum(map(unparsed, on_a)),
         unparsed_b=sum(map(unparsed, on_b)),
-        kv_share_a=_share(on_a),
-        kv_share_b=_share(on_b),
-        recall_a=_mean(record.recall for record in on_a),
-        recall_b=_mean(record.recall for record in on_b),
+        kv_share_a=kv_share(on_a),
+        kv_share_b=kv_share(on_b),
+        recall_a=mean_of_known(record.selection.recall for record in on_a),
+        recall_b=mean_of_known(record.selection.recall for record in on_b),
         p_holm=math.nan,
         videos_needed=videos_needed(macro if mean == "tasks" else micro, difference),
         bootstrap=bootstrap(changes(all_a, all_b), draws=draws) if draws else None,
@@ -242,37 +228,14 @@ def _by_task(records: Iterable[Record]) -> dict[str, list[Outcome]]:
     """Outcomes of each task; a question of several tasks counts in each."""
     tasks: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        for task in record.task.split(SEVERAL):
+        for task in record.question.task.split(SEVERAL):
             tasks[task].append(record)
     return {task: outcomes(of_task) for task, of_task in sorted(tasks.items())}
 
 
-def _share(records: Sequence[Record]) -> float:
-    return sum(r.kv_bytes_resident for r in records) / sum(r.kv_bytes_full for r in records)
-
-
-def _mean(values: Iterable[float | None]) -> float:
-    known = [value for value in values if value is not None]
-    return math.fsum(known) / len(known) if known else math.nan
-
-
-def _cell(records: Sequence[Record]) -> CellRecords:
-    first = records[0]
-    fields = {name: getattr(first, name) for name in (*FIELDS, *LAST_RESORT)}
-    fields |= {"frames": max(r.frames for r in records), "pinned": "+".join(first.pinned)}
-    return CellRecords(fields, tuple(records))
-
-
-def _telling(cells: Sequence[CellRecords]) -> list[str]:
-    """The fields in which the cells of one side vary; those of last resort only where they must."""
-    for names in (FIELDS, (*FIELDS, LAST_RESORT[0]), (*FIELDS, *LAST_RESORT)):
-        if len({tuple(cell.fields[name] for name in names) for cell in cells}) == len(cells):
-            break
-    return [name for name in names if len({cell.fields[name] for cell in cells}) > 1]
-
-
-def _fits(value: Any, wanted: str) -> bool:
-    return any(str(value) == word or _number(value) == _number(word) for word in wanted.split(","))
+def _fits(value: Hashable, wanted: str) -> bool:
+    words = [word or "-" for word in wanted.split(",")]  # nothing, as in points.csv
+    return value_text(value) in words or any(_number(value) == _number(word) for word in words)
 
 
 def _number(value: Any) -> float | str:
@@ -284,12 +247,8 @@ def _number(value: Any) -> float | str:
 
 def listed(cells: Sequence[CellRecords]) -> str:
     """Cells in short, by what tells them apart."""
-    names = _telling(cells) or ["compressor", "selector", "top_k"]
-    words = [" ".join(f"{n}={text(c.fields[n])}" for n in names) for c in cells[:12]]
+    names = varying(cell.condition for cell in cells) or ["compressor", "selector", "top_k"]
+    traits = [cell.condition.traits for cell in cells[:12]]
+    words = [" ".join(f"{n}={value_text(of.get(n))}" for n in names) for of in traits]
     more = [f"and {len(cells) - 12} more"] if len(cells) > 12 else []
     return ", ".join([*words, *more])
-
-
-def text(value: Any) -> str:
-    """A field's value as words."""
-    return f"{value:g}" if isinstance(value, float) else "-" if value is None else str(value)

@@ -1,98 +1,96 @@
 """Comparisons as text: a table, what is left out of it, and whether it compares equal compute."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Mapping, Sequence
 
-from x2l.analysis.comparison import FIELDS, LAST_RESORT, Comparison, text
+from tabulate import tabulate
+
+from x2l.analysis.cell_names import value_text, varying
+from x2l.analysis.comparison import Comparison
 from x2l.analysis.statistics import Difference
+from x2l.runs.condition import last_resorts
 
 
-def table(found: Sequence[Comparison], points: float = 5.0) -> str:
+def table(comparisons: Sequence[Comparison], points: float = 5.0) -> str:
     """Comparisons as text: what all share, then a line for each; percentages and percentage points."""
-    constant_a, varying_a = _split([one.a for one in found])
-    constant_b, varying_b = _split([one.b for one in found])
-    shared = {n: v for n, v in constant_a.items() if n in constant_b and constant_b[n] == v}
-    # A field that is equal within every pair is named once.
-    equal = [n for n in varying_a if n in varying_b and all(one.a[n] == one.b[n] for one in found)]
-    columns: dict[str, list[str]] = {name: [text(one.a[name]) for one in found] for name in equal}
-    for side, names in (("A", varying_a), ("B", varying_b)):
+    sides = {"A": [c.a for c in comparisons], "B": [c.b for c in comparisons]}
+    traits = {side: [condition.traits for condition in of] for side, of in sides.items()}
+    differing = {side: varying(of) for side, of in sides.items()}
+    constant = {
+        side: {
+            n: v for n, v in of[0].items() if n not in differing[side] and n not in last_resorts()
+        }
+        for side, of in traits.items()
+    }
+    shared = dict(constant["A"].items() & constant["B"].items())
+    # A trait that is equal within every pair is named once.
+    equal = [
+        name
+        for name in differing["A"]
+        if name in differing["B"]
+        and all(a.get(name) == b.get(name) for a, b in zip(*traits.values(), strict=True))
+    ]
+    columns = {name: [value_text(of.get(name)) for of in traits["A"]] for name in equal}
+    for side, names in differing.items():
         for name in (name for name in names if name not in equal):
-            cells = [one.a if side == "A" else one.b for one in found]
-            columns[f"{side} {name}"] = [text(cell[name]) for cell in cells]
-    if any(one.mean == "tasks" for one in found):
-        columns["mean over"] = [one.mean for one in found]
-    columns["A %"] = [_percent(one.headline_accuracies[0].value) for one in found]
-    columns["B %"] = [_percent(one.headline_accuracies[1].value) for one in found]
-    columns["B - A (95 %)"] = [_interval(one.headline) for one in found]
-    if drawn := [one.bootstrap for one in found if one.bootstrap is not None]:
+            columns[f"{side} {name}"] = [value_text(of.get(name)) for of in traits[side]]
+    if any(c.mean == "tasks" for c in comparisons):
+        columns["mean over"] = [c.mean for c in comparisons]
+    columns["A %"] = [_percent(c.headline_accuracies[0].value) for c in comparisons]
+    columns["B %"] = [_percent(c.headline_accuracies[1].value) for c in comparisons]
+    columns["B - A (95 %)"] = [_interval(c.headline) for c in comparisons]
+    if drawn := [c.bootstrap for c in comparisons if c.bootstrap is not None]:
         title = "bootstrap" if "mean over" not in columns else "micro bootstrap"
         columns[title] = [f"{100 * low:+.1f} to {100 * high:+.1f}" for low, high in drawn]
-    columns["right>wrong"] = [str(one.micro.lost) for one in found]
-    columns["wrong>right"] = [str(one.micro.gained) for one in found]
-    columns["n"] = [str(one.micro.count) for one in found]
-    columns["videos"] = [str(one.micro.videos) for one in found]
-    columns["p"] = [_p(one.headline.p_value) for one in found]
-    columns["p Holm"] = [_p(one.p_holm) for one in found]
-    if any(_interval(one.macro) != _interval(one.micro) for one in found):
+    columns["right>wrong"] = [str(c.micro.lost) for c in comparisons]
+    columns["wrong>right"] = [str(c.micro.gained) for c in comparisons]
+    columns["n"] = [str(c.micro.count) for c in comparisons]
+    columns["videos"] = [str(c.micro.videos) for c in comparisons]
+    columns["p"] = [_p(c.headline.p_value) for c in comparisons]
+    columns["p Holm"] = [_p(c.p_holm) for c in comparisons]
+    if any(_interval(c.macro) != _interval(c.micro) for c in comparisons):
         for mean, name in (("tasks", "micro"), ("questions", "macro")):
-            if any(one.mean == mean for one in found):  # the mean that is not the headline
+            if any(c.mean == mean for c in comparisons):  # the mean that is not the headline
                 first = 0 if name == "micro" else 2
                 for side, at in (("A", first), ("B", first + 1)):
                     columns[f"{name} {side} %"] = [
-                        _percent(one.accuracies[at].value) for one in found
+                        _percent(c.accuracies[at].value) for c in comparisons
                     ]
                 columns[f"{name} B - A (95 %)"] = [
-                    _interval(one.micro if name == "micro" else one.macro) for one in found
+                    _interval(c.micro if name == "micro" else c.macro) for c in comparisons
                 ]
-    columns["KV % A"] = [_percent(one.kv_share_a) for one in found]
-    columns["KV % B"] = [_percent(one.kv_share_b) for one in found]
-    for side, recalls in (
-        ("A", [one.recall_a for one in found]),
-        ("B", [one.recall_b for one in found]),
+    columns["KV % A"] = [_percent(c.kv_share_a) for c in comparisons]
+    columns["KV % B"] = [_percent(c.kv_share_b) for c in comparisons]
+    for title, recalls in (
+        ("recall A", [c.recall_a for c in comparisons]),
+        ("recall B", [c.recall_b for c in comparisons]),
     ):
         if not all(map(math.isnan, recalls)):
-            columns[f"recall {side}"] = [f"{recall:.2f}" for recall in recalls]
-    columns["design effect"] = [f"{one.headline.design_effect:.2f}" for one in found]
+            columns[title] = [f"{recall:.2f}" for recall in recalls]
+    columns["design effect"] = [f"{c.headline.design_effect:.2f}" for c in comparisons]
     columns[f"videos for {points:g} pt"] = [
-        "-" if one.videos_needed is None else str(one.videos_needed) for one in found
+        "-" if c.videos_needed is None else str(c.videos_needed) for c in comparisons
     ]
     for name, counts in (
-        ("only in A", [one.only_a for one in found]),
-        ("only in B", [one.only_b for one in found]),
-        ("left out", [one.left_out for one in found]),
-        ("unparsed A", [one.unparsed_a for one in found]),
-        ("unparsed B", [one.unparsed_b for one in found]),
+        ("only in A", [c.only_a for c in comparisons]),
+        ("only in B", [c.only_b for c in comparisons]),
+        ("left out", [c.left_out for c in comparisons]),
+        ("unparsed A", [c.unparsed_a for c in comparisons]),
+        ("unparsed B", [c.unparsed_b for c in comparisons]),
     ):
         if any(counts):
             columns[name] = [str(count) for count in counts]
-    lines = [
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for widths in [[max(map(len, [name, *cells])) for name, cells in columns.items()]]
-        for line in [list(columns), *zip(*columns.values(), strict=True)]
-    ]
-    heads = [f"both: {_words(shared)}"]
-    for side, constant in (("A", constant_a), ("B", constant_b)):
-        own = {name: value for name, value in constant.items() if name not in shared}
-        heads += [f"{side}: {_words(own)}"] if own else []
-    return "\n".join([*heads, "", *lines])
+    text = tabulate(columns, "keys", tablefmt="plain", disable_numparse=True, stralign="right")
+    heads = [f"both: {_words({n: v for n, v in constant['A'].items() if n in shared})}"]
+    for side, of in constant.items():
+        alone = {name: value for name, value in of.items() if name not in shared}
+        heads += [f"{side}: {_words(alone)}"] if alone else []
+    return "\n".join([*heads, "", text])
 
 
-def _split(cells: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
-    """What all cells share, and the names of the fields in which they vary."""
-    varying = [name for name in FIELDS if len({cell[name] for cell in cells}) > 1]
-    for last in LAST_RESORT:
-        if _apart(cells, [*varying, last]) > _apart(cells, varying):
-            varying.append(last)
-    return {name: cells[0][name] for name in FIELDS if name not in varying}, varying
-
-
-def _apart(cells: Sequence[Mapping[str, Any]], names: Sequence[str]) -> int:
-    return len({tuple(cell[name] for name in names) for cell in cells})
-
-
-def _words(fields: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {text(value)}" for name, value in fields.items() if value != "")
+def _words(traits: Mapping[str, Hashable]) -> str:
+    words = {name: value_text(value) for name, value in traits.items()}
+    return ", ".join(f"{name} {word}" for name, word in words.items() if word != "-")
 
 
 def _percent(share: float) -> str:

@@ -1,15 +1,13 @@
 """The kinds of compute that accuracy is shown over, and the Pareto front over each. Pure."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from x2l.analysis.points import Point, pareto
 from x2l.analysis.scoring import ALL_TASKS
 
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
-# Cells that answer the same questions with the same model, rules and frames; only those compete.
-COMPARABLE = ("model", "benchmark", "protocol", "frames")
 
 
 @dataclass(frozen=True)
@@ -19,7 +17,7 @@ class ComputeAxis:
     Attributes:
         name: in keys of trackers and addresses within the report.
         field: of `Point`.
-        unit: `B`, `FLOPs` or `s`.
+        unit: `B`, `FLOPs`, `s`, or a share in percent of something.
         words: what it is, for people.
     """
 
@@ -29,13 +27,13 @@ class ComputeAxis:
     words: str
 
     def value(self, point: Point) -> float:
-        """Of one cell, in bytes, FLOPs or seconds."""
+        """Of one cell, in bytes, FLOPs or seconds, or as a share."""
         return float(getattr(point, self.field))
 
     def scaled(self, largest: float) -> tuple[float, str]:
         """What to multiply values by so that the largest has one to three digits, and the unit then."""
-        if self.unit == "s":
-            return 1.0, "s"
+        if self.unit == "s" or self.unit.startswith("%"):
+            return (1.0 if self.unit == "s" else 100.0), self.unit
         for factor, prefix in _PREFIXES:
             if largest >= factor:
                 return 1 / factor, f"{prefix}{self.unit}"
@@ -43,28 +41,26 @@ class ComputeAxis:
 
 
 KV_BYTES = ComputeAxis("kv_bytes", "kv_bytes_resident", "B", "KV bytes resident while answering")
-FLOPS = ComputeAxis("flops", "flops", "FLOPs", "FLOPs per question, pre-fill shared out")
-SECONDS = ComputeAxis("seconds", "seconds", "s", "seconds per question, pre-fill shared out")
+FLOPS = ComputeAxis("flops", "flops_total", "FLOPs", "FLOPs per question, pre-fill shared out")
+SECONDS = ComputeAxis("seconds", "seconds_total", "s", "seconds per question, pre-fill shared out")
 AXES = (KV_BYTES, FLOPS, SECONDS)
+KV_SHARE = ComputeAxis("kv_share", "kv_share", "% of uncompressed", KV_BYTES.words)
+FLOPS_NEXT = ComputeAxis(
+    *("flops_next", "flops_next", "FLOPs", "compute of one more question on a pre-filled video")
+)
 
 
 def comparable(rows: Iterable[Point]) -> list[list[Point]]:
-    """The cells over all tasks that have an accuracy, in groups within which they may be compared.
-
-    A cell that ran out of memory for some videos stands with those that have most nearly as many frames.
-    """
-    shown = [row for row in rows if row.task == ALL_TASKS and row.n > 0]
-    groups: dict[tuple[object, ...], list[Point]] = defaultdict(list)
-    for row in shown:
-        if not row.out_of_memory:
-            groups[tuple(getattr(row, name) for name in COMPARABLE)].append(row)
-    for row in shown:
-        if row.out_of_memory:
-            own = (row.model, row.benchmark, row.protocol)
-            near = [key for key in groups if key[:3] == own]
-            frames = {key: abs(groups[key][0].frames - row.frames) for key in near}
-            groups[min(frames, key=lambda key: frames[key], default=(*own, row.frames))].append(row)
+    """The cells over all tasks that have an accuracy, in groups within which they may be compared."""
+    groups: dict[tuple[Hashable, ...], list[Point]] = defaultdict(list)
+    for row in drawable(rows):
+        groups[row.condition.setting].append(row)
     return list(groups.values())
+
+
+def drawable(rows: Iterable[Point]) -> list[Point]:
+    """The cells over all tasks that have an accuracy."""
+    return [row for row in rows if row.task == ALL_TASKS and row.questions > 0]
 
 
 def front(rows: Sequence[Point], axis: ComputeAxis) -> list[Point]:

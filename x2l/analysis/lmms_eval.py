@@ -17,6 +17,7 @@ from typing import Any
 
 from x2l.analysis.scoring import ALL_TASKS
 from x2l.analysis.statistics import TRIES, Accuracy, Outcome, circular, macro_accuracy
+from x2l.runs.condition import Condition
 from x2l.runs.records import Record, read_json_lines
 
 SAMPLES = re.compile(r"(?:.*_)?samples_(.+)\.jsonl")
@@ -24,7 +25,7 @@ _OLDER_NAMES = {"mlvu": "mlvu_dev"}  # of tasks
 
 
 @dataclass(frozen=True)
-class Line:
+class ReferenceLine:
     """What another program reached on a benchmark.
 
     Attributes:
@@ -54,17 +55,17 @@ def export(folder: Path, records: Iterable[Record]) -> list[Path]:
     """
     cells: dict[Path, dict[str, Record]] = defaultdict(dict)
     for record in records:
-        name = f"{record.run_id}_samples_{record.benchmark}.jsonl"
-        cells[folder / _label(record) / name][record.sample_id] = record
+        condition = record.condition
+        name = f"{condition.run_id}_samples_{condition.benchmark}.jsonl"
+        cells[folder / _label(condition) / name][record.question.sample_id] = record
     for path, members in cells.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        ordered = sorted(members.values(), key=lambda r: (r.row is None, r.row or 0, r.sample_id))
-        lines = [_line(record, number) for number, record in enumerate(ordered)]
+        lines = [_line(r, number) for number, r in enumerate(sorted(members.values(), key=_order))]
         path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     return sorted(cells)
 
 
-def read_line(name: str, path: Path, records: Iterable[Record] = ()) -> Line:
+def read_line(name: str, path: Path, records: Iterable[Record] = ()) -> ReferenceLine:
     """Reads a samples file as one line of a figure.
 
     Where records of the same benchmark are given, it is read as they are: the same mean, the same
@@ -90,18 +91,18 @@ def read_line(name: str, path: Path, records: Iterable[Record] = ()) -> Line:
         raise ValueError(
             f"{path}: holds predictions without answers; give a file of a split whose answers are known"
         )
-    known = {r.sample_id: r for r in records if r.benchmark == benchmark}
+    known = {r.question.sample_id: r for r in records if r.condition.benchmark == benchmark}
     shared = [answer for answer in answers if answer.id in known]
     answers = shared or answers
     rows = [answer.beside(known.get(answer.id)) for answer in answers]
-    by_tasks = any(record.mean == "tasks" for record in known.values())
+    by_tasks = any(record.question.mean == "tasks" for record in known.values())
     parts: dict[str, list[tuple[Outcome, str | None]]] = defaultdict(list)
     for answer in rows:
         if answer.parsed or answer.unparsed != "left out":
             outcome = Outcome(answer.id, answer.video or answer.id, float(answer.right or False))
             parts[answer.task if by_tasks else ALL_TASKS].append((outcome, answer.group))
-    tries = max((record.tries for record in known.values()), default=TRIES)
-    return Line(
+    tries = max((record.question.tries for record in known.values()), default=TRIES)
+    return ReferenceLine(
         name,
         benchmark,
         macro_accuracy({task: circular(part, tries) for task, part in parts.items()}),
@@ -128,10 +129,10 @@ class _Answer:
             return self
         return replace(
             self,
-            task=record.task,
-            video=record.video_id,
-            group=record.group,
-            unparsed=record.unparsed,
+            task=record.question.task,
+            video=record.video.video_id,
+            group=record.question.group,
+            unparsed=record.question.unparsed,
         )
 
 
@@ -182,84 +183,91 @@ def _metric(values: Mapping[str, Any]) -> Any:
     return next(iter([*found, *numbers]), None)
 
 
-def _label(record: Record) -> str:
-    ratios = [record.ratio_low, *sorted(record.ratios_between.values()), record.ratio_high]
-    parts = [record.compressor, *(f"{ratio:g}x" for ratio in ratios)]
-    parts += [record.selector, *([] if record.top_k is None else [f"k{record.top_k}"])]
-    return "-".join([*parts, *record.pinned, record.selector_config])
+def _order(record: Record) -> tuple[bool, int, str]:
+    row = record.question.row
+    return row is None, row or 0, record.question.sample_id
+
+
+def _label(condition: Condition) -> str:
+    """Of a cell's folder: everything that a run's cells differ in, and its levels."""
+    ratios = ["dropped" if e.ratio is None else f"{e.ratio:g}x" for e in condition.levels]
+    top_k = [] if condition.top_k is None else [f"k{condition.top_k}"]
+    words = [condition.compressor, *ratios, condition.chosen_by, *top_k, *condition.pinned]
+    return "-".join([*words, condition.selector_config])
 
 
 def _line(record: Record, number: int) -> dict[str, Any]:
-    doc = f"{record.benchmark}/{record.sample_id}/{record.question}"
+    benchmark, question, answer = record.condition.benchmark, record.question, record.answer
+    known = f"{benchmark}/{question.sample_id}/{question.question}"  # to a record
     return {
-        "doc_id": number if record.row is None else record.row,
-        "target": _target(record),
-        "filtered_resps": [record.prediction],
-        "doc_hash": hashlib.sha256(
-            doc.encode()
-        ).hexdigest(),  # of what a record knows of the question
+        "doc_id": number if question.row is None else question.row,
+        "target": _target(benchmark, question.answer),
+        "filtered_resps": [answer.prediction],
+        "doc_hash": hashlib.sha256(known.encode()).hexdigest(),
         **_result(record),
-        "input": record.question,
+        "input": question.question,
         "x2l": {
-            "sample_id": record.sample_id,
-            "video_id": record.video_id,
-            "group": record.group,
-            "protocol": record.protocol,
-            "parsed": record.parsed,
-            "unparsed": record.unparsed,
+            "sample_id": question.sample_id,
+            "video_id": record.video.video_id,
+            "group": question.group,
+            "protocol": record.condition.protocol,
+            "parsed": answer.parsed,
+            "unparsed": question.unparsed,
         },
     }
 
 
-def _target(record: Record) -> str:
-    if record.benchmark.startswith("longvideobench") and record.answer is not None:
-        return str(ord(record.answer) - ord("A"))
-    return str(record.answer)
+def _target(benchmark: str, answer: str | None) -> str:
+    if benchmark.startswith("longvideobench") and answer is not None:
+        return str(ord(answer) - ord("A"))
+    return str(answer)
 
 
 def _result(record: Record) -> dict[str, Any]:
     """The metric under the name and in the form that lmms-eval's task gives it."""
-    read, tags = record.parsed or record.guess or "", record.tags
+    benchmark, question, answer = record.condition.benchmark, record.question, record.answer
+    read = answer.parsed or answer.guess or ""
     result: dict[str, Any]
-    pair = {"pred_answer": read, "answer": record.answer}
-    if record.benchmark.startswith("videomme"):
+    pair = {"pred_answer": read, "answer": question.answer}
+    if benchmark.startswith("videomme"):
         result = {
-            "question_id": record.sample_id,
-            "duration": tags.get("duration"),
-            "category": tags.get("domain"),
-            "sub_category": tags.get("sub_category"),
-            "task_category": record.task,
+            "question_id": question.sample_id,
+            "duration": question.tags.get("duration"),
+            "category": question.tags.get("domain"),
+            "sub_category": question.tags.get("sub_category"),
+            "task_category": question.task,
             **pair,
         }
         return {"videomme_perception_score": result}
-    if record.benchmark.startswith("longvideobench"):
+    if benchmark.startswith("longvideobench"):
         result = {
-            "id": record.sample_id,
-            "duration_group": int(tags["duration"]),
-            "question_category": record.task,
-            "answer": record.answer,
+            "id": question.sample_id,
+            "duration_group": int(question.tags["duration"]),
+            "question_category": question.task,
+            "answer": question.answer,
             "parsed_pred": read,
         }
-        return {"lvb_acc": result, "submission": {record.sample_id: record.prediction}}
-    named = {"question_id": record.question, "task_type": record.task, **pair}
-    if record.benchmark.startswith("mlvu"):
+        return {"lvb_acc": result, "submission": {question.sample_id: answer.prediction}}
+    named = {"question_id": question.question, "task_type": question.task, **pair}
+    if benchmark.startswith("mlvu"):
         return {"mlvu_perception_score": named}
-    if record.benchmark == "vnbench":
-        return {"vnbench_perception_score": {**named, "video_pure_name": f"{record.video_id}.mp4"}}
-    if record.benchmark == "lvbench":
-        return {"lvbench_score": record.correct == 1.0}
-    return {"x2l_score": {**named, "question_id": record.sample_id}}
+    if benchmark == "vnbench":
+        video = f"{record.video.video_id}.mp4"
+        return {"vnbench_perception_score": {**named, "video_pure_name": video}}
+    if benchmark == "lvbench":
+        return {"lvbench_score": answer.correct == 1.0}
+    return {"x2l_score": {**named, "question_id": question.sample_id}}
 
 
-def parse_lines(given: Sequence[str], records: Sequence[Record]) -> list[Line]:
+def parse_lines(words: Sequence[str], records: Sequence[Record]) -> list[ReferenceLine]:
     """`NAME=FILE`, as on x2l-collect's command line.
 
     Raises:
         ValueError: no `=`, another benchmark than the records', or see `read_line`.
     """
     lines = []
-    known = sorted({record.benchmark for record in records})
-    for entry in given:
+    known = sorted({record.condition.benchmark for record in records})
+    for entry in words:
         name, equals, path = entry.partition("=")
         if not (name and equals and path):
             raise ValueError(

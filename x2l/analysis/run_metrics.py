@@ -2,29 +2,28 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
-from x2l.analysis.points import Point, points
+from x2l.analysis.cell_names import Names, names
+from x2l.analysis.points import points
 from x2l.analysis.scoring import ALL_TASKS, outcomes
-from x2l.engine.stages import STAGES
+from x2l.runs.condition import Condition
 from x2l.runs.records import Record
 
-_OF_A_CELL = ("accuracy", "low", "high", "n", "parse_failures", "recall", "precision", "hit")
-_COMPUTE = ("kv_share", "kv_bytes_resident", "flops", "flops_next", "seconds", "seconds_next")
-_OF_A_TASK = ("accuracy", "low", "high", "n")
+_OF_A_TASK = ("accuracy", "accuracy_low", "accuracy_high", "questions")
 
 
 def running(records: Collection[Record]) -> dict[str, float]:
     """Accuracy of every cell so far (`accuracy/CELL`), over the number of answers (`answers`)."""
-    own: dict[str, list[Record]] = defaultdict(list)
-    several = _several_settings(records)
+    by_cell: dict[Condition, list[Record]] = defaultdict(list)
     for record in records:
-        own[_label(record, several)].append(record)
+        by_cell[record.condition].append(record)
+    called = names(by_cell)
     metrics: dict[str, float] = {"answers": float(len(records))}
-    for label, members in own.items():
+    for condition, members in by_cell.items():
         values = [outcome.value for outcome in outcomes(members)]
         if values:
-            metrics[f"accuracy/{label}"] = sum(values) / len(values)
+            metrics[f"accuracy/{_cell(condition, called)}"] = sum(values) / len(values)
     return metrics
 
 
@@ -32,29 +31,21 @@ def final(records: Collection[Record]) -> dict[str, float]:
     """Everything that is known of every cell in the end; what is not a number is left out.
 
     Returns:
-        `final/CELL/FIELD` with fields of `Point`, FLOPs and seconds by stage among them, and
-        `task/TASK/CELL/FIELD`.
+        `final/CELL/MEASURE` with the measures of points.csv, and `task/TASK/CELL/MEASURE` with the accuracy of each
+        task.
     """
-    several = _several_settings(records)
-    stages = [f"{unit}_{stage}" for unit in ("flops", "seconds") for stage in STAGES]
+    called = names(record.condition for record in records)
     values: dict[str, float] = {}
     for point in points(records, by_task=True):
-        name = _label(point, several)
-        whole = point.task == ALL_TASKS
-        fields = (*_OF_A_CELL, *_COMPUTE, *stages) if whole else _OF_A_TASK
+        name, whole = _cell(point.condition, called), point.task == ALL_TASKS
         place = f"final/{name}" if whole else f"task/{point.task}/{name}"
-        values |= {f"{place}/{field}": float(getattr(point, field)) for field in fields}
-    return {name: value for name, value in values.items() if math.isfinite(value)}
+        for measure, value in point.measures.items():
+            if math.isfinite(value) and (whole or measure in _OF_A_TASK):
+                values[f"{place}/{measure}"] = float(value)
+    return values
 
 
-def _several_settings(records: Iterable[Record]) -> set[str]:
-    """The selectors that a folder holds with more than one configuration."""
-    configs: dict[str, set[str]] = defaultdict(set)
-    for record in records:
-        configs[record.selector].add(record.selector_config)
-    return {selector for selector, own in configs.items() if len(own) > 1}
-
-
-def _label(of: Record | Point, several: Collection[str]) -> str:
-    name = f"{of.selector} {of.selector_config}" if of.selector in several else of.selector
-    return name if of.top_k is None else f"{name} k={of.top_k}"
+def _cell(condition: Condition, called: Names) -> str:
+    """Within a run, all cells of which share their pre-fill."""
+    choice = called.choice(condition)
+    return choice if condition.top_k is None else f"{choice} k={condition.top_k}"

@@ -15,14 +15,14 @@ from x2l.analysis.collect import (
     TASK_POINTS,
     TRACKERS,
     collect,
+    out_of_memory_under,
     records_under,
-    shortages_under,
 )
-from x2l.analysis.curves import table
 from x2l.analysis.lmms_eval import parse_lines
 from x2l.analysis.points import POINTS
+from x2l.analysis.points_table import table
 from x2l.cli.output import fail, show
-from x2l.runs.out_of_memory_log import in_short
+from x2l.runs.out_of_memory_log import summary_lines
 from x2l.runs.sweep_status import jobs, unfinished
 from x2l.runs.trackers import wandb as tracking_wandb
 
@@ -51,7 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not folder.is_dir():
             fail(f"folders={folder}: no such folder; give a folder that x2l wrote")
     try:
-        lines = parse_lines(options.add, records_under(options.folders, needed=bool(options.add)))
+        references = parse_lines(
+            options.add, records_under(options.folders, needed=bool(options.add))
+        )
         rows = collect(
             options.folders,
             out,
@@ -59,11 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options.mode,
             options.project,
             options.lmms_eval,
-            lines,
+            references,
         )
     except ValueError as error:
         fail(str(error))
-    show(table(rows, lines))
+    show(table(rows, references))
     drawn = [out / name for name in CURVES if (out / name).exists()]
     show("", *map(str, (out / POINTS, out / TASK_POINTS, *drawn)))
     if options.lmms_eval:
@@ -74,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             show(f"\nto upload every run to W&B: {upload}")
     if options.tracker == "tensorboard" and drawn:
         show(f"\nto look at it: tensorboard --logdir {options.folders[0]}")
-    if short := in_short(shortages_under(options.folders)):
+    if short := summary_lines(out_of_memory_under(options.folders)):
         print("\nout of memory:\n  " + "\n  ".join(short), file=sys.stderr)
     problems = unfinished(jobs(options.folders))
     if problems:

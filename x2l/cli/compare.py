@@ -65,13 +65,13 @@ def _plain(value: Any) -> Any:
         return None
     if isinstance(value, Mapping):
         return {key: _plain(of_key) for key, of_key in value.items()}
-    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _filters(words: Sequence[str]) -> dict[str, str]:
     if wrong := [word for word in words if "=" not in word]:
         raise ValueError(f"{wrong[0]}: must be FIELD=VALUE, e.g. selector=attention")
-    return dict(word.partition("=")[::2] for word in words)  # `between=` is a value: two levels
+    return dict(word.partition("=")[::2] for word in words)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
-from x2l.analysis.cell_names import Names
+from x2l.analysis.cell_names import Names, trait_names
 from x2l.analysis.compute_axes import AXES, comparable, front
 from x2l.analysis.points import Point
 from x2l.analysis.report.table import (
@@ -20,17 +20,10 @@ from x2l.analysis.report.table import (
 )
 from x2l.analysis.scoring import ALL_TASKS
 from x2l.engine.stages import STAGES
+from x2l.runs.condition import Condition
 
+_STAGES = {"vision": "vision encoder", "prefill": "pre-fill", "reload": "re-load"}
 BUDGETS = (0.05, 0.10, 0.25, 0.50)
-NAMES_OF_STAGES = {
-    "vision": "vision encoder",
-    "prefill": "pre-fill",
-    "compression": "compression",
-    "retrieval": "retrieval",
-    "selection": "selection",
-    "reload": "re-load",
-    "decode": "decode",
-}
 _CELL = Column("cell", numbers=False)
 
 
@@ -57,15 +50,15 @@ def cells_table(rows: Sequence[Point], called: Names) -> Table:
     found = [
         (
             cell_name(p, called),
-            percent(p.accuracy, p.low, p.high),
-            number(p.n, "{:.0f}"),
+            _accuracy(p),
+            number(p.questions, "{:.0f}"),
             number(p.parse_failures, "{:.0f}"),
             *([number(p.out_of_memory, "{:.0f}")] if short else []),
             percent(p.kv_share),
             number(p.kv_bytes_resident, scale=kv[0]),
-            number(p.flops, scale=flops[0]),
+            number(p.flops_total, scale=flops[0]),
             number(p.flops_next, scale=flops[0]),
-            number(p.seconds),
+            number(p.seconds_total),
             number(p.seconds_next),
             words(", ".join(a.name.split("_")[0] for a in AXES if id(p) in fronts[a.name])),
         )
@@ -75,8 +68,17 @@ def cells_table(rows: Sequence[Point], called: Names) -> Table:
 
 
 def cell_name(point: Point, called: Names) -> Value:
-    """The cell's name; what was told where the answer lies says so."""
-    return words(called.cell(point), "(bound)" * point.knows_truth)
+    """The cell's name; a bound says so."""
+    return words(called.cell(point.condition), "(bound)" * point.condition.is_bound)
+
+
+def stage_name(stage: str) -> str:
+    """For people."""
+    return _STAGES.get(stage, stage)
+
+
+def _accuracy(point: Point) -> Value:
+    return percent(point.accuracy, point.accuracy_low, point.accuracy_high)
 
 
 def tasks_table(rows: Sequence[Point], task_rows: Sequence[Point], called: Names) -> Table | None:
@@ -87,33 +89,29 @@ def tasks_table(rows: Sequence[Point], task_rows: Sequence[Point], called: Names
         task_rows: the same and their parts, see `points(by_task=True)`.
         called: names of cells.
     """
-    by_cell: dict[tuple[object, ...], dict[str, Point]] = defaultdict(dict)
+    by_cell: dict[Condition, dict[str, Point]] = defaultdict(dict)
     for point in task_rows:
-        by_cell[_identity(point)][point.task] = point
+        by_cell[point.condition][point.task] = point
     tasks = sorted({p.task for p in task_rows} - {ALL_TASKS}, key=lambda t: ("=" in t, t))
     if len(tasks) < 2:
         return None
     columns = [_CELL, Column("all %")]
     for task in tasks:
-        counts = sorted({p.n for p in task_rows if p.task == task})
+        counts = sorted({p.questions for p in task_rows if p.task == task})
         n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
         columns.append(Column(f"{task} %", title=n))
     found = []
     for whole in rows:
-        parts = by_cell[_identity(whole)]
+        parts = by_cell[whole.condition]
         cells = [whole, *(parts.get(task) for task in tasks)]
-        values = [percent(p.accuracy, p.low, p.high) if p else words("–") for p in cells]
+        values = [_accuracy(p) if p else words("–") for p in cells]
         found.append((cell_name(whole, called), *values))
     return Table("Accuracy by task and tag", tuple(columns), tuple(found))
 
 
-def _identity(p: Point) -> tuple[object, ...]:
-    return p.run_id, p.selector, p.selector_config, p.top_k, p.pinned
-
-
 def selection_table(rows: Sequence[Point], called: Names) -> Table | None:
     """How well chunks were chosen; None where no benchmark says which chunks hold the answer."""
-    known = [p for p in rows if not p.control and math.isfinite(p.recall)]
+    known = [p for p in rows if not p.condition.baseline and math.isfinite(p.recall)]
     if not known:
         return None
     scale, name = unit(largest([p.kv_bytes_reloaded for p in known]), "B")
@@ -131,7 +129,7 @@ def selection_table(rows: Sequence[Point], called: Names) -> Table | None:
             percent(p.recall),
             percent(p.hit),
             percent(p.precision),
-            percent(p.accuracy, p.low, p.high),
+            _accuracy(p),
             number(p.kv_bytes_reloaded, scale=scale),
         )
         for p in known
@@ -141,7 +139,7 @@ def selection_table(rows: Sequence[Point], called: Names) -> Table | None:
 
 def stages_table(rows: Sequence[Point], called: Names) -> Table:
     """Compute of a question by stage: FLOPs (closed form) and seconds (measured), as stacked bars."""
-    flops, name = unit(largest([p.flops for p in rows]), "FLOPs")
+    flops, name = unit(largest([p.flops_total for p in rows]), "FLOPs")
     columns = (
         _CELL,
         Column(name),
@@ -149,90 +147,87 @@ def stages_table(rows: Sequence[Point], called: Names) -> Table:
         Column("s"),
         Column("seconds by stage", numbers=False),
     )
-    longest = {u: largest([getattr(p, u) for p in rows]) or 1.0 for u in ("flops", "seconds")}
+    most_flops = largest([p.flops_total for p in rows])
+    most_seconds = largest([p.seconds_total for p in rows])
     found = [
         (
             cell_name(p, called),
-            number(p.flops, scale=flops),
-            _bar(p, "flops", longest["flops"]),
-            number(p.seconds),
-            _bar(p, "seconds", longest["seconds"]),
+            number(p.flops_total, scale=flops),
+            _bar(p.flops, most_flops),
+            number(p.seconds_total),
+            _bar(p.seconds, most_seconds),
         )
         for p in rows
     ]
     return Table("Compute by stage", columns, tuple(found))
 
 
-def _bar(point: Point, measure: str, longest: float) -> Value:
-    total = getattr(point, measure) or 1.0
-    parts = []
-    for number_, stage in enumerate(STAGES):
-        value = getattr(point, f"{measure}_{stage}")
-        if value > 0:
-            told = f"{NAMES_OF_STAGES[stage]} {100 * value / total:.3g} %"
-            parts.append((number_, 100 * value / longest, told))
+def _bar(by_stage: Mapping[str, float], longest: float) -> Value:
+    total = math.fsum(by_stage.values())
+    parts = [
+        (index, 100 * value / longest, f"{stage_name(stage)} {100 * value / total:.3g} %")
+        for index, stage in enumerate(STAGES)
+        if (value := by_stage[stage]) > 0
+    ]
     bar = Bar(tuple(parts))
     most = sorted(parts, key=lambda part: -part[1])[:3]
-    return Value(bar.words, picture=bar, note=", ".join(told for _, _, told in most))
+    return Value(bar.words, picture=bar, note=", ".join(text for _, _, text in most))
 
 
 def ratios_table(rows: Sequence[Point]) -> Table:
     """Ratios that were really obtained against those asked for; one row for each way to compress."""
-    groups: dict[tuple[object, ...], list[Point]] = defaultdict(list)
-    for p in rows:
-        if not math.isfinite(p.measured_ratio_low):  # out of memory throughout
-            continue
-        ratios = (p.ratio_low, p.between, p.ratio_high)
-        groups[p.model, p.compressor, ratios, p.chunk_frames].append(p)
-    more = any(p.between for p in rows)
+    groups: dict[Hashable, list[Point]] = defaultdict(list)
+    answered = [p for p in rows if any(map(math.isfinite, p.measured_ratio.values()))]
+    for p in answered:  # the others ran out of memory throughout
+        groups[p.condition.model, p.condition.levels, p.condition.chunk_frames].append(p)
+    traits = trait_names(p.condition for p in answered)
+    levels = [name.removeprefix("ratio.") for name in traits if name.startswith("ratio.")]
     columns = (
         Column("compressor", numbers=False),
         Column("model", numbers=False),
         Column("frames a chunk"),
         *(
             Column(f"{level} {what}")
-            for level in ("low", "high")
+            for level in levels
             for what in ("nominal", "measured", "off %")
         ),
-        *(Column(f"between, {what}", numbers=False) for what in ("nominal", "measured") if more),
     )
-    found = []
+    table = []
     for members in groups.values():
-        first = members[0]
-        values = []
-        for level in ("low", "high"):
-            nominal = getattr(first, f"ratio_{level}")
-            measured = math.fsum(getattr(p, f"measured_ratio_{level}") for p in members) / len(
-                members
-            )
-            off = measured / nominal - 1
-            values += [
-                number(nominal, "{:g}"),
-                number(measured, "{:.2f}"),
-                number(off, "{:+.1f}", 100),
-            ]
-        if more:
-            values += [words(first.between or "-"), words(first.measured_between or "-")]
-        chunk = number(first.chunk_frames, "{:.0f}")
-        found.append((words(first.compressor), words(first.model), chunk, *values))
-    return Table("Measured against nominal ratios", columns, tuple(found))
+        condition = members[0].condition
+        values = [words(condition.compressor), words(condition.model)]
+        values.append(number(condition.chunk_frames, "{:.0f}"))
+        for level in levels:
+            nominal = condition.traits.get(f"ratio.{level}")
+            if not isinstance(nominal, float | int) or not math.isfinite(nominal):
+                values += [words("–" if nominal is None else "dropped"), words("–"), words("–")]
+                continue
+            measured = math.fsum(p.measured_ratio[level] for p in members) / len(members)
+            values += [number(nominal, "{:g}"), number(measured, "{:.2f}")]
+            values.append(number(measured / nominal - 1, "{:+.1f}", 100))
+        table.append(tuple(values))
+    return Table("Measured against nominal ratios", columns, tuple(table))
 
 
 def budget_table(rows: Sequence[Point], called: Names) -> Table | None:
     """The best cell within a share of the uncompressed cache's bytes; None where no cell is that small."""
     found = []
-    groups = comparable(p for p in rows if not p.knows_truth)
+    groups = comparable(p for p in rows if not p.condition.is_bound)
     for group in groups:
         for budget in BUDGETS:
             within = [p for p in group if p.kv_share <= budget]
             if within:
                 best = max(within, key=lambda p: (p.accuracy, -p.kv_share))
-                where = f"{best.benchmark}, {best.model}" if len(groups) > 1 else ""
+                setting = f"{best.condition.benchmark}, {best.condition.model}"
                 found.append(
                     (
-                        Value(f"up to {100 * budget:g} %", sort=budget, note=where),
+                        Value(
+                            f"up to {100 * budget:g} %",
+                            sort=budget,
+                            note=setting * (len(groups) > 1),
+                        ),
                         cell_name(best, called),
-                        percent(best.accuracy, best.low, best.high),
+                        _accuracy(best),
                         percent(best.kv_share),
                     )
                 )

@@ -1,62 +1,68 @@
-"""Paired differences of a sweep's cells: against full KVs, and against random selection. Pure."""
+"""Paired differences of a sweep's cells: against full KVs, and against controls. Pure."""
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from x2l.analysis.cell_names import Names
-from x2l.analysis.comparison import FIELDS, CellRecords, Comparison, compare
-from x2l.analysis.compute_axes import COMPARABLE
-from x2l.analysis.points import FULL, Point
+from x2l.analysis.comparison import CellRecords, Comparison, compare
+from x2l.analysis.points import Point
 from x2l.analysis.report.cell_tables import cell_name
 from x2l.analysis.report.table import Column, Interval, Table, Value, number, percent
 from x2l.analysis.statistics import Difference
+from x2l.runs.condition import FULL, Condition, choice_names
 
-RANDOM = "random"
-Pair = tuple["Cell", "Cell"]
+Pair = tuple["CellResult", "CellResult"]
 
 
 @dataclass(frozen=True)
-class Cell:
+class CellResult:
     """One cell: its answers, what they come to, and the units (questions, groups of tries) that count."""
 
     records: CellRecords
     point: Point
     units: frozenset[str]
 
+    @property
+    def condition(self) -> Condition:
+        """What identifies it."""
+        return self.point.condition
 
-def against_full(cells: Sequence[Cell]) -> list[Pair]:
+
+def against_full(cells: Sequence[CellResult]) -> list[Pair]:
     """(full KVs, cell) for every other cell of the same questions, model, rules and frames."""
-    full = [cell for cell in cells if cell.point.control == FULL]
+    full = [cell for cell in cells if cell.condition.baseline == FULL]
     pairs = []
     for cell in cells:
-        if cell.point.control == FULL:
-            continue
-        same = [
-            f for f in full if _key(f, COMPARABLE) == _key(cell, COMPARABLE) and _share(f, cell)
-        ]
-        # Full KVs hardly depend on how they were pre-filled; still, the nearest of several is taken.
-        near = ("chunk_frames", "context", "positions", "dtype", "seed")
-        if same:
-            most = max(
-                same,
-                key=lambda f: sum(_key(f, near)[i] == v for i, v in enumerate(_key(cell, near))),
-            )
-            pairs.append((most, cell))
+        setting = cell.condition.setting
+        same = [f for f in full if f.condition.setting == setting and f.units & cell.units]
+        if same and cell.condition.baseline != FULL:
+            # Full KVs hardly depend on how they were pre-filled; still, the nearest of several is taken.
+            prefill = _traits_but(cell, choice_names()).items()
+            nearest = max(same, key=lambda f: len(prefill & _traits_but(f, ()).items()))
+            pairs.append((nearest, cell))
     return pairs
 
 
-def against_random(cells: Sequence[Cell]) -> list[Pair]:
-    """(random selection, cell) for every cell that selects as many chunks of the same pre-fill."""
-    names = (*(name for name in FIELDS if name != "selector"), "run_id")
-    random = {_key(cell, names): cell for cell in cells if cell.point.selector == RANDOM}
-    pairs = []
+def against_controls(cells: Sequence[CellResult]) -> list[Pair]:
+    """(control, cell) for every cell that re-loads as much of the same pre-fill as a selector without the question."""
+    controls: dict[Hashable, list[CellResult]] = defaultdict(list)
     for cell in cells:
-        other = random.get(_key(cell, names))
-        chooses = not cell.point.control and cell.point.top_k != 0 and cell.point.selector != RANDOM
-        if chooses and other is not None and _share(other, cell):
-            pairs.append((other, cell))
-    return pairs
+        if chooses(cell.condition) and cell.condition.role == "control":
+            controls[_as_much(cell)].append(cell)
+    return [
+        (control, cell)
+        for cell in cells
+        if chooses(cell.condition) and cell.condition.role != "control"
+        for control in controls[_as_much(cell)]
+        if control.units & cell.units
+    ]
+
+
+def chooses(condition: Condition) -> bool:
+    """Whether chunks are chosen, so that it matters which."""
+    return condition.baseline is None and condition.top_k != 0
 
 
 def differences_table(caption: str, pairs: Sequence[Pair], called: Names) -> Table | None:
@@ -65,13 +71,14 @@ def differences_table(caption: str, pairs: Sequence[Pair], called: Names) -> Tab
     Args:
         caption: of the table.
         pairs: see `against_full`.
-        called: names of cells.
+        called: names of cells. What each is compared with is named where there are several.
     """
     if not pairs:
         return None
-    found = compare([(a.records, b.records) for a, b in pairs])
-    left = min(0.0, *(one.headline.low for one in found))
-    right = max(0.0, *(one.headline.high for one in found))
+    comparisons = compare([(a.records, b.records) for a, b in pairs])
+    left = min(0.0, *(c.headline.low for c in comparisons))
+    right = max(0.0, *(c.headline.high for c in comparisons))
+    controls = {called.choice(a.condition) for a, _ in pairs}
     columns = (
         Column("cell", numbers=False),
         Column("against %", title="accuracy of what it is compared with, on the shared questions"),
@@ -87,30 +94,31 @@ def differences_table(caption: str, pairs: Sequence[Pair], called: Names) -> Tab
             title="the cell's bytes resident, of the uncompressed cache's; then those it is compared with",
         ),
     )
-    rows = tuple(
-        _row(one, b.point, called, (left, right)) for one, (_, b) in zip(found, pairs, strict=True)
-    )
-    return Table(caption, columns, rows)
+    rows = []
+    for comparison, (against, cell) in zip(comparisons, pairs, strict=True):
+        control = called.choice(against.condition) if len(controls) > 1 else ""
+        rows.append(_row(comparison, cell_name(cell.point, called), control, (left, right)))
+    return Table(caption, columns, tuple(rows))
 
 
 def _row(
-    one: Comparison, point: Point, called: Names, reach: tuple[float, float]
+    comparison: Comparison, name: Value, against: str, reach: tuple[float, float]
 ) -> tuple[Value, ...]:
-    d = one.headline
+    d = comparison.headline
     low, value, high = 100 * d.low, 100 * d.value, 100 * d.high
-    a, b = one.headline_accuracies
-    told = f"{round(value, 1) + 0.0:+.1f}"
+    a, b = comparison.headline_accuracies
+    difference = f"{round(value, 1) + 0.0:+.1f}"
     return (
-        cell_name(point, called),
-        percent(a.value),
+        name,
+        number(a.value, "{:.1f}", 100, against),
         percent(b.value),
-        Value(told, sort=value, note=f"{low:+.1f} to {high:+.1f}"),
-        Value(told, sort=value, picture=_interval(d, *reach)),
-        number(one.micro.lost, "{:.0f}"),
-        number(one.micro.gained, "{:.0f}"),
-        number(one.micro.count, "{:.0f}"),
-        Value(_p(one.p_holm), sort=one.p_holm),
-        number(one.kv_share_b, "{:.1f}", 100, f"against {100 * one.kv_share_a:.1f}"),
+        Value(difference, sort=value, note=f"{low:+.1f} to {high:+.1f}"),
+        Value(difference, sort=value, picture=_interval(d, *reach)),
+        number(comparison.micro.lost, "{:.0f}"),
+        number(comparison.micro.gained, "{:.0f}"),
+        number(comparison.micro.count, "{:.0f}"),
+        Value(_p(comparison.p_holm), sort=comparison.p_holm),
+        number(comparison.kv_share_b, "{:.1f}", 100, f"against {100 * comparison.kv_share_a:.1f}"),
     )
 
 
@@ -125,10 +133,10 @@ def _p(value: float) -> str:
     return f"{value:.3f}" if value >= 0.001 else "<0.001"
 
 
-def _key(cell: Cell, names: Sequence[str]) -> tuple[object, ...]:
-    return tuple(cell.records.fields[name] for name in names)
+def _traits_but(cell: CellResult, names: Sequence[str]) -> dict[str, Hashable]:
+    return {name: value for name, value in cell.condition.traits.items() if name not in names}
 
 
-def _share(a: Cell, b: Cell) -> bool:
-    """Whether anything counts on both sides."""
-    return bool(a.units & b.units)
+def _as_much(cell: CellResult) -> Hashable:
+    """What cells share that re-load as much of one pre-fill."""
+    return tuple(_traits_but(cell, ("selector", "selector_config")).items())

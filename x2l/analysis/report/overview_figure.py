@@ -4,24 +4,28 @@ import base64
 import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from x2l.analysis import plotting
 from x2l.analysis.cell_names import Names
 from x2l.analysis.compute_axes import ComputeAxis
-from x2l.analysis.curves import CONTROLS, log_ticks
-from x2l.analysis.figure_style import COLOURS, MARKERS, RC
-from x2l.analysis.points import FULL, Point, pareto
+from x2l.analysis.figure_style import (
+    RC,
+    SOFT,
+    Style,
+    compressor_styles,
+    selector_styles,
+    style_of_baseline,
+)
+from x2l.analysis.points import Point, pareto
+from x2l.runs.condition import FULL, Condition
 
 MOST_BARS = 60  # cells of which every interval is drawn; of more, those on the front
-MOST_COLOURS = 7  # compressors that colours still tell apart
 MOST_LINES = 24  # lines that may still be followed
 _SVG: dict[Any, Any] = {
     "svg.hashsalt": "x2l",
@@ -30,19 +34,40 @@ _SVG: dict[Any, Any] = {
 
 
 @dataclass(frozen=True)
-class _Look:
-    """Colours of compressors, marks of selectors."""
-
-    colours: Mapping[str, str]
-    markers: Mapping[str, str]
-
-
-@dataclass(frozen=True)
 class Picture:
     """A figure as a data URI, with what it shows in words."""
 
     source: str
     alt: str
+
+
+@dataclass(frozen=True)
+class _Looks:
+    """Colours are compressors (none where there are more than colours), marks selectors."""
+
+    colours: Mapping[str, str]
+    selectors: Mapping[str, Style]
+
+    def of(self, condition: Condition) -> Style:
+        """Of a cell's mark."""
+        if condition.baseline == FULL:
+            return style_of_baseline(condition)
+        colour = self.colours.get(condition.compressor, SOFT)
+        if condition.baseline:
+            return replace(style_of_baseline(condition), colour=colour)
+        return replace(self.selectors[condition.chosen_by], colour=colour)
+
+
+def _looks(group: Sequence[Point]) -> _Looks:
+    conditions = [p.condition for p in group]
+    styles = compressor_styles({c.compressor for c in conditions if c.baseline != FULL})
+    colours = {name: styles[name].colour for name in sorted(styles)}
+    told_apart = len(set(colours.values())) == len(colours)
+    choosing = [c for c in conditions if not c.baseline]
+    methods = {c.chosen_by for c in choosing if not c.is_bound}
+    names = sorted({c.chosen_by for c in choosing})
+    roles = selector_styles({name: "method" if name in methods else "bound" for name in names})
+    return _Looks(colours if told_apart else {}, roles)
 
 
 def overview(group: Sequence[Point], axis: ComputeAxis, called: Names) -> Figure:
@@ -55,28 +80,26 @@ def overview(group: Sequence[Point], axis: ComputeAxis, called: Names) -> Figure
     """
     scale, unit = axis.scaled(max(axis.value(p) for p in group))
     at = {id(p): axis.value(p) * scale for p in group}
-    best = pareto(group, axis.field)
-    compressors = sorted({p.compressor for p in group if p.control != FULL})
-    selectors = sorted({p.selector for p in group if not p.control})
-    coloured = len(compressors) <= MOST_COLOURS
-    look = _Look(
-        colours={c: COLOURS[i] if coloured else "#666666" for i, c in enumerate(compressors)},
-        markers={s: MARKERS[i % len(MARKERS)] for i, s in enumerate(selectors)},
-    )
+    best, looks = pareto(group, axis.field), _looks(group)
     with matplotlib.rc_context({**RC, **_SVG}):
-        figure = Figure(figsize=(7.6, 4.6), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots()
-        _front(axes, best, at)
+        figure, ((axes,),) = plotting.panels(1, 1, (7.6, 4.6))
+        plotting.front_steps(axes, [at[id(p)] for p in best], best)
         lines: dict[str, list[Point]] = defaultdict(list)
         for p in group:
-            if not p.control:
-                lines[called.line(p)].append(p)
-        if coloured and len(lines) <= MOST_LINES:
-            _lines(axes, lines, at, look)
+            if not p.condition.baseline:
+                lines[called.line(p.condition)].append(p)
+        if looks.colours and len(lines) <= MOST_LINES:
+            for row in lines.values():
+                is_bound = all(p.condition.is_bound for p in row)
+                style = replace(looks.of(row[0].condition), line="--" if is_bound else "-")
+                plotting.line(
+                    axes, [at[id(p)] for p in row], row, style, linewidth=1, alpha=0.6, zorder=2
+                )
         every, on_front = len(group) <= MOST_BARS, set(map(id, best))
         for p in group:
-            _cell(axes, p, at[id(p)], look, every or id(p) in on_front)
+            size = 12 if p.condition.baseline == FULL else 8 if p.condition.baseline else 5
+            interval, style = every or id(p) in on_front, looks.of(p.condition)
+            plotting.mark(axes, at[id(p)], p, style, size, interval, elinewidth=0.7, alpha=0.9)
         for number, p in enumerate(best, start=1):
             axes.annotate(
                 str(number),
@@ -88,73 +111,27 @@ def overview(group: Sequence[Point], axis: ComputeAxis, called: Names) -> Figure
                 fontweight="bold",
             )
         low, high = min(at.values()), max(at.values())
-        margin = max(1.06, (high / low) ** 0.04) if low > 0 else 1.06
         if low > 0:
-            axes.set_xscale("log")
-            axes.set_xlim(low / margin, high * margin)
-            axes.set_xticks(log_ticks(low / margin, high * margin))
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
-            axes.xaxis.set_minor_formatter(NullFormatter())
+            margin = max(1.06, (high / low) ** 0.04)
+            plotting.log_axis(axes, low / margin, high * margin)
         axes.set_xlabel(f"{axis.words} ({unit})")
         axes.set_ylabel("accuracy (%)")
-        axes.grid(alpha=0.25, linewidth=0.5)
-        handles = _legend(group, look if coloured else _Look({}, look.markers), called)
+        handles = _legend(group, looks)
         figure.legend(handles=handles, loc="outside lower center", ncols=min(5, len(handles)))
     return figure
 
 
-def _legend(group: Sequence[Point], look: _Look, called: Names) -> list[Line2D]:
-    """Colours are compressors, marks selectors and controls."""
-    found = [Line2D([], [], color="#bbbbbb", lw=4, alpha=0.6, label="Pareto front")]
-    for compressor, colour in look.colours.items():
-        found.append(Line2D([], [], color=colour, lw=2.5, label=compressor))
-    bounds = {p.selector for p in group if p.knows_truth and p.top_k != "gt"}
-    for selector, marker in look.markers.items():
-        label = f"{selector} (bound)" if selector in bounds else selector
-        found.append(Line2D([], [], color="#666666", marker=marker, ms=5, ls="", label=label))
-    for control, marker in CONTROLS.items():
-        if any(p.control == control for p in group):
-            found.append(Line2D([], [], color="#222222", marker=marker, ms=8, ls="", label=control))
-    return found
-
-
-def _front(axes: Axes, best: Sequence[Point], at: Mapping[int, float]) -> None:
-    steps = [(at[id(p)], 100 * p.accuracy) for p in best]
-    if steps:
-        steps.append((10 * steps[-1][0], steps[-1][1]))  # more compute never costs accuracy
-        x, y = zip(*steps, strict=True)
-        axes.step(
-            x, y, where="post", color="#bbbbbb", lw=4, alpha=0.6, zorder=1, label="Pareto front"
-        )
-
-
-def _lines(
-    axes: Axes, lines: Mapping[str, Sequence[Point]], at: Mapping[int, float], look: _Look
-) -> None:
-    for members in lines.values():
-        ordered = sorted(members, key=lambda p: at[id(p)])
-        style = "--" if all(p.knows_truth for p in ordered) else "-"
-        x, y = [at[id(p)] for p in ordered], [100 * p.accuracy for p in ordered]
-        axes.plot(x, y, style, color=look.colours[members[0].compressor], lw=1, alpha=0.6, zorder=2)
-
-
-def _cell(axes: Axes, point: Point, x: float, look: _Look, barred: bool) -> None:
-    colour = "#222222" if point.control == FULL else look.colours[point.compressor]
-    marker = CONTROLS[point.control] if point.control else look.markers[point.selector]
-    value = 100 * point.accuracy
-    axes.errorbar(
-        x,
-        value,
-        yerr=[[value - 100 * point.low], [100 * point.high - value]] if barred else None,
-        color=colour,
-        marker=marker,
-        markersize={None: 5, FULL: 12}.get(point.control, 8),
-        markeredgecolor="white",
-        markeredgewidth=0.6,
-        elinewidth=0.7,
-        alpha=0.9,
-        zorder=4 if point.control == FULL else 3,
-    )
+def _legend(group: Sequence[Point], looks: _Looks) -> list[Line2D]:
+    handles = [plotting.front_handle("Pareto front")]
+    for compressor, colour in looks.colours.items():
+        handles.append(Line2D([], [], color=colour, lw=2.5, label=compressor))
+    for name, style in looks.selectors.items():
+        label = f"{name} (bound)" if style.line == "--" else name
+        handles.append(plotting.handle(label, Style(SOFT, style.marker, ""), 5))
+    baselines = {c.baseline: style_of_baseline(c) for p in group if (c := p.condition).baseline}
+    for label, style in baselines.items():
+        handles.append(plotting.handle(str(label), replace(style, line=""), 8))
+    return handles
 
 
 def picture(figure: Figure, alt: str, form: str = "svg") -> Picture:

@@ -9,8 +9,9 @@ from typing import Any
 
 import yaml
 
+from x2l.analysis.cell_names import names
 from x2l.analysis.report.table import Column, Table, number, words
-from x2l.runs.out_of_memory_log import load_shortages, unanswered
+from x2l.runs.out_of_memory_log import OutOfMemory, load_out_of_memory, unanswered
 from x2l.runs.records import Record, read_json_lines
 from x2l.runs.run_info import RUN
 from x2l.runs.sweep_status import MEANING, Job
@@ -65,16 +66,18 @@ def memory_table(jobs: Sequence[Job], records: Sequence[Record]) -> Table | None
     Raises:
         ValueError: a run's out_of_memory.jsonl is another program's.
     """
-    groups: dict[tuple[str, ...], list[Any]] = defaultdict(list)
-    every = [one for job in jobs if job.folder for one in load_shortages(job.folder)]
+    groups: dict[tuple[str, ...], list[OutOfMemory]] = defaultdict(list)
+    entries = [entry for job in jobs if job.folder for entry in load_out_of_memory(job.folder)]
+    missing = unanswered(entries, records)
+    called = names([*(r.condition for r in records), *(entry.condition for entry in missing)])
     run_of = {job.values.get("run_id"): job.name for job in jobs}
-    for one in unanswered(every, records):
-        cell = f"{one.cell}, high {one.ratio_high:g}x"
-        run = run_of.get(one.run_id, one.run_id)
-        groups[cell, run, one.stage or "between stages", one.device].append(one)
+    for entry in missing:
+        run_id, stage = entry.condition.run_id, entry.stage or "between stages"
+        cell = called.cell(entry.condition)
+        groups[cell, run_of.get(run_id, run_id), stage, entry.device].append(entry)
     found = []
     for (cell, run, stage, device), members in groups.items():
-        most = max((one.asked_bytes or 0 for one in members), default=0)
+        most = max((entry.requested_bytes or 0 for entry in members), default=0)
         found.append(
             (
                 words(cell),
