@@ -9,13 +9,12 @@ import torch
 
 from tests.clips import Clips
 from tests.evaluation.test_runner import Kept, go
-from tests.synthetic import record
-from x2l.analysis.curves import draw, table
-from x2l.analysis.points import pareto, points, telling_apart
+from x2l.analysis.points import points
+from x2l.analysis.points_table import table
 from x2l.evaluation import video as answering
 from x2l.models import loading
 from x2l.runs import job_status as jobstatus
-from x2l.runs.out_of_memory_log import SHORTAGES, Shortage, in_short, load_shortages, unanswered
+from x2l.runs.out_of_memory_log import LOG, load_out_of_memory, summary_lines, unanswered
 from x2l.runs.records import load
 from x2l.runs.sweep_status import Job
 from x2l.runs.trackers.base import NoTracker
@@ -68,13 +67,13 @@ def test_a_cell_that_runs_out_is_a_result_and_the_others_are_answered(tmp_path, 
 
     again = go(tmp_path, data, lambda: model, selectors, top_k=(1, 2))  # as short as before
     assert again.added == 0 and len(again.shortages) == 12
-    assert len(load_shortages(tmp_path)) == 12
+    assert len(load_out_of_memory(tmp_path)) == 12
 
     greedy.asks[0] = False  # there is enough now: the same command answers them
     last = go(tmp_path, data, lambda: model, selectors, top_k=(1, 2))
     assert (last.added, last.shortages) == (12, ()) and len(last.records) == 24
     assert json.loads((tmp_path / "status.json").read_text())["state"] == "done"
-    assert unanswered(load_shortages(tmp_path), load(tmp_path)) == []
+    assert unanswered(load_out_of_memory(tmp_path), load(tmp_path)) == []
 
 
 def test_what_ran_out_before_and_is_tried_again_is_still_to_be_done(tmp_path, data, model):
@@ -118,7 +117,7 @@ def test_only_the_cells_that_need_too_much_run_out(tmp_path, data, model, monkey
     assert {(s.top_k, s.stage, s.asked_bytes) for s in summary.shortages} == {
         (3, "reload", int(2.5 * 2**30))
     }
-    rows = {p.top_k: p for p in points(summary.records, shortages=summary.shortages)}
+    rows = {p.top_k: p for p in points(summary.records, out_of_memory=summary.shortages)}
     assert (rows[3].n, rows[3].out_of_memory, rows[1].out_of_memory) == (0, 6, 0)
 
 
@@ -143,7 +142,7 @@ def test_a_video_that_does_not_fit_is_short_in_every_cell(
     assert {r.video_id for r in summary.records} == {"clip1"} and len(summary.records) == 9
     assert {(s.video_id, s.stage) for s in summary.shortages} == {("clip0", "prefill")}
     assert len(summary.shortages) == 9
-    assert in_short(summary.shortages)[0].startswith(
+    assert summary_lines(summary.shortages)[0].startswith(
         "tome none: out of memory in prefill, 3 answers about 1 videos (cpu"
     )
 
@@ -157,75 +156,13 @@ def test_a_model_that_does_not_fit_is_short_everywhere(tmp_path, data):
     assert len(summary.shortages) == summary.expected == 6
     (line,) = {s.error for s in summary.shortages}
     assert line.startswith("out of memory: loading the model, float32; use model.dtype=bfloat16,")
-    (point,) = points([], shortages=summary.shortages)
+    (point,) = points([], out_of_memory=summary.shortages)
     assert "OOM" in table([point])
 
 
-# --- what is shown -------------------------------------------------------------------------------
-
-
-def short(**changes):
-    one = record(**changes)
-    names = ("run_id", "sample_id", "video_id", "benchmark", "protocol", "task", "tags")
-    names += ("selector", "selector_config", "top_k", "pinned", "frames", "fps", "chunk_frames")
-    names += ("ratio_low", "ratio_high", "compressor", "context", "positions", "model", "dtype")
-    values = {name: getattr(one, name) for name in (*names, "seed", "ratios_between")}
-    return Shortage(**values, stage="decode", asked_bytes=1 << 30, device="cuda:0", error="x")
-
-
-def cells(k, count=6):
-    """One question a video; the two long videos, the last, are answered wrong."""
-    return [
-        record(
-            top_k=k,
-            sample_id=f"v{n}/q",
-            video_id=f"v{n}",
-            frames=24 if n < 4 else 512,
-            correct=float(n < 4),
-        )
-        for n in range(count)
-    ]
-
-
-def test_an_accuracy_over_fewer_questions_is_marked_wherever_it_is_shown():
-    whole, part = cells(1), cells(2, count=4)
-    lost = [short(top_k=2, sample_id=f"v{n}/q", video_id=f"v{n}", frames=512) for n in (4, 5)]
-    none = [short(top_k=4, sample_id=f"v{n}/q", video_id=f"v{n}") for n in range(6)]
-    rows = points([*whole, *part], shortages=[*lost, *none])
-    assert [(p.top_k, p.n, p.out_of_memory) for p in rows] == [(1, 6, 0), (2, 4, 2), (4, 0, 6)]
-    lines = table(rows).splitlines()
-    assert lines[0].split()[-1] == "OOM" and lines[-1].startswith("* without the answers")
-    assert [line.split()[3] for line in lines[1:4]] == ["66.7", "100.0*", "OOM"]
-    assert [p.top_k for p in pareto(rows, "kv_bytes_resident")] == [1]
-    assert telling_apart(rows) == []  # the videos that fitted make no other experiment
-
-    figure = draw(rows, "title")
-    assert figure.get_suptitle() == "title\nout of memory, not drawn: tome attention k=4"
-    (legend,) = figure.legends
-    assert any("out of memory" in text.get_text() for text in legend.get_texts())
-    marks = [line for axes in figure.axes for line in axes.lines if line.get_marker() == "o"]
-    assert "white" in {line.get_markerfacecolor() for line in marks}
-
-    assert "OOM" not in table(points(whole)) and draw(points(whole), "t").get_suptitle() == "t"
-
-
-def test_parts_count_their_own_shortages():
-    lost = [short(top_k=1, sample_id="v9/q", video_id="v9", task="counting")]
-    rows = {p.task: p for p in points(cells(1), by_task=True, shortages=lost)}
-    counted = {name: (p.n, p.out_of_memory) for name, p in rows.items()}
-    assert counted["all"] == (6, 1) and counted["retrieval"] == (6, 0)
-    assert counted["counting"] == (0, 1)
-
-
-def test_an_answer_makes_up_for_a_shortage():
-    lost = [short(top_k=1, sample_id="v0/q", video_id="v0")]
-    (point,) = points(cells(1), shortages=lost)
-    assert (point.n, point.out_of_memory) == (6, 0)
-
-
 def test_a_torn_line_is_passed_over_and_a_strange_one_is_an_error(tmp_path):
-    (tmp_path / SHORTAGES).write_text('{"run_id": "7')
-    assert load_shortages(tmp_path) == []
-    (tmp_path / SHORTAGES).write_text('{"run_id": "7", "pinned": []}\n')
+    (tmp_path / LOG).write_text('{"run_id": "7')
+    assert load_out_of_memory(tmp_path) == []
+    (tmp_path / LOG).write_text('{"run_id": "7", "pinned": []}\n')
     with pytest.raises(ValueError, match=r"out_of_memory.jsonl:1: not a line of this version"):
-        load_shortages(tmp_path)
+        load_out_of_memory(tmp_path)

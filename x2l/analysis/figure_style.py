@@ -165,18 +165,14 @@ def _distinct(names: Iterable[str], table: Mapping[str, Style]) -> dict[str, Sty
     """A look for each name; those of the table keep theirs whatever they stand beside."""
     styles: dict[str, Style] = {}
     for name in sorted(names, key=lambda name: (name not in table, name)):
-        base = name.partition(" ")[0]
-        used = {(style.colour, style.marker) for style in styles.values()}
-        used_colours = {style.colour for style in styles.values()} if base not in table else set()
-        candidates = _candidates(name, table.get(base))
-        styles[name] = next(
-            (
-                style
-                for style in candidates
-                if (style.colour, style.marker) not in used and style.colour not in used_colours
-            ),
-            candidates[0],
-        )
+        if name in table:
+            styles[name] = table[name]
+            continue
+        used = styles.values()
+        colours, markers = {style.colour for style in used}, {style.marker for style in used}
+        candidates = _candidates(name, table.get(name.partition(" ")[0]))
+        # The first that shares least with another in the picture; the first of all where nothing is shared.
+        styles[name] = min(candidates, key=lambda c: (c.colour in colours) + (c.marker in markers))
     return styles
 
 
@@ -187,7 +183,7 @@ def _candidates(name: str, base: Style | None) -> list[Style]:
         markers = [MARKERS[(first + i) % len(MARKERS)] for i in range(len(MARKERS))]
         return [replace(base, marker=marker) for marker in markers]
     number = _number(name)
-    return [
+    return [  # every pair: the two lengths have no common factor
         Style(COLOURS[(number + i) % len(COLOURS)], MARKERS[(number // 64 + i) % len(MARKERS)])
-        for i in range(len(COLOURS))
+        for i in range(len(COLOURS) * len(MARKERS))
     ]

@@ -40,7 +40,7 @@ def test_only_what_has_changed_is_written_anew(tmp_path):
 
 def test_what_all_cells_share_is_the_configuration_and_what_differs_has_a_column():
     assert TABLES.config["model"] == "x2l_tiny" and TABLES.config["frames"] == 128
-    assert "ratio_high" not in TABLES.config and "selector" not in TABLES.config
+    assert "ratio.high" not in TABLES.config and "selector" not in TABLES.config
     other = points([*RECORDS, record(run_id="b", chunk_frames=16, top_k=3)])
     tables = sweep_tables(other, other)
     at = tables.columns.index("chunk_frames")
@@ -63,7 +63,7 @@ def test_settings_of_one_selector_are_lines_of_the_chart():
     assert all({line for line, _, _ in chart.lines} == lines for chart in tables.charts)
 
 
-def test_fronts_are_of_comparable_cells_and_know_no_truth():
+def test_fronts_are_of_comparable_cells_and_hold_no_bound():
     shown = dict(kv_bytes_resident=1000)
     records = [
         record(run_id="a", model="a", correct=0.0, **shown),
