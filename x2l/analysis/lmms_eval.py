@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from x2l.analysis.cell_names import value_text
 from x2l.analysis.scoring import ALL_TASKS
 from x2l.analysis.statistics import TRIES, Accuracy, Outcome, circular, macro_accuracy
-from x2l.runs.condition import Condition
+from x2l.runs.condition import Condition, choice_names
 from x2l.runs.records import Record, read_json_lines
 
 SAMPLES = re.compile(r"(?:.*_)?samples_(.+)\.jsonl")
@@ -189,11 +190,14 @@ def _order(record: Record) -> tuple[bool, int, str]:
 
 
 def _label(condition: Condition) -> str:
-    """Of a cell's folder: everything that a run's cells differ in, and its levels."""
+    """Of a cell's folder: its levels, and everything that cells of one run differ in."""
     ratios = ["dropped" if e.ratio is None else f"{e.ratio:g}x" for e in condition.levels]
-    top_k = [] if condition.top_k is None else [f"k{condition.top_k}"]
-    words = [condition.compressor, *ratios, condition.chosen_by, *top_k, *condition.pinned]
-    return "-".join([*words, condition.selector_config])
+    choice = {name: condition.traits[name] for name in choice_names()}
+    choice |= {"selector": condition.chosen_by}
+    words = [
+        ("k" * (n == "top_k") + value_text(v)) for n, v in choice.items() if v not in (None, ())
+    ]
+    return "-".join([condition.compressor, *ratios, *words])
 
 
 def _line(record: Record, number: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from x2l.analysis.cell_names import Names, names
 from x2l.analysis.points import points
 from x2l.analysis.scoring import ALL_TASKS, outcomes
-from x2l.runs.condition import Condition
+from x2l.runs.condition import Condition, trait_label
 from x2l.runs.records import Record
 
 _OF_A_TASK = ("accuracy", "accuracy_low", "accuracy_high", "questions")
@@ -47,5 +47,5 @@ def final(records: Collection[Record]) -> dict[str, float]:
 
 def _cell(condition: Condition, called: Names) -> str:
     """Within a run, all cells of which share their pre-fill."""
-    choice = called.choice(condition)
-    return choice if condition.top_k is None else f"{choice} k={condition.top_k}"
+    words = [called.choice(condition), called.variant(condition)]
+    return " ".join(filter(None, [*words, trait_label("top_k", condition.top_k)]))

@@ -6,7 +6,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import AxesImage, imread
 from matplotlib.patches import Rectangle
 
-from x2l.analysis.figure_style import COLOURS
+from x2l.analysis.figure_style import style_of_level
 from x2l.cli.ask.contact_sheet import (
     BAR,
     DPI,
@@ -149,7 +149,7 @@ def test_reloaded_chunks_are_marked_by_more_than_colour(tmp_path):
     assert sorted(frames) == sorted(marks) == [2, 5]
     assert times[2].get_text() == "00:16 re-loaded" and times[3].get_text() == "00:24"
     image = pixels(figure, tmp_path / "sheet.png")
-    signal = pytest.approx(to_rgb(COLOURS[1]), abs=0.02)
+    signal = pytest.approx(to_rgb(style_of_level(0, 2).colour), abs=0.02)
     for index in range(8):
         left, bottom, right, top = box(pictures[index])
         edge, middle = at(image, (left + right) / 2, top), at(image, (left + right) / 2, top - 0.3)

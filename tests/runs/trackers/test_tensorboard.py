@@ -99,7 +99,7 @@ def test_the_sweep_has_tables_picture_front_and_a_chart_for_each_kind_of_compute
         unit = 1e6 if axis.unit == "s" else 1
         for name, members in (
             ("Pareto front", front(rows, axis)),
-            ("tome all-low", [p for p in rows if p.control == "all-low"]),
+            ("tome all-low", [p for p in rows if p.condition.baseline == "all-low"]),
         ):
             drawn = read_back(lines[name]).Scalars(f"accuracy_percent_versus_{axis.name}")
             assert [e.step for e in drawn] == [round(unit * axis.value(p)) for p in members]

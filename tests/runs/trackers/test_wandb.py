@@ -191,6 +191,6 @@ def test_one_command_uploads_every_run(tmp_path, monkeypatch):
 
 
 def test_values_without_a_number_are_not_told():
-    told = metrics.final([r for r in sweep(("tome",), videos=2) if r.selector == "none"])
+    told = metrics.final([r for r in sweep(("tome",), videos=2) if r.condition.selector == "none"])
     assert told and all(map(math.isfinite, told.values()))
     assert json.loads(json.dumps(told)) == told

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, fontManager
 from matplotlib.patches import Polygon, Rectangle
 
-from x2l.analysis.figure_style import COLOURS, RC
+from x2l.analysis.figure_style import INK, RC, SOFT, style_of_level
 from x2l.cli.ask.clock import clock, is_fine
 
 # Inches.
@@ -38,7 +38,8 @@ LINES = 9  # of a question or an answer; the rest is in the JSON beside the pict
 DPI = 120
 # Scripts that no installed font has are shown as boxes; the JSON beside the picture has the words.
 _NO_GLYPH = "Glyph .* missing from font"
-_RELOADED, _OTHER, _TEXT, _FAINT = COLOURS[1], "#a8a8a8", "#222222", "#666666"
+_RELOADED, _OTHER = (style_of_level(index, 2).colour for index in range(2))
+_TEXT, _FAINT = INK, SOFT
 # Tried in this order for what matplotlib's own font lacks; only those that are installed are used.
 _FONTS = (
     "Noto Sans CJK SC",
