@@ -96,6 +96,8 @@ def record(**changes: Any) -> Record:
         precision=1.0,
         hit=1.0,
         tuned_on=None,
+        kv_bytes_streamed=0,
+        selector_bytes_resident=0,
         prediction="A",
         parsed="A",
         correct=1.0,

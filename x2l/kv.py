@@ -17,6 +17,19 @@ import torch
 from torch import Tensor
 
 
+@dataclass(frozen=True)
+class HeadKeys:
+    """Keys of one KV head, in time order.
+
+    Attributes:
+        vectors: `(T, D)`, un-rotated.
+        positions: `(A, T)`.
+    """
+
+    vectors: Tensor
+    positions: Tensor
+
+
 class StoredLayer(ABC):
     """Abstract: KVs of one layer in the form in which they wait; `decode` gives what attention can use.
 
@@ -58,6 +71,14 @@ class StoredLayer(ABC):
     @abstractmethod
     def decode(self) -> LayerKV:
         """The KVs, in the dtype that the model computes in."""
+
+    @abstractmethod
+    def head_keys(self, head: int, device: torch.device) -> HeadKeys:
+        """Keys of one KV head on `device`; nothing else is copied or decoded."""
+
+    @abstractmethod
+    def head_key_bytes(self, head: int) -> int:
+        """Bytes of that head's keys as stored."""
 
     def to(self, device: torch.device | str) -> Self:
         """The same KVs on `device`, in the form they are in.
@@ -159,6 +180,15 @@ class LayerKV(StoredLayer):
     def decode(self) -> LayerKV:
         """These KVs."""
         return self
+
+    def head_keys(self, head: int, device: torch.device) -> HeadKeys:
+        """Keys of one KV head."""
+        at = self.positions[:, head % self.positions.shape[1]]
+        return HeadKeys(self.keys[0, head].to(device), at.to(device))
+
+    def head_key_bytes(self, head: int) -> int:
+        """Bytes of that head's keys."""
+        return self.keys[0, head].nbytes
 
 
 def concat_layers(stored: Sequence[StoredLayer]) -> LayerKV:

@@ -12,6 +12,7 @@ from x2l.engine.meter import Meter
 from x2l.engine.prefill import prefill
 from x2l.selectors.attention import AttentionSelector
 from x2l.selectors.base import Query
+from x2l.selectors.context_attention import attention_to
 from x2l.selectors.controls import (
     FirstLastSelector,
     LastSelector,
@@ -206,15 +207,9 @@ def test_attention_equals_eager_attention_over_the_high_cache(store):
     logits[..., cached:] += torch.full((tokens, tokens), float("-inf")).triu(1)
     want = logits.softmax(-1).mean(dim=(0, 1, 2))
 
-    from x2l.engine.decode import ask
-    from x2l.models.attention import Watch
-    from x2l.selectors.attention import _paid
-
-    watch, cache = Watch(want_keys=True), model.fill(mixed.kv)
-    bias = cache.bias[0]
-    ask(model, cache, asked.question, mixed.place, watch)
-    paid = _paid(watch.queries[0], watch.keys[0], watch.scaling[0], bias)
-    assert torch.allclose(paid, want, atol=1e-6)
+    (layer,) = attention_to(asked.question, store, model, Meter(), ["high"] * 6, (0,))
+    assert torch.allclose(layer.paid.mean(dim=(0, 1)), want[:cached], atol=1e-6)
+    assert layer.by_chunk().shape == (8, tokens, 6)
 
 
 def test_attention_leaves_store_and_model_alone(store):

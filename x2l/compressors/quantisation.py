@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from x2l.kv import LayerKV, StoredLayer
+from x2l.kv import HeadKeys, LayerKV, StoredLayer
 
 BITS = (2, 4, 8)
 TOKENS, CHANNELS = 2, 3  # axes of (1, H, T, D)
@@ -54,6 +54,10 @@ class Packed:
     def each(self, do: Callable[[Tensor], Tensor]) -> Packed:
         """The same with `do` applied to every tensor."""
         return replace(self, codes=do(self.codes), scales=do(self.scales), zeros=do(self.zeros))
+
+    def of_head(self, head: int) -> Packed:
+        """The numbers of one head, `(1, 1, T, D)`."""
+        return self.each(lambda tensor: tensor[:, [head]])
 
     def unpacked(self) -> Tensor:
         """The numbers `(1, H, T, D)`, each within half of its group's scale of what it was, and rounding to `dtype`."""
@@ -179,6 +183,16 @@ class EncodedLayer(StoredLayer):
     def decode(self) -> LayerKV:
         """The KVs, with what quantisation lost."""
         return LayerKV(self.keys.unpacked(), self.values.unpacked(), self.positions, self.weights)
+
+    def head_keys(self, head: int, device: torch.device) -> HeadKeys:
+        """Keys of one KV head; their codes are copied, and decoded on the device."""
+        codes = self.keys.of_head(head).each(lambda tensor: tensor.to(device))
+        at = self.positions[:, head % self.positions.shape[1]]
+        return HeadKeys(codes.unpacked()[0, 0], at.to(device))
+
+    def head_key_bytes(self, head: int) -> int:
+        """Bytes of that head's codes, scales and zeros."""
+        return self.keys.of_head(head).nbytes
 
 
 class Codec(ABC):

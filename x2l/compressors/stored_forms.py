@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from x2l.kv import LayerKV, StoredLayer, concat_layers
+from x2l.kv import HeadKeys, LayerKV, StoredLayer, concat_layers
 
 
 def interleaved(text: LayerKV, visual: LayerKV) -> LayerKV:
@@ -82,6 +82,17 @@ class Interleaved(StoredLayer):
         """Both parts, by temporal position."""
         return interleaved(self.text, self.visual.decode())
 
+    def head_keys(self, head: int, device: torch.device) -> HeadKeys:
+        """Keys of one KV head of both parts, by temporal position."""
+        parts = [part.head_keys(head, device) for part in (self.text, self.visual)]
+        positions = torch.cat([part.positions for part in parts], dim=1)
+        order = positions[0].argsort(stable=True)
+        return HeadKeys(torch.cat([part.vectors for part in parts])[order], positions[:, order])
+
+    def head_key_bytes(self, head: int) -> int:
+        """Bytes of that head's keys in both parts."""
+        return self.text.head_key_bytes(head) + self.visual.head_key_bytes(head)
+
 
 @dataclass(frozen=True)
 class Ragged(StoredLayer):
@@ -136,6 +147,14 @@ class Ragged(StoredLayer):
     def decode(self) -> LayerKV:
         """All heads, padded at the end."""
         return padded([head.decode() for head in self.heads])
+
+    def head_keys(self, head: int, device: torch.device) -> HeadKeys:
+        """Keys of one KV head, without padding."""
+        return self.heads[head].head_keys(0, device)
+
+    def head_key_bytes(self, head: int) -> int:
+        """Bytes of that head's keys."""
+        return self.heads[head].head_key_bytes(0)
 
 
 def padded(heads: Sequence[LayerKV]) -> LayerKV:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
+import torch
 from torch import Tensor
 
 from x2l.kv import KV, StoredKV, concat
@@ -40,6 +41,23 @@ class Mixed:
     def mean_tokens(self) -> int:
         """KVs of a layer, the mean over layers."""
         return round(sum(self.kv.tokens) / len(self.kv.layers))
+
+
+@dataclass(frozen=True)
+class LevelKeys:
+    """Keys of one KV head in one layer, of all chunks at one level, on the device of that layer.
+
+    Attributes:
+        vectors: `(T, D)`, un-rotated.
+        positions: `(A, T)`, those of a cache that holds this level of every chunk.
+        counts: keys of each chunk; chunks stand in time order.
+        streamed_bytes: read from the host for it, as stored there.
+    """
+
+    vectors: Tensor
+    positions: Tensor
+    counts: tuple[int, ...]
+    streamed_bytes: int
 
 
 @dataclass(frozen=True)
@@ -110,29 +128,66 @@ class KVStore:
             )
         return tuple(self.finest if index in selected else self.coarsest for index in chunks)
 
-    def mix(self, assignment: Sequence[str]) -> Mixed:
-        """Joins prefix and chunks, each at the level that `assignment` names for it. Pure.
+    def keys(self, level: str, layer: int, heads: Collection[int]) -> tuple[LevelKeys, ...]:
+        """Keys of some KV heads in one layer at one level. Nothing else of the level is copied or decoded.
+
+        Raises:
+            ValueError: the level drops chunks, so that it has no keys.
+        """
+        if not any(self.nbytes(level)):
+            raise ValueError(
+                f"level={level}: chunks are dropped at it, so it has no keys; use {self.finest}"
+            )
+        parts, _ = self._placed(self.levels[level])
+        device = self.prefix.layers[layer].device
+        stored, found = [part.layers[layer] for part in parts], []
+        for head in heads:
+            read = [one.head_keys(head, device) for one in stored]
+            streamed = 0 if level == self.coarsest else sum(s.head_key_bytes(head) for s in stored)
+            found.append(
+                LevelKeys(
+                    torch.cat([one.vectors for one in read]),
+                    torch.cat([one.positions for one in read], dim=1),
+                    tuple(len(one.vectors) for one in read),
+                    streamed,
+                )
+            )
+        return tuple(found)
+
+    def place(self, level: str) -> Placement:
+        """Where the question goes behind a cache that holds one level of every chunk."""
+        return self._placed(self.levels[level])[1]
+
+    def mix(self, assignment: Sequence[str | None]) -> Mixed:
+        """Joins prefix and chunks, each at the level that `assignment` names for it; None drops the chunk. Pure.
 
         Raises:
             ValueError: not one level a chunk, or an unknown level.
         """
         chunks = self.prompt.chunks
-        unknown = sorted(set(assignment) - set(self.levels))
+        unknown = {level for level in assignment if level is not None} - set(self.levels)
         if len(assignment) != len(chunks) or unknown:
             raise ValueError(
                 f"assignment={list(assignment)}: must name one of the levels {list(self.levels)} "
                 f"for each of the {len(chunks)} chunks"
             )
-        parts = [
-            self.levels[level][chunk.index] for level, chunk in zip(assignment, chunks, strict=True)
-        ]
-        place = Placement(self.prompt.next_position, self.prompt.video_end)
-        if self.positions == "compact":
-            parts, place = self._compact(parts)
+        empty = nothing_of(self.prefix)
+        parts, place = self._placed(
+            [
+                empty if level is None else self.levels[level][chunk.index]
+                for level, chunk in zip(assignment, chunks, strict=True)
+            ]
+        )
         counts = zip(self.prefix.tokens, *(part.tokens for part in parts), strict=True)
         spans = tuple(tuple(pairwise(accumulate(count))) for count in counts)
         nbytes = self.prefix.nbytes + sum(part.nbytes for part in parts)
         return Mixed(concat([self.prefix, *parts]), place, spans, nbytes)
+
+    def _placed(self, parts: Sequence[StoredKV]) -> tuple[Sequence[StoredKV], Placement]:
+        """Every chunk at the positions of a cache that holds these, and where the question goes. Copies no KVs."""
+        if self.positions == "keep":
+            return parts, Placement(self.prompt.next_position, self.prompt.video_end)
+        return self._compact(parts)
 
     def _compact(self, parts: Sequence[StoredKV]) -> tuple[list[StoredKV], Placement]:
         cursor, closed = first_cursor(self.prompt), []
@@ -145,3 +200,8 @@ class KVStore:
             cursor = furthest(ends)
             closed.append(StoredKV(tuple(layers)))
         return closed, placement(self.prompt, cursor)
+
+
+def nothing_of(kv: KV) -> StoredKV:
+    """No KVs at all, in as many layers and heads: a chunk that is dropped."""
+    return StoredKV(tuple(layer.take(torch.empty(0, dtype=torch.long)) for layer in kv.layers))

@@ -22,6 +22,7 @@ class Meter:
         flops: stage -> operations, closed form.
         seconds: stage -> wall time, waiting at both ends for what was asked of the device (and, where a model is
             spread, of the other GPUs in use). Copies to the host that go on beside it are not waited for.
+        streamed_bytes: of KVs that a selector read from the host, as they are stored there.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
@@ -29,6 +30,7 @@ class Meter:
         self.device = torch.device(device)
         self.flops = dict.fromkeys(STAGES, 0)
         self.seconds = dict.fromkeys(STAGES, 0.0)
+        self.streamed_bytes = 0
         for index in self._gpus():
             torch.cuda.reset_peak_memory_stats(index)
         if self.device.type != "cuda" and _PEAK_RESET.exists():

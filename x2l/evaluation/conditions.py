@@ -11,7 +11,8 @@ from x2l.engine.top_k import GT, TASK
 from x2l.evaluation.settings import Settings
 from x2l.runs.condition import Condition
 from x2l.runs.records import RecordKey
-from x2l.selectors.base import ChunkSelector
+from x2l.runs.run_info import checkpoint_digest
+from x2l.selectors.base import ChunkSelector, RunFacts
 from x2l.selectors.controls import MatchedRandomSelector, SelectNone
 from x2l.selectors.from_file import FileSelector, video_key
 from x2l.selectors.roles import Role
@@ -53,8 +54,16 @@ def cells(
         protocol: the rules that answers are scored by.
 
     Raises:
-        ValueError: a selector is to be matched to one that the run does not have.
+        ValueError: a selector cannot work in this run, or is to be matched to one that the run does not have.
     """
+    facts = RunFacts(
+        settings.model,
+        checkpoint_digest(settings.model),
+        settings.evaluated if benchmark else None,
+        {level.name: level.ratio is None for level in settings.levels},
+    )
+    for selector in selectors.values():
+        selector.check(facts)
 
     def cell(
         name: str,

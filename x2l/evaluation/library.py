@@ -71,7 +71,8 @@ def prefill(
         context: what later chunks attend to: `full`, `own` or a level's name.
         positions: `keep`, or `compact` (closes the gaps that compression leaves).
         seed: for methods that draw at random.
-        selectors: those that look at frames (`FrameSelector`); others need not be named.
+        selectors: those that look at frames (`FrameSelector`) or keep an index (`IndexingSelector`); others need not
+            be named.
         cache: where pre-fills are kept, if they are.
 
     Raises:

@@ -137,6 +137,8 @@ class PrefilledQuestion:
                 "retrieval": 0.0 if retrieval is None else retrieval.seconds["retrieval"],
                 "selection": rating.meter.seconds["selection"],
             },
+            kv_bytes_streamed=rating.meter.streamed_bytes,
+            selector_bytes_resident=0 if preparation is None else preparation.features.nbytes,
         )
 
 

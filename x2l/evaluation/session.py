@@ -23,16 +23,22 @@ from x2l.evaluation.progress import Progress
 from x2l.evaluation.settings import config_errors
 from x2l.models.interface import VideoModel
 from x2l.models.prompt import Prompt, Question
-from x2l.selectors.base import ChunkSelector, FrameSelector, Query
+from x2l.selectors.base import (
+    ChunkSelector,
+    FrameSelector,
+    IndexingSelector,
+    Query,
+    Remembered,
+)
 from x2l.selectors.from_file import FileSelector
 from x2l.video import Frames
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """What a selector remembers of the frames, and what that took (stage `retrieval`)."""
+    """What a selector remembers of the video, and what that took (stage `retrieval`)."""
 
-    features: Tensor
+    features: Remembered
     meter: Meter
 
 
@@ -65,7 +71,7 @@ class Session:
         meter: of the pre-fill; where that was loaded, of when it was computed.
         peak_bytes: of memory, likewise.
         seconds_load: that loading took; None if it was computed now.
-        prepared: by name, what selectors that look at frames remember of them.
+        prepared: by name, what selectors remember that look at frames, or keep something of the KVs on the device.
     """
 
     model: VideoModel
@@ -98,7 +104,7 @@ class Session:
         """Relevance of each chunk to a question; where the answer lies is shown to no selector but a bound.
 
         Args:
-            name: that the selector was prepared under, if it looks at frames.
+            name: that the selector was prepared under, if it remembers anything.
             selector: rates.
             query: the question; `prepared` is filled in here.
 
@@ -160,7 +166,7 @@ def open_session(
     selectors: Mapping[str, ChunkSelector],
     cache: PrefillCache | None = None,
 ) -> Session:
-    """Shows the frames to selectors that look at them, and pre-fills the video, with a progress bar.
+    """Pre-fills the video, with a progress bar; lets selectors see the frames, and keep what they need of the KVs.
 
     Args:
         model: the model.
@@ -170,16 +176,19 @@ def open_session(
         context: what later chunks attend to, see `engine.prefill.prefill`.
         positions: `keep` or `compact`.
         seed: with the file's name it fixes what methods draw at random.
-        selectors: by name; those that need no frames are passed over.
+        selectors: by name; those that remember nothing are passed over.
         cache: where pre-fills are kept, if they are.
 
     Raises:
-        ConfigError: settings that cannot work, or a method's window, sink or group does not fit a chunk.
+        ConfigError: settings that cannot work, a method's window, sink or group does not fit a chunk, or the model
+            lacks heads or layers that a selector reads.
         ContextError: the video is longer than the model's context.
     """
     with config_errors():  # the user's to correct, and found before anything runs
         check_prefill(levels, context, positions)
         check_budgets(levels, prompt, model.shape)
+        for selector in selectors.values():
+            selector.check_shape(model.shape)
     prepared = {
         name: _prepared(model, selector, frames, prompt)
         for name, selector in selectors.items()
@@ -200,6 +209,12 @@ def open_session(
     else:
         shape = {"context": context, "positions": positions}
         store, loaded = cache.get(compute, model, prompt, levels, shape, draws, meter)
+    for name, selector in selectors.items():
+        if (
+            isinstance(selector, IndexingSelector)
+            and (kept := _remembered(model, selector, store)) is not None
+        ):
+            prepared[name] = kept
     peak = meter.peak_bytes if loaded is None else loaded.peak_bytes
     seconds_load = None if loaded is None else loaded.seconds
     return Session(model, store, frames.path, full, meter, peak, seconds_load, prepared)
@@ -212,3 +227,12 @@ def _prepared(
     with meter.stage("retrieval"):
         features = selector.prepare(frames, prompt.chunks, meter)
     return Preparation(features, meter)
+
+
+def _remembered(
+    model: VideoModel, selector: IndexingSelector, store: KVStore
+) -> Preparation | None:
+    meter = Meter(model.device)
+    with meter.stage("retrieval"):
+        index = selector.remember(store, model, meter)
+    return None if index is None else Preparation(index, meter)

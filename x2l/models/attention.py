@@ -41,12 +41,19 @@ class Watch:
         keys: `(1, H, T_all, D)`, rotated, the cache included.
         scaling: the factor on query-key products.
         want_keys: whether keys are collected as well.
+        last: the last layer watched. The forward ends before that layer attends: later layers do not run, and what it
+            would return is not there. None: all layers, to the end.
     """
 
     want_keys: bool = False
+    last: int | None = None
     queries: dict[int, Tensor] = field(default_factory=dict)
     keys: dict[int, Tensor] = field(default_factory=dict)
     scaling: dict[int, float] = field(default_factory=dict)
+
+
+class WatchedEnough(Exception):  # noqa: N818 - not an error: it ends a forward whose rest nobody asked for
+    """The queries of the last layer watched are known."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +207,7 @@ def attend(
 
     Raises:
         ValueError: a mask that was made for another number of keys.
+        WatchedEnough: this is the last layer watched.
     """
     scope = _scope.get() or _Scope()
     layer = int(module.layer_idx)  # type: ignore[arg-type]
@@ -214,6 +222,8 @@ def attend(
         scope.watch.scaling[layer] = float(options.get("scaling") or query.shape[-1] ** -0.5)
         if scope.watch.want_keys:
             scope.watch.keys[layer] = key
+        if layer == scope.watch.last:
+            raise WatchedEnough
     bias = None if scope.bias is None else scope.bias[layer]
     explicit = bias is not None or attention_mask is not None
     kernel = kernel_for(

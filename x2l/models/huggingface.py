@@ -6,6 +6,7 @@ with those embeddings, explicit positions and a cache. What differs between fami
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from x2l.kv import LayerKV
 from x2l.models import glm4v, llava_onevision, qwen3_vl, qwen_vl, smolvlm, video_llama_3
-from x2l.models.attention import Watch, attending, register
+from x2l.models.attention import Watch, WatchedEnough, attending, register
 from x2l.models.decoder_inputs import (
     capture,
     counted_attention,
@@ -205,12 +206,31 @@ class HFVideoModel(VideoModel):
                 )
         written = turn(self.processor, self.family, text, self.positions_rule)
         suffix = self.family.outro + written.rpartition(self.processor.video_token)[2]
-        # Behind a special token, as in the prompt: some tokenizers begin a text with a space, but not there.
+        ids, characters = self._encoded(suffix)
+        shift = suffix.rfind(
+            text
+        )  # a template may change the text; then no token is known to be of it
+        return Question(text, ids, characters - shift if shift >= 0 else characters * 0)
+
+    def _encoded(self, text: str) -> tuple[Tensor, Tensor]:
+        """Tokens of a text inside a prompt, `(tokens,)`, and the characters of each, `(tokens, 2)`.
+
+        Behind a special token, as in the prompt: some tokenizers begin a text with a space, but not there.
+        """
         marker, token = self.processor.image_token, self.processor.image_token_id
         encoded = self.processor.tokenizer(
-            marker + suffix, add_special_tokens=False, return_tensors="pt"
-        )["input_ids"][0]
-        return Question(text, encoded[int((encoded == token).nonzero()[0, 0]) + 1 :])
+            marker + text,
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            return_tensors="pt",
+        )
+        ids = encoded["input_ids"][0]
+        first = int((ids == token).nonzero()[0, 0]) + 1
+        return ids[first:], encoded["offset_mapping"][0, first:] - len(marker)
+
+    def text_tokens(self, text: str) -> Tensor:
+        """The tokens of a text that stands inside a prompt, `(tokens,)`."""
+        return self._encoded(text)[0]
 
     def decode_text(self, token_ids: list[int]) -> str:
         """Text of generated tokens, special tokens left out."""
@@ -286,7 +306,7 @@ class HFVideoModel(VideoModel):
         self, embedded: Embedded, positions: Tensor, cache: BufferCache, watch: Watch | None = None
     ) -> None:
         """Runs the decoder over a span; its rotated KVs are appended to the cache."""
-        with attending(watch=watch, bias=cache.bias):
+        with suppress(WatchedEnough), attending(watch=watch, bias=cache.bias):
             self.decoder(
                 inputs_embeds=embedded.embeds,
                 position_ids=self._placed(positions),

@@ -92,6 +92,10 @@ class VideoModel(ABC):
         """The tokens of the user's turn after the video."""
 
     @abstractmethod
+    def text_tokens(self, text: str) -> Tensor:
+        """The tokens of a text that stands inside a prompt, `(tokens,)`."""
+
+    @abstractmethod
     def embed_chunk(self, prompt: Prompt, chunk: Chunk) -> Embedded:
         """Runs the vision tower for one chunk; memory does not grow with the video."""
 
@@ -103,7 +107,10 @@ class VideoModel(ABC):
     def advance(
         self, embedded: Embedded, positions: Tensor, cache: BufferCache, watch: Watch | None = None
     ) -> None:
-        """Runs the decoder over a span at explicit positions `(A, T)`; its rotated KVs are appended to the cache."""
+        """Runs the decoder over a span at explicit positions `(A, T)`; its rotated KVs are appended to the cache.
+
+        Ends early where `watch.last` says so; the cache is then of no further use.
+        """
 
     @abstractmethod
     def logits(

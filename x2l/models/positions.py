@@ -105,7 +105,7 @@ def compacted(
     moved = positions.clone()
     moved[0] = cursor.position + (positions[0] - first) * fraction
     after = cursor.position + extent(prompt, chunk) * fraction
-    if prompt.space_follows_time:
+    if prompt.space_follows_time and kept:
         moved[1:] += moved[0] - positions[0]
         after = max(after, float(moved.max()) + 1)
     return moved, Cursor(after)

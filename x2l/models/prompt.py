@@ -90,7 +90,25 @@ class Question:
     Attributes:
         text: the user's words.
         input_ids: `(tokens,)`, from the first token after the video to the start of the answer.
+        characters: `(tokens, 2)`, from which character of `text` to which each token stands; beyond it, or from one
+            character to the same, for what the chat template adds.
     """
 
     text: str
     input_ids: Tensor
+    characters: Tensor
+
+    def tokens_of(self, words: str) -> Tensor:
+        """Indices of the tokens that stand for some words of the text; where they occur twice, the last time.
+
+        Raises:
+            ValueError: the words are not in the text, or no token is known to stand for them.
+        """
+        start = self.text.rfind(words)
+        begins, ends = self.characters.T
+        inside = (begins < start + len(words)) & (ends > start) & (ends > begins)
+        if start < 0 or not bool(inside.any()):
+            raise ValueError(
+                f"question={self.text!r}: holds no token of {words!r}; let the selector look at all: tokens=all"
+            )
+        return inside.nonzero()[:, 0]

@@ -105,6 +105,8 @@ class SelectionPart:
         tuned_on: the split that top_k was tuned on; None = not tuned.
         flops: `retrieval` is the video's and its selector's, the same in each of its records.
         seconds: as flops.
+        kv_bytes_streamed: that the selector read from the host for this question, as stored there.
+        selector_bytes_resident: that the selector keeps on the compute device for this video.
     """
 
     relevance: tuple[float | None, ...]
@@ -115,6 +117,8 @@ class SelectionPart:
     tuned_on: str | None
     flops: Mapping[str, int] = _by_stage("retrieval", "selection")
     seconds: Mapping[str, float] = _by_stage("retrieval", "selection")
+    kv_bytes_streamed: int = 0
+    selector_bytes_resident: int = 0
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor
 
 from x2l.engine.kv_store import KVStore
 from x2l.engine.meter import Meter
-from x2l.models.interface import VideoModel
+from x2l.models.interface import ModelShape, VideoModel
 from x2l.models.prompt import Chunk, Question
 from x2l.selectors.roles import Role
 from x2l.video import Frames
+
+
+class Remembered(Protocol):
+    """What a selector keeps of a video on the compute device."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes there."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,7 @@ class Query:
         text: the question alone, without options or instructions.
         choices: the options' texts.
         video: path of the video file.
-        prepared: what this selector's own `prepare` made of the video; None for selectors that see no frames.
+        prepared: what this selector's own `prepare` or `remember` made of the video; None for selectors without them.
     """
 
     question: Question
@@ -37,7 +45,38 @@ class Query:
     text: str = ""
     choices: tuple[str, ...] = ()
     video: str = ""
-    prepared: Tensor | None = None
+    prepared: Any = None
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What is known of a run before anything is loaded.
+
+    Attributes:
+        model: name or path of the checkpoint.
+        checkpoint: hash of its weight files; None for a repository of the Hub.
+        evaluated: `benchmark/split`; None for a video of the user's own.
+        dropped: level name, finest first -> whether chunks are dropped at it, so that it has no keys.
+    """
+
+    model: str
+    checkpoint: str | None
+    evaluated: str | None
+    dropped: Mapping[str, bool]
+
+    def check_level(self, selector: str, level: str | None) -> None:
+        """Checks that a selector finds keys at the level that it reads; None = the finest.
+
+        Raises:
+            ValueError: there is no such level, or it drops chunks.
+        """
+        having = [name for name, dropped in self.dropped.items() if not dropped]
+        if level is None and next(iter(self.dropped)) in having:
+            return
+        if level not in having:
+            raise ValueError(
+                f"selector.{selector}.level={level}: must be a level that keeps KVs; use one of {', '.join(having)}"
+            )
 
 
 class ChunkSelector(ABC):
@@ -53,6 +92,20 @@ class ChunkSelector(ABC):
     name: str
     role: ClassVar[Role] = "method"
     single_level: ClassVar[Literal["finest", "coarsest"] | None] = None
+
+    def check(self, run: RunFacts) -> None:  # noqa: B027 - most fit any run
+        """Says before anything is loaded whether it can work in this run.
+
+        Raises:
+            ValueError: it cannot: a level without keys, heads found on another model or on the evaluated split.
+        """
+
+    def check_shape(self, shape: ModelShape) -> None:  # noqa: B027 - most fit any model
+        """Says before the first video whether it can work with the loaded model.
+
+        Raises:
+            ValueError: it cannot: heads or layers that the model does not have.
+        """
 
     @abstractmethod
     def relevance(self, query: Query, store: KVStore, model: VideoModel, meter: Meter) -> Tensor:
@@ -72,6 +125,20 @@ class FrameSelector(ChunkSelector):
     @abstractmethod
     def prepare(self, frames: Frames, chunks: Sequence[Chunk], meter: Meter) -> Tensor:
         """What the selector needs to remember of the frames.
+
+        Operations go to the meter's stage `retrieval`; the caller times it.
+        """
+
+
+class IndexingSelector(ChunkSelector):
+    """Abstract: a selector that may keep something of a video's KVs on the compute device, made once a video.
+
+    It is asked after the pre-fill; what `remember` returns comes back as `Query.prepared`, and its bytes are recorded.
+    """
+
+    @abstractmethod
+    def remember(self, store: KVStore, model: VideoModel, meter: Meter) -> Remembered | None:
+        """What the selector keeps; None where it reads from the host anew for every question.
 
         Operations go to the meter's stage `retrieval`; the caller times it.
         """

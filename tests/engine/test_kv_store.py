@@ -1,0 +1,106 @@
+"""Keys read from a level, and chunks left out of a mix."""
+
+import pytest
+import torch
+
+from tests.tiny import frames, ours
+from x2l.compressors.base import Level
+from x2l.compressors.head_budgets import AdaKV
+from x2l.compressors.merging import ToMe
+from x2l.compressors.pruning_by_keys import KeyNorm
+from x2l.compressors.quantisation import Quantised
+from x2l.engine.prefill import prefill
+from x2l.kv import LayerKV, StoredKV
+
+FORMS = {
+    "plain": Level(ToMe(), 2),
+    "codes": Level(KeyNorm(), 2, Quantised(8)),
+    "ragged": Level(AdaKV(KeyNorm()), 2),
+    "ragged codes": Level(AdaKV(KeyNorm()), 2, Quantised(8)),
+}
+
+
+def store_of(family, level, positions="keep"):
+    model = ours(family)
+    levels = {"low": level, "high": Level(ToMe(), 8)}
+    return prefill(model, model.prompt(frames(14), 4), levels, positions=positions)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "family", ["qwen2_5_vl", "qwen3_vl"]
+)  # the latter has text inside its chunks
+def test_keys_of_a_head_are_those_of_the_decoded_level(family, form):
+    store = store_of(family, FORMS[form])
+    for layer in (0, 3):
+        decoded = [kv.layers[layer].decode() for kv in store.levels["low"]]
+        for head, keys in zip((1, 0), store.keys("low", layer, (1, 0)), strict=True):
+            there = [one.weights.expand(2, -1)[head] > 0 for one in decoded]
+            want = [one.keys[0, head, t] for one, t in zip(decoded, there, strict=True)]
+            at = [
+                one.positions.expand(-1, 2, -1)[:, head, t]
+                for one, t in zip(decoded, there, strict=True)
+            ]
+            assert torch.equal(keys.vectors, torch.cat(want))
+            assert torch.equal(keys.positions, torch.cat(at, dim=1))
+            assert keys.counts == tuple(len(one) for one in want)
+            per_head = sum(kv.layers[layer].head_key_bytes(head) for kv in store.levels["low"])
+            assert keys.streamed_bytes == per_head > 0
+    assert all(keys.streamed_bytes == 0 for keys in store.keys("high", 0, (0, 1)))
+
+
+@pytest.mark.parametrize("form", ["plain", "codes", "ragged"])
+def test_bytes_of_a_heads_keys_are_its_share(form):
+    """Keys and values of all heads are what a layer takes; keys have half where nothing is encoded."""
+    layer = store_of("qwen2_5_vl", FORMS[form]).levels["low"][0].layers[0]
+    keys = sum(layer.head_key_bytes(head) for head in (0, 1))
+    assert keys < layer.nbytes
+    if form != "codes":
+        assert 2 * keys == layer.nbytes
+
+
+def test_reading_keys_touches_nothing_else(monkeypatch):
+    store = store_of("qwen2_5_vl", FORMS["plain"])
+    read = []
+    monkeypatch.setattr(LayerKV, "decode", lambda self: pytest.fail("decoded"))
+    monkeypatch.setattr(StoredKV, "decode", lambda self: pytest.fail("decoded"))
+    monkeypatch.setattr(LayerKV, "to", lambda self, device: pytest.fail("copied"))
+    original = LayerKV.head_keys
+    monkeypatch.setattr(
+        LayerKV, "head_keys", lambda self, *a: read.append((self, a[0])) or original(self, *a)
+    )
+    store.keys("low", 2, (1,))
+    expected = [(kv.layers[2], 1) for kv in store.levels["low"]]
+    assert len(read) == len(expected) and all(
+        a is c and b == d for (a, b), (c, d) in zip(read, expected, strict=True)
+    )
+
+
+def test_compact_keys_stand_where_a_cache_of_that_level_has_them():
+    for family in ("internvl", "qwen3_vl", "qwen2_5_vl"):
+        store = store_of(family, FORMS["plain"], "compact")
+        mixed = store.mix(["low"] * 4)
+        start = mixed.spans[1][0][0]
+        (keys,) = store.keys("low", 1, (1,))
+        layer = mixed.kv.layers[1]
+        assert torch.equal(keys.vectors, layer.keys[0, 1, start:])
+        assert torch.equal(keys.positions, layer.positions.expand(-1, 2, -1)[:, 1, start:])
+        assert store.place("low") == mixed.place
+
+
+@pytest.mark.parametrize("positions", ["keep", "compact"])
+@pytest.mark.parametrize("family", ["internvl", "qwen3_vl", "qwen2_5_vl"])
+def test_a_chunk_can_be_left_out_of_a_mix(family, positions):
+    store = store_of(family, FORMS["plain"], positions)
+    whole, without = store.mix(["low"] * 4), store.mix(["low", None, "low", "high"])
+    assert without.spans[0][1][0] == without.spans[0][1][1]
+    assert without.nbytes == store.prefix.nbytes + sum(
+        store.nbytes(level)[chunk] for chunk, level in ((0, "low"), (2, "low"), (3, "high"))
+    )
+    start, stop = without.spans[2][2]
+    there, here = whole.spans[2][2]
+    kept = without.kv.layers[2]
+    assert torch.equal(kept.keys[:, :, start:stop], whole.kv.layers[2].keys[:, :, there:here])
+    if positions == "keep":
+        assert without.place == whole.place
+    assert store.mix([None] * 4).kv.tokens == store.prefix.tokens

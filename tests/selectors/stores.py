@@ -1,0 +1,41 @@
+"""Pre-filled videos of tiny random models in fp64, and questions about them."""
+
+from functools import lru_cache
+
+import torch
+
+from tests.tiny import frames, ours
+from x2l.compressors.base import Level
+from x2l.compressors.merging import ToMe
+from x2l.compressors.pruning_by_keys import KeyNorm
+from x2l.engine.decode import ask
+from x2l.engine.prefill import prefill
+from x2l.models.attention import Watch
+from x2l.selectors.base import Query
+
+QUESTION = "What is the colour of the star?"
+PROMPT = f"Watch.\n{QUESTION}\nA. red\nB. blue"
+
+
+def model_of(family):
+    return ours(family, torch.float64)
+
+
+@lru_cache
+def store_of(family, positions="keep", **levels):
+    levels = levels or {"low": Level(KeyNorm(), 2), "high": Level(ToMe(), 8)}
+    model = model_of(family)
+    return prefill(model, model.prompt(frames(14), 4), levels, positions=positions)
+
+
+def query_of(family, text=PROMPT, **fields):
+    values = {"text": QUESTION, "choices": ("red", "blue"), "spans": ((4.0, 6.0),)} | fields
+    return Query(model_of(family).question(text), "q", **values)
+
+
+def watched(family, store, assignment, question):
+    """The question run to the end over a mixed cache: the oracle of every shorter way. (mixed, watch)"""
+    model, watch = model_of(family), Watch(want_keys=True)
+    mixed = store.mix(assignment)
+    ask(model, model.fill(mixed.kv), question, mixed.place, watch)
+    return mixed, watch
