@@ -97,9 +97,10 @@ def _percent(share: float) -> str:
     return "-" if math.isnan(share) else f"{100 * share:.1f}"
 
 
-def _interval(found: Difference) -> str:
+def _interval(difference: Difference) -> str:
     value, low, high = (
-        f"{round(100 * v, 1) + 0.0:+.1f}" for v in (found.value, found.low, found.high)
+        f"{round(100 * v, 1) + 0.0:+.1f}"
+        for v in (difference.value, difference.low, difference.high)
     )
     return f"{value} ({low} to {high})"  # no -0.0
 
@@ -113,7 +114,7 @@ def unequal_bytes(comparisons: Sequence[Comparison]) -> str:
     unequal = [comparison for comparison in comparisons if comparison.unequal_bytes]
     if not unequal:
         return ""
-    most = max(unequal, key=lambda one: abs(one.kv_share_b - one.kv_share_a))
+    most = max(unequal, key=lambda c: abs(c.kv_share_b - c.kv_share_a))
     return (
         f"KV bytes of A and B differ by more than 10 % in {len(unequal)} of {len(comparisons)} comparisons "
         f"(most: {_percent(most.kv_share_a)} % and {_percent(most.kv_share_b)} % of the uncompressed cache): these "
@@ -121,10 +122,10 @@ def unequal_bytes(comparisons: Sequence[Comparison]) -> str:
     )
 
 
-def closing(found: Sequence[Comparison]) -> str:
+def closing(comparisons: Sequence[Comparison]) -> str:
     """What the table leaves out, in one sentence."""
-    lost = max(one.only_a + one.only_b for one in found)
-    uncounted = max(one.left_out for one in found)
+    lost = max(c.only_a + c.only_b for c in comparisons)
+    uncounted = max(c.left_out for c in comparisons)
     if not lost and not uncounted:
         return "Every question was answered on both sides."
     parts = []

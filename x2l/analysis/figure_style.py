@@ -56,7 +56,7 @@ _SELECTORS = {
     "last": Style(BROWN, "o"),
     "random_matched": Style(VERMILLION, "v"),
 }
-_COMPRESSORS = {
+_COMPRESSORS = {  # those that stand in one picture most often; others have looks that follow from their names
     "tome": Style(BLUE, "o"),
     "kmeans": Style(VERMILLION, "v"),
     "key_norm": Style(GREEN, "^"),
@@ -68,24 +68,6 @@ _COMPRESSORS = {
     "density_peaks": Style(OLIVE, ">"),
     "max_norm_pool": Style(TEAL, "d"),
     "time_pool": Style(BROWN, "o"),
-    "tova": Style(BLUE, "s"),
-    "task_aware": Style(VERMILLION, "^"),
-    "merge_values": Style(GREEN, "D"),
-    "merge_kvs": Style(PINK, "^"),
-    "grid_pool": Style(SKY, "s"),
-    "streaming": Style(ORANGE, "^"),
-    "row_pool": Style(INDIGO, "^"),
-    "space_time_pool": Style(WINE, "D"),
-    "first_and_changes": Style(OLIVE, "s"),
-    "prune_then_merge": Style(TEAL, "o"),
-    "static_merging": Style(BROWN, "s"),
-    "attention_received": Style(GREEN, "o"),
-    "compactor": Style(PINK, "s"),
-    "cur": Style(VERMILLION, "D"),
-    "lag_kv": Style(SKY, "o"),
-    "temporal_redundancy": Style(INDIGO, "s"),
-    "ada_kv": Style(WINE, "o"),
-    "d2o": Style(OLIVE, "o"),
     "uniform": Style("#555555", "P"),  # the two controls of a compressor
     "random": Style("#9e9e9e", "X"),
 }

@@ -145,14 +145,14 @@ def _answer(path: Path, number: int, values: Mapping[str, Any], benchmark: str) 
             f"{', '.join(values)}); give a file that lmms-eval --log_samples wrote"
         )
     result = metric if isinstance(metric, dict) else {"score": metric}
-    own = values.get("x2l", {})
+    ours = values.get("x2l", {})
     read = result.get("parsed_pred", result.get("pred_answer"))
     truth = result.get("answer", result.get("gt_answer"))
     # VideoMME's question_id is an id; MLVU's and VNBench's is the question's text, which recurs.
-    name = own.get("sample_id") or result.get("id")
+    name = ours.get("sample_id") or result.get("id")
     if name is None and benchmark.startswith("videomme"):
         name = result.get("question_id")
-    video = own.get("video_id") or result.get("videoID")
+    video = ours.get("video_id") or result.get("videoID")
     if video is None and "video_pure_name" in result:
         video = Path(result["video_pure_name"]).stem
     tasks = (result.get(key) for key in ("task_type", "task_category", "question_category"))
@@ -160,10 +160,10 @@ def _answer(path: Path, number: int, values: Mapping[str, Any], benchmark: str) 
         id=str(values.get("doc_id", number) if name is None else name),
         task=next((str(task) for task in tasks if task), ALL_TASKS),
         video=video,
-        group=video if benchmark.startswith("vnbench") else own.get("group"),
+        group=video if benchmark.startswith("vnbench") else ours.get("group"),
         right=_right(result, read, truth),
-        parsed=own["parsed"] is not None if own else read != "",
-        unparsed=own.get("unparsed", "wrong"),
+        parsed=ours["parsed"] is not None if ours else read != "",
+        unparsed=ours.get("unparsed", "wrong"),
     )
 
 
@@ -178,10 +178,10 @@ def _metric(values: Mapping[str, Any]) -> Any:
     results = [value for key, value in values.items() if key not in ("x2l", "doc", "submission")]
     objects = [value for value in results if isinstance(value, dict)]
     answers = ({"answer", "parsed_pred"}, {"answer", "pred_answer"}, {"score"})
-    found = [value for keys in answers for value in objects if keys <= value.keys()]
+    metrics = [value for keys in answers for value in objects if keys <= value.keys()]
     scores = [v for k, v in values.items() if k.endswith(("_score", "_acc", "exact_match"))]
     numbers = [value for value in scores if isinstance(value, bool | int | float)]
-    return next(iter([*found, *numbers]), None)
+    return next(iter([*metrics, *numbers]), None)
 
 
 def _order(record: Record) -> tuple[bool, int, str]:

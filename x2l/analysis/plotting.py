@@ -111,22 +111,15 @@ def front_handle(label: str) -> Line2D:
 
 def handle(label: str, style: Style, size: float = 6) -> Line2D:
     """Of the legend."""
-    return Line2D(
-        [],
-        [],
-        color=style.colour,
-        marker=style.marker,
-        linestyle=style.line,
-        markersize=size,
-        label=label,
-    )
+    look: dict[str, Any] = {"color": style.colour, "marker": style.marker, "linestyle": style.line}
+    return Line2D([], [], markersize=size, label=label, **look)
 
 
 def hollow_handle() -> Line2D:
     """Of the legend: what `mark` draws where memory ran out."""
-    style = {"markerfacecolor": "white", "markeredgecolor": SOFT, "markeredgewidth": 1.2}
+    look: dict[str, Any] = {"mfc": "white", "mec": SOFT, "mew": 1.2}
     label = "hollow: out of memory for some questions"
-    return Line2D([], [], linestyle="", marker="o", label=label, **style)  # type: ignore[arg-type]
+    return Line2D([], [], linestyle="", marker="o", label=label, **look)
 
 
 def level_line(axes: Axes, accuracy: float, line: Any = "--", **extra: Any) -> None:

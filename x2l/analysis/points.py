@@ -72,7 +72,6 @@ class Point:
     recall: float
     precision: float
     hit: float
-    measured_ratio: Mapping[str, float] = _by(".")
     kv_share: float
     kv_bytes_resident: float
     kv_bytes_reloaded: float
@@ -81,12 +80,13 @@ class Point:
     flops_total: float
     flops_first: float
     flops_next: float
-    flops: Mapping[str, float] = _by("_")
     seconds_total: float
     seconds_first: float
     seconds_next: float
-    seconds: Mapping[str, float] = _by("_")
     out_of_memory: int
+    measured_ratio: Mapping[str, float] = _by(".")
+    flops: Mapping[str, float] = _by("_")
+    seconds: Mapping[str, float] = _by("_")
 
     @property
     def measures(self) -> dict[str, float]:
@@ -117,8 +117,10 @@ def points(
     unique = {record.key: record for record in records}
     missing = {entry.key: entry for entry in unanswered(out_of_memory, unique.values())}
     cells: dict[Condition, list[Record | OutOfMemory]] = defaultdict(list)
-    for member in (*unique.values(), *missing.values()):
-        cells[member.condition].append(member)
+    for record in unique.values():
+        cells[record.condition].append(record)
+    for entry in missing.values():
+        cells[entry.condition].append(entry)
     rows: list[Point] = []
     for condition in sorted(cells, key=_order):
         members = cells[condition]

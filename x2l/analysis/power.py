@@ -28,31 +28,31 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def videos_needed(
-    seen: Difference, difference: float, power: float = 0.8, confidence: float = 0.95
+    pilot: Difference, difference: float, power: float = 0.8, confidence: float = 0.95
 ) -> int | None:
     """Videos that a paired comparison needs to find a true difference.
 
-    From the spread between videos that `seen` shows, so with as many questions a video, as
+    From the spread between videos that `pilot` shows, so with as many questions a video, as
     clustered, and as often answered differently as there: power of the two-sided t test over
     videos, by the noncentral t distribution.
 
     Args:
-        seen: a comparison of the two cells, on a sample of videos.
+        pilot: a comparison of the two cells, on a sample of videos.
         difference: to be found, as a share (0.02 = two points).
         power: chance to find it.
         confidence: 1 minus the chance to find one where there is none.
 
     Returns:
-        The number; None where `seen` shows no spread to go by (fewer than two videos, or no flip).
+        The number; None where `pilot` shows no spread to go by (fewer than two videos, or no flip).
 
     Raises:
         ValueError: no difference to find.
     """
     if not difference > 0:
         raise ValueError(f"difference={difference}: must be above 0, e.g. 0.02 for two points")
-    if math.isnan(seen.error) or seen.error < ROUNDING:
+    if math.isnan(pilot.error) or pilot.error < ROUNDING:
         return None
-    spread = seen.error * math.sqrt(seen.videos)  # standard deviation of one video's share in it
+    spread = pilot.error * math.sqrt(pilot.videos)  # standard deviation of one video's share in it
 
     def enough(videos: int) -> bool:
         critical = quantile(confidence, videos)
@@ -91,7 +91,7 @@ def bootstrap(
         return math.nan, math.nan
     sums = np.array([math.fsum(values) for values in clusters.values()])
     counts = np.array([len(values) for values in clusters.values()])
-    found = scipy_bootstrap(
+    interval = scipy_bootstrap(
         (sums, counts),
         lambda s, n, axis: s.sum(axis=axis) / n.sum(axis=axis),
         paired=True,
@@ -102,4 +102,4 @@ def bootstrap(
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return float(found.low), float(found.high)
+    return float(interval.low), float(interval.high)

@@ -74,11 +74,11 @@ def circular(outcomes: Iterable[tuple[Outcome, str | None]], tries: int = TRIES)
             folded.append(outcome)
         else:
             groups[group].append(outcome)
-    for group, found in groups.items():
-        if len(found) >= tries:
-            values = [outcome.value for outcome in found]
+    for group, members in groups.items():
+        if len(members) >= tries:
+            values = [outcome.value for outcome in members]
             value = 0.0 if 0.0 in values else min(values, key=lambda x: not math.isnan(x))
-            folded.append(Outcome(group, found[0].video, value))
+            folded.append(Outcome(group, members[0].video, value))
     return folded
 
 
@@ -108,25 +108,27 @@ def macro_accuracy(by_task: Mapping[str, Sequence[Outcome]], confidence: float =
     """
     unparsed = sum(math.isnan(o.value) for outcomes in by_task.values() for o in outcomes)
     parsed = [[o for o in outcomes if not math.isnan(o.value)] for outcomes in by_task.values()]
-    found = _estimate([outcomes for outcomes in parsed if outcomes])
-    if found.count == 0:
+    estimate = _estimate([outcomes for outcomes in parsed if outcomes])
+    if estimate.count == 0:
         return Accuracy(math.nan, 0.0, 1.0, 0, 0, unparsed, math.nan, math.nan)
-    mean = found.value
-    if found.videos < 2:
-        return Accuracy(mean, 0.0, 1.0, found.count, found.videos, unparsed, math.nan, math.nan)
+    mean = estimate.value
+    if estimate.videos < 2:
+        return Accuracy(
+            mean, 0.0, 1.0, estimate.count, estimate.videos, unparsed, math.nan, math.nan
+        )
     simple = mean * (1 - mean)
-    exact = min(simple, found.variance) <= 0
-    effective = found.count if exact else min(found.count, simple / found.variance)
-    low, high = _wilson(mean, effective, quantile(confidence, found.videos))
+    exact = min(simple, estimate.variance) <= 0
+    effective = estimate.count if exact else min(estimate.count, simple / estimate.variance)
+    low, high = _wilson(mean, effective, quantile(confidence, estimate.videos))
     return Accuracy(
         mean,
         low,
         high,
-        found.count,
-        found.videos,
+        estimate.count,
+        estimate.videos,
         unparsed,
-        math.sqrt(found.variance),
-        found.design_effect,
+        math.sqrt(estimate.variance),
+        estimate.design_effect,
     )
 
 
@@ -160,14 +162,14 @@ def macro_difference(
     shared = [of_task for of_task in shared if of_task]
     if not shared:
         raise ValueError("paired_difference: a and b share no parsed unit; compare one benchmark")
-    found = _estimate(shared)
+    estimate = _estimate(shared)
     gained = sum(change.value > 0 for of_task in shared for change in of_task)
     lost = sum(change.value < 0 for of_task in shared for change in of_task)
-    mean, count, videos = found.value, found.count, found.videos
+    mean, count, videos = estimate.value, estimate.count, estimate.videos
     if videos < 2:
         nan = math.nan
         return Difference(mean, -1.0, 1.0, count, videos, gained, lost, nan, nan, 1.0)
-    error = math.sqrt(found.variance)
+    error = math.sqrt(estimate.variance)
     below = above = error * quantile(confidence, videos)
     if error < ROUNDING:
         # No video differs from the others, so there is no spread to go by; but of videos like these, a share of
@@ -183,7 +185,7 @@ def macro_difference(
         gained,
         lost,
         error,
-        found.design_effect,
+        estimate.design_effect,
         _p_value(mean, error, videos),
     )
 

@@ -1,4 +1,4 @@
-"""Everything a sweep found, as one HTML file that needs no network.
+"""Everything a sweep runs, as one HTML file that needs no network.
 
 It is made from the records alone, again each time; it may be made while a sweep is going. What could not be shown is
 said in it, with what to run.
@@ -67,30 +67,30 @@ def gather(folder: Path) -> Report:
     Raises:
         ValueError: no such folder, or no answer in it yet.
     """
-    found = jobs([folder]) if folder.is_dir() else []
+    runs = jobs([folder]) if folder.is_dir() else []
     try:
         read = read_cells(folder, {})
     except ValueError as error:
-        raise ValueError(_why_nothing(error, found)) from error
+        raise ValueError(_why_nothing(error, runs)) from error
     records = [record for cell in read for record in cell.records]
-    missing = [entry for job in found if job.folder for entry in load_out_of_memory(job.folder)]
+    missing = [entry for job in runs if job.folder for entry in load_out_of_memory(job.folder)]
     task_rows = points(records, by_task=True, out_of_memory=missing)
     rows = sorted(points(records, out_of_memory=missing), key=_reading_order)
     answers = {cell.condition: cell for cell in read}
     cells = [_result(answers[p.condition], p) for p in rows if p.condition in answers]
-    called, infos = names(p.condition for p in rows), run_tables.run_infos(found)
+    called, infos = names(p.condition for p in rows), run_tables.run_infos(runs)
     full = difference_tables.against_full(cells)
     controls = difference_tables.against_controls(cells)
     failures = (
-        run_tables.states_table(found),
-        run_tables.memory_table(found, records),
-        run_tables.errors_table(found),
+        run_tables.states_table(runs),
+        run_tables.memory_table(runs, records),
+        run_tables.errors_table(runs),
     )
     selection = cell_tables.selection_table(rows, called)
     return Report(
         title=folder.resolve().name,
         lead=sweep_title(rows),
-        facts=summary.facts(rows, records, found, infos),
+        facts=summary.facts(rows, records, runs, infos),
         missing=tuple(summary.what_is_missing(cells, controls, selection, infos)),
         curves=curves_over_compute(rows, called),
         groups_left_out=groups_left_out(rows),
@@ -106,7 +106,7 @@ def gather(folder: Path) -> Report:
         ratios=cell_tables.ratios_table(rows),
         failures=tuple(table for table in failures if table is not None),
         unparsed=_unparsed(rows),
-        provenance=(run_tables.sessions_table(infos), run_tables.commands_table(found, infos)),
+        provenance=(run_tables.sessions_table(infos), run_tables.commands_table(runs, infos)),
         command=run_tables.sweep_command(folder),
         made=now(),
     )
@@ -169,9 +169,9 @@ def _result(cell: CellRecords, point: Point) -> CellResult:
     return CellResult(cell, point, frozenset(outcome.unit for outcome in outcomes(cell.records)))
 
 
-def _why_nothing(error: ValueError, found: Sequence[Job]) -> str:
+def _why_nothing(error: ValueError, runs: Sequence[Job]) -> str:
     reasons = [
-        f"\n  {job.name}: {job.state}{f' ({job.reason})' * bool(job.reason)}" for job in found
+        f"\n  {job.name}: {job.state}{f' ({job.reason})' * bool(job.reason)}" for job in runs
     ]
     more = f"\n  and {len(reasons) - 20} more" if len(reasons) > 20 else ""
     return f"{error}{''.join(reasons[:20])}{more}"

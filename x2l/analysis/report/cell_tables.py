@@ -47,7 +47,7 @@ def cells_table(rows: Sequence[Point], called: Names) -> Table:
         Column("next s", title="of one more question on a pre-filled video"),
         Column("Pareto front", numbers=False, title="kinds of compute on whose front the cell is"),
     )
-    found = [
+    table_rows = [
         (
             cell_name(p, called),
             _accuracy(p),
@@ -64,7 +64,7 @@ def cells_table(rows: Sequence[Point], called: Names) -> Table:
         )
         for p in rows
     ]
-    return Table("Cells", columns, tuple(found))
+    return Table("Cells", columns, tuple(table_rows))
 
 
 def cell_name(point: Point, called: Names) -> Value:
@@ -100,13 +100,13 @@ def tasks_table(rows: Sequence[Point], task_rows: Sequence[Point], called: Names
         counts = sorted({p.questions for p in task_rows if p.task == task})
         n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
         columns.append(Column(f"{task} %", title=n))
-    found = []
+    table_rows = []
     for whole in rows:
         parts = by_cell[whole.condition]
         cells = [whole, *(parts.get(task) for task in tasks)]
         values = [_accuracy(p) if p else words("–") for p in cells]
-        found.append((cell_name(whole, called), *values))
-    return Table("Accuracy by task and tag", tuple(columns), tuple(found))
+        table_rows.append((cell_name(whole, called), *values))
+    return Table("Accuracy by task and tag", tuple(columns), tuple(table_rows))
 
 
 def selection_table(rows: Sequence[Point], called: Names) -> Table | None:
@@ -123,7 +123,7 @@ def selection_table(rows: Sequence[Point], called: Names) -> Table | None:
         Column("accuracy %"),
         Column(f"re-loaded {name}", title="bytes brought back per question"),
     )
-    found = [
+    table_rows = [
         (
             cell_name(p, called),
             percent(p.recall),
@@ -134,7 +134,7 @@ def selection_table(rows: Sequence[Point], called: Names) -> Table | None:
         )
         for p in known
     ]
-    return Table("Selection", columns, tuple(found))
+    return Table("Selection", columns, tuple(table_rows))
 
 
 def stages_table(rows: Sequence[Point], called: Names) -> Table:
@@ -149,7 +149,7 @@ def stages_table(rows: Sequence[Point], called: Names) -> Table:
     )
     most_flops = largest([p.flops_total for p in rows])
     most_seconds = largest([p.seconds_total for p in rows])
-    found = [
+    table_rows = [
         (
             cell_name(p, called),
             number(p.flops_total, scale=flops),
@@ -159,7 +159,7 @@ def stages_table(rows: Sequence[Point], called: Names) -> Table:
         )
         for p in rows
     ]
-    return Table("Compute by stage", columns, tuple(found))
+    return Table("Compute by stage", columns, tuple(table_rows))
 
 
 def _bar(by_stage: Mapping[str, float], longest: float) -> Value:
@@ -211,7 +211,7 @@ def ratios_table(rows: Sequence[Point]) -> Table:
 
 def budget_table(rows: Sequence[Point], called: Names) -> Table | None:
     """The best cell within a share of the uncompressed cache's bytes; None where no cell is that small."""
-    found = []
+    table_rows = []
     groups = comparable(p for p in rows if not p.condition.is_bound)
     for group in groups:
         for budget in BUDGETS:
@@ -219,7 +219,7 @@ def budget_table(rows: Sequence[Point], called: Names) -> Table | None:
             if within:
                 best = max(within, key=lambda p: (p.accuracy, -p.kv_share))
                 setting = f"{best.condition.benchmark}, {best.condition.model}"
-                found.append(
+                table_rows.append(
                     (
                         Value(
                             f"up to {100 * budget:g} %",
@@ -237,4 +237,6 @@ def budget_table(rows: Sequence[Point], called: Names) -> Table | None:
         Column("accuracy %"),
         Column("KV %"),
     )
-    return Table("What a budget of KV bytes buys", columns, tuple(found)) if found else None
+    return (
+        Table("What a budget of KV bytes buys", columns, tuple(table_rows)) if table_rows else None
+    )

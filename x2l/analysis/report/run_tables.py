@@ -27,7 +27,7 @@ REMEDIES = {
 
 def states_table(jobs: Sequence[Job]) -> Table | None:
     """Every run that is not simply done; None where all are."""
-    found = []
+    rows = []
     for job in jobs:
         if job.state in SOUND:
             continue
@@ -35,18 +35,18 @@ def states_table(jobs: Sequence[Job]) -> Table | None:
         reason = job.reason or meaning
         answered, expected = job.values.get("records", 0), job.values.get("expected")
         counts = f"{answered} of {'?' if expected is None else expected}"
-        found.append((words(job.name), words(job.state), words(counts), words(reason)))
+        rows.append((words(job.name), words(job.state), words(counts), words(reason)))
     columns = ("run", "state", "answers", "why")
-    return Table("Runs that are not done", _text_columns(columns), tuple(found)) if found else None
+    return Table("Runs that are not done", _text_columns(columns), tuple(rows)) if rows else None
 
 
 def errors_table(jobs: Sequence[Job]) -> Table | None:
     """Every video that could not be used; None where all could."""
-    found = []
+    rows = []
     for job in jobs:
         lines = read_json_lines(job.folder / ERRORS) if job.folder else ()
         for _, values in lines:
-            found.append(
+            rows.append(
                 (
                     words(values.get("video_id", "?")),
                     words(job.name),
@@ -55,9 +55,7 @@ def errors_table(jobs: Sequence[Job]) -> Table | None:
                 )
             )
     columns = ("video", "run", "questions", "why")
-    return (
-        Table("Videos that were left out", _text_columns(columns), tuple(found)) if found else None
-    )
+    return Table("Videos that were left out", _text_columns(columns), tuple(rows)) if rows else None
 
 
 def memory_table(jobs: Sequence[Job], records: Sequence[Record]) -> Table | None:
@@ -75,10 +73,10 @@ def memory_table(jobs: Sequence[Job], records: Sequence[Record]) -> Table | None
         run_id, stage = entry.condition.run_id, entry.stage or "between stages"
         cell = called.cell(entry.condition)
         groups[cell, run_of.get(run_id, run_id), stage, entry.device].append(entry)
-    found = []
+    rows = []
     for (cell, run, stage, device), members in groups.items():
         most = max((entry.requested_bytes or 0 for entry in members), default=0)
-        found.append(
+        rows.append(
             (
                 words(cell),
                 words(run),
@@ -92,7 +90,7 @@ def memory_table(jobs: Sequence[Job], records: Sequence[Record]) -> Table | None
     columns = _text_columns(
         ("cell", "run", "stage", "device", "questions", "GiB asked for", "what to do")
     )
-    return Table("Out of memory", columns, tuple(found)) if found else None
+    return Table("Out of memory", columns, tuple(rows)) if rows else None
 
 
 def _text_columns(names: Sequence[str]) -> tuple[Column, ...]:
@@ -102,23 +100,23 @@ def _text_columns(names: Sequence[str]) -> tuple[Column, ...]:
 
 def run_infos(jobs: Sequence[Job]) -> dict[Path, dict[str, Any]]:
     """run.json of each run that has one, by the run's folder: runs of several sweeps may share a name."""
-    found = {}
+    infos = {}
     for job in jobs:
         if job.folder is not None and (path := job.folder / RUN).exists():
-            found[job.folder] = json.loads(path.read_text())
-    return found
+            infos[job.folder] = json.loads(path.read_text())
+    return infos
 
 
 def hardware(infos: Mapping[Path, Mapping[str, Any]]) -> list[str]:
     """What computed, once each."""
-    found = []
+    machines = []
     for info in infos.values():
         for session in info["sessions"]:
             threads = session["cpu_threads"]
             on_cpu = str(session["device"]).startswith("cpu")
             count = f", {threads} thread{'s' * (threads != 1)}" if on_cpu else ""
-            found.append(f"{session['processor']} ({session['device']}{count})")
-    return list(dict.fromkeys(found))
+            machines.append(f"{session['processor']} ({session['device']}{count})")
+    return list(dict.fromkeys(machines))
 
 
 def sessions_table(infos: Mapping[Path, Mapping[str, Any]]) -> Table:
@@ -143,23 +141,23 @@ def sessions_table(infos: Mapping[Path, Mapping[str, Any]]) -> Table:
         "first",
         "last",
     )
-    found = []
+    rows = []
     for made_with, members in groups.items():
         times = (words(min(members)), words(max(members)))
-        found.append((*map(words, made_with), words(len(members)), *times))
-    return Table("Code, versions and machines", _text_columns(columns), tuple(found))
+        rows.append((*map(words, made_with), words(len(members)), *times))
+    return Table("Code, versions and machines", _text_columns(columns), tuple(rows))
 
 
 def commands_table(jobs: Sequence[Job], infos: Mapping[Path, Mapping[str, Any]]) -> Table:
     """How each run is made again, and the hash of its configuration."""
-    found = []
+    rows = []
     for job in jobs:
         info = infos.get(job.folder) if job.folder else None
         identity = info["run_id"] if info else str(job.values.get("run_id", "–"))
         command = run_command(job.folder) if job.folder else "not started"
-        found.append((words(job.name), words(identity), words(command)))
+        rows.append((words(job.name), words(identity), words(command)))
     return Table(
-        "Runs", _text_columns(("run", "hash of the configuration", "command")), tuple(found)
+        "Runs", _text_columns(("run", "hash of the configuration", "command")), tuple(rows)
     )
 
 
@@ -177,8 +175,8 @@ def sweep_command(folder: Path) -> str | None:
     if not isinstance(config, dict):
         return None
     overrides = config.get("hydra", {}).get("overrides", {})
-    own = [word for word in overrides.get("hydra", []) if not str(word).startswith("hydra.mode=")]
-    return shlex.join(["x2l", "-m", *map(str, [*overrides.get("task", []), *own])])
+    flags = [word for word in overrides.get("hydra", []) if not str(word).startswith("hydra.mode=")]
+    return shlex.join(["x2l", "-m", *map(str, [*overrides.get("task", []), *flags])])
 
 
 def _yaml(path: Path) -> Any:

@@ -22,7 +22,7 @@ _AXES = {"compressor": "compressors", "selector": "selectors", "control": "contr
 def facts(
     rows: Sequence[Point],
     records: Sequence[Record],
-    found: Sequence[Job],
+    runs: Sequence[Job],
     infos: Mapping[Path, Mapping[str, Any]],
 ) -> tuple[tuple[str, str], ...]:
     """What was swept, on what, and how much of it there is.
@@ -30,14 +30,14 @@ def facts(
     Args:
         rows: cells.
         records: their answers.
-        found: the runs.
+        runs: those of the folder.
         infos: their run.json.
     """
     conditions = [p.condition for p in rows]
     compressed = [condition for condition in conditions if condition.baseline != FULL]
     questions = len({record.question.sample_id for record in records})
     videos = len({record.video.video_id for record in records})
-    done = sum(job.state in run_tables.SOUND for job in found)
+    done = sum(job.state in run_tables.SOUND for job in runs)
     model, benchmark, protocol, dtype = (
         _values(conditions, name) for name in ("model", "benchmark", "protocol", "dtype")
     )
@@ -47,7 +47,7 @@ def facts(
         ("questions", f"{questions:,} about {videos:,} videos"),
         (
             "cells",
-            f"{len(rows):,} in {len(found):,} runs, {done:,} of them done; {len(records):,} answers",
+            f"{len(rows):,} in {len(runs):,} runs, {done:,} of them done; {len(records):,} answers",
         ),
         ("hardware", "; ".join(run_tables.hardware(infos)) or "not recorded"),
     ]
