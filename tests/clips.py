@@ -2,13 +2,20 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
 from x2l.benchmarks.base import Benchmark, Sample, Score
+from x2l.runs.records import to_json
 from x2l.video import write_video
 
 SECONDS = 16
+
+
+def flat(records):
+    """Records with the fields of all their parts as attributes, as they stand in records.jsonl."""
+    return [SimpleNamespace(**to_json(one), selected=one.selected, key=one.key) for one in records]
 
 
 @dataclass(frozen=True)

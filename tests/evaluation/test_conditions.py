@@ -1,43 +1,82 @@
 """Which cells a run has, and what is refused before anything is loaded."""
 
+import json
+
 import pytest
 
-from tests.evaluation.test_settings import TUNED, settings
+from tests.evaluation.test_settings import TUNED, levels, settings
 from x2l.benchmarks.base import Sample
-from x2l.evaluation.conditions import FEWER_FRAMES, cells, check_samples
+from x2l.evaluation.conditions import cells, check_samples
+from x2l.runs.condition import from_json, to_json
 from x2l.selectors.attention import AttentionSelector
-from x2l.selectors.controls import MatchedRandomSelector, RandomSelector, SelectAll
+from x2l.selectors.controls import MatchedRandomSelector, RandomSelector, SelectAll, SelectNone
 from x2l.selectors.from_file import FileSelector
-from x2l.selectors.oracle import HitRateSelector
+from x2l.selectors.oracle import HitRateSelector, OracleSelector
 
 
 def sample(task="retrieval", spans=((0.0, 1.0),), number=0):
     return Sample(f"v/{number}", "v", "v.mp4", task, "Who?", ("a", "b"), "A", spans, {})
 
 
+def conditions(selectors, **changes):
+    return [cell.condition for cell in cells(selectors, settings(**changes), "needle", "x2l")]
+
+
 def test_every_selector_at_every_k_once():
-    found = cells({"all": SelectAll(), "random": RandomSelector()}, settings(top_k=(1, 2, 1)))
-    assert [(c.name, c.top_k) for c in found] == [("all", None), ("random", 1), ("random", 2)]
-    assert {c.pinned for c in found if c.name == "random"} == {("first", "last")}
+    found = conditions({"all": SelectAll(), "random": RandomSelector()}, top_k=(1, 2, 1))
+    assert [(c.selector, c.top_k) for c in found] == [("all", None), ("random", 1), ("random", 2)]
+    assert [c.pinned for c in found] == [(), ("first", "last"), ("first", "last")]
+
+
+def test_a_selector_of_one_level_says_which_by_the_levels_own_name():
+    named = {"levels": levels(2, 4, 32, names=("fine", "mid", "bare"))}
+    found = conditions({"a": SelectAll(), "n": SelectNone(), "r": RandomSelector()}, **named)
+    assert [c.single_level for c in found] == ["fine", "bare", *[None] * 4]
+    assert [c.baseline for c in found[:2]] == ["all-fine", "all-bare"]
+
+
+def test_the_role_follows_from_selector_top_k_and_what_is_matched():
+    """Whatever the yaml is called."""
+    selectors = {
+        "mine": OracleSelector(),
+        "oracle_like": AttentionSelector(),
+        "chance": RandomSelector(),
+        "matched": MatchedRandomSelector("mine"),
+        "fair": MatchedRandomSelector("oracle_like"),
+    }
+    found = {(c.selector, c.top_k): c.role for c in conditions(selectors, top_k=(1, "gt"))}
+    assert [found[name, 1] for name in selectors] == [
+        "bound",
+        "method",
+        "control",
+        "bound",
+        "control",
+    ]
+    assert {found[name, "gt"] for name in selectors} == {"bound"}
+
+
+def test_a_condition_is_what_run_json_keeps_of_it():
+    for one in conditions({"r": RandomSelector(), "all": SelectAll()}, top_k=(1, "gt", "12%")):
+        assert from_json(json.loads(json.dumps(to_json(one)))) == one
 
 
 def test_a_matched_cell_stands_beside_each_cell_it_matches():
     selectors = {"matched": MatchedRandomSelector("attention"), "attention": AttentionSelector()}
     found = cells(selectors, settings(top_k=(1, "gt")))
-    assert [(c.name, c.top_k) for c in found] == [
+    assert [(c.condition.selector, c.condition.top_k) for c in found] == [
         ("matched", 1),
         ("matched", "gt"),
         ("attention", 1),
         ("attention", "gt"),
     ]
     for matched, other in zip(found[:2], found[2:], strict=True):
-        assert matched.like == other and matched.pinned == ()
+        assert matched.matched_to == other and matched.condition.pinned == ()
 
 
 def test_a_matched_cell_is_another_one_when_what_it_matches_changes():
     def config(other, **changes):
         selectors = {"other": other, "matched": MatchedRandomSelector("other")}
-        return cells(selectors, settings(top_k=(1,), **changes))[-1].config
+        return conditions(selectors, top_k=(1,), **changes)[-1].selector_config
 
     base = config(RandomSelector())
     assert config(RandomSelector()) == base
@@ -52,8 +91,11 @@ def test_there_must_be_something_to_match(others):
 
 
 def test_fewer_frames_has_one_cell_a_k_whatever_the_selectors():
-    found = cells({"random": RandomSelector()}, settings(top_k=(0, 2), fewer_frames=True))
-    assert [(c.name, c.top_k) for c in found] == [(FEWER_FRAMES, 0), (FEWER_FRAMES, 2)]
+    found = conditions({"random": RandomSelector()}, top_k=(0, "gt"), control="fewer_frames")
+    assert [(c.control, c.selector, c.top_k, c.single_level, c.role) for c in found] == [
+        ("fewer_frames", "none", 0, None, "control"),
+        ("fewer_frames", "none", "gt", None, "bound"),
+    ]
 
 
 def test_every_task_needs_a_k():

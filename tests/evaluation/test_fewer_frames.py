@@ -14,7 +14,8 @@ from x2l.engine.assignment import assigned
 from x2l.engine.flops import kv_bytes
 from x2l.engine.prefill import prefill
 from x2l.engine.top_k import budget_of
-from x2l.evaluation.fewer_frames import budget_bytes, budget_tokens, check_budget, thinned
+from x2l.evaluation.budgets import budget_bytes, budget_tokens, check_budget
+from x2l.evaluation.fewer_frames import thinned
 from x2l.models.prompt import Prompt
 
 PLAIN = {"low": Level(ToMe(), 2), "high": Level(ToMe(), 8)}

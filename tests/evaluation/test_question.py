@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from tests.clips import Clips
+from tests.clips import Clips, flat
 from tests.evaluation.test_runner import Tries, go
+from tests.evaluation.test_settings import levels
 from x2l.analysis.points import points
 from x2l.benchmarks.needle.benchmark import Needle
 from x2l.compressors.base import Level
@@ -33,7 +34,7 @@ def data(tmp_path_factory):
 
 def selected(records, selector):
     found = defaultdict(set)
-    for record in records:
+    for record in flat(records):
         if record.selector == selector:
             found[record.group or record.sample_id].add(record.selected)
     return found
@@ -71,7 +72,7 @@ class Late(Clips):
 def test_a_truth_outside_the_video_is_told(tmp_path, data, model, caplog):
     one = {"oracle": OracleSelector()}
     records = go(tmp_path, data, lambda: model, one, Late(str(data)), top_k=(1,)).records
-    assert [record.gt_chunks == () for record in records] == [True, *[False] * 5]
+    assert [record.question.gt_chunks == () for record in records] == [True, *[False] * 5]
     told = [r.getMessage() for r in caplog.records if "no ground-truth chunk" in r.getMessage()]
     assert len(told) == 1 and "clip0/0" in told[0] and "the 16.0 s of the video" in told[0]
 
@@ -93,37 +94,37 @@ def test_three_levels_by_rank_and_by_bytes(tmp_path, data, model):
     """4 chunks of 32 tokens: 16, 8 or 4 of them kept."""
     selectors = {"random": RandomSelector(), "all": SelectAll(), "none": SelectNone()}
     top_k = ("1+2", 1, "60%", "gt")
-    levels = {"low": Level(ToMe(), 2), "high": Level(ToMe(), 8), "mid": Level(ToMe(), 4)}
-    records = go(
+    names = ("fine", "mid", "bare")
+    methods = {name: Level(ToMe(), ratio) for name, ratio in zip(names, (2, 4, 8), strict=True)}
+    summary = go(
         tmp_path,
         data,
         lambda: model,
         selectors,
-        levels=levels,
-        between={"mid": 4},
+        methods=methods,
+        levels=levels(2, 4, 8, names=names),
         top_k=top_k,
-    ).records
-    assert {r.between for r in records} == {"mid 4x"}
-    assert {tuple(r.kept_between["mid"]) for r in records} == {(8, 8, 8, 8)}
+    )
+    records = flat(summary.records)
+    assert {tuple(r.kept["mid"]) for r in records} == {(8, 8, 8, 8)}
     found = defaultdict(set)
     for r in records:
         found[r.selector, r.top_k].add(tuple(sorted(r.assigned)))
-        assert r.selected == tuple(i for i, level in enumerate(r.assigned) if level != "high")
-    assert found["all", None] == {("low",) * 4} and found["none", None] == {("high",) * 4}
-    assert found["random", "1+2"] == {("high", "low", "mid", "mid")}
-    assert found["random", 1] == {("high", "high", "high", "low")}
+        assert r.selected == tuple(i for i, level in enumerate(r.assigned) if level != "bare")
+    assert found["all", None] == {("fine",) * 4} and found["none", None] == {("bare",) * 4}
+    assert found["random", "1+2"] == {("bare", "fine", "mid", "mid")}
+    assert found["random", 1] == {("bare", "bare", "bare", "fine")}
     token = records[0].kv_bytes_host // (4 * (16 + 8))
     text = records[0].kv_bytes_full - 128 * token
-    sizes = {"low": 16 * token, "mid": 8 * token, "high": 4 * token}
+    sizes = {"fine": 16 * token, "mid": 8 * token, "bare": 4 * token}
     for r in records:
         assert r.kv_bytes_resident == text + sum(sizes[level] for level in r.assigned)
-        assert r.kv_bytes_reloaded == sum(sizes[level] for level in r.assigned if level != "high")
+        assert r.kv_bytes_reloaded == sum(sizes[level] for level in r.assigned if level != "bare")
         if r.top_k == "60%":
             left = 0.6 * r.kv_bytes_full - r.kv_bytes_resident
-            assert left >= 0 and (left < 4 * token or set(r.assigned) == {"low"})
-    rows = points(records)
-    assert {row.between for row in rows} == {"mid 4x"}
-    assert [row.top_k for row in rows if row.selector == "random"] == [1, "1+2", "60%", "gt"]
+            assert left >= 0 and (left < 4 * token or set(r.assigned) == {"fine"})
+    conditions = [row.condition for row in points(summary.records)]
+    assert [c.top_k for c in conditions if c.selector == "random"] == [1, "1+2", "60%", "gt"]
 
 
 def test_a_budget_too_small_is_refused_before_the_prefill(tmp_path, data, model):

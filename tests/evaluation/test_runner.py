@@ -16,14 +16,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.clips import Clips
-from tests.evaluation.test_settings import settings
+from tests.clips import Clips, flat
+from tests.evaluation.test_settings import levels, settings
 from x2l.analysis.points import points
 from x2l.compressors.base import Level
 from x2l.compressors.merging import ToMe
-from x2l.evaluation import question as asked
-from x2l.evaluation import runner
-from x2l.evaluation import video as answering
+from x2l.evaluation import runner, session, video
 from x2l.evaluation.settings import ConfigError
 from x2l.models import loading
 from x2l.runs.records import RecordWriter, deterministic, load
@@ -70,22 +68,26 @@ def go(
     benchmark=None,
     ratios=(2, 8),
     tracker=None,
-    levels=None,
+    methods=None,
     **changes,
 ):
     values = settings(
         run_id=identity(CONFIG),
         chunk_frames=4,
-        ratio_low=ratios[0],
-        ratio_high=ratios[1],
         max_new_tokens=3,
-        **{"frames": 16, "top_k": (0, 1, 2, "gt"), "pinned": (), **changes},
+        **{
+            "levels": levels(*ratios),
+            "frames": 16,
+            "top_k": (0, 1, 2, "gt"),
+            "pinned": (),
+            **changes,
+        },
     )
     return runner.run(
         values,
         benchmark or Clips(str(data)),
         load_model,
-        levels or {"low": Level(ToMe(), ratios[0]), "high": Level(ToMe(), ratios[1])},
+        methods or {"low": Level(ToMe(), ratios[0]), "high": Level(ToMe(), ratios[1])},
         selectors,
         folder,
         describe(values.run_id, CONFIG, "cpu", "a processor", 1),
@@ -119,7 +121,7 @@ def test_one_record_for_every_question_selector_and_k(done):
 
 def test_controls_have_one_record_a_question_whatever_k(done):
     _, summary = done
-    controls = [r for r in summary.records if r.selector in ("all", "none")]
+    controls = [r for r in flat(summary.records) if r.selector in ("all", "none")]
     assert len(controls) == 2 * 6 and {r.top_k for r in controls} == {None}
     assert {len(r.selected) for r in controls if r.selector == "all"} == {4}
     assert {len(r.selected) for r in controls if r.selector == "none"} == {0}
@@ -127,10 +129,10 @@ def test_controls_have_one_record_a_question_whatever_k(done):
 
 def test_records_tell_what_was_kept_and_selected(done):
     _, summary = done
-    for r in summary.records:
-        assert r.kept_low == (16, 16, 16, 16)  # 4 frames of 64 px: 2 steps of 16 tokens, half of 32
-        assert r.kept_high == (4, 4, 4, 4)
-        assert (r.measured_ratio_low, r.measured_ratio_high) == (2.0, 8.0)
+    for r in flat(summary.records):
+        # 4 frames of 64 px: 2 steps of 16 tokens; half and an eighth of 32
+        assert r.kept == {"low": (16, 16, 16, 16), "high": (4, 4, 4, 4)}
+        assert r.measured_ratio == {"low": 2.0, "high": 8.0}
         assert len(r.relevance) == 4
         if isinstance(r.top_k, int) and r.selector in ("attention", "random"):
             assert len(r.selected) == r.top_k
@@ -140,8 +142,8 @@ def test_records_tell_what_was_kept_and_selected(done):
 
 def test_bytes_grow_with_what_is_reloaded(done):
     _, summary = done
-    resident = {r.selector: r.kv_bytes_resident for r in summary.records if r.top_k is None}
-    for r in summary.records:
+    resident = {r.selector: r.kv_bytes_resident for r in flat(summary.records) if r.top_k is None}
+    for r in flat(summary.records):
         assert resident["none"] <= r.kv_bytes_resident <= resident["all"] < r.kv_bytes_full
         assert (r.kv_bytes_reloaded > 0) == bool(r.selected)
         one = (resident["all"] - resident["none"]) // 4
@@ -151,8 +153,8 @@ def test_bytes_grow_with_what_is_reloaded(done):
 def test_equal_selections_have_equal_answers(done):
     """k = 0 of any selector is the all-high control."""
     _, summary = done
-    control = {r.sample_id: r for r in summary.records if r.selector == "none"}
-    for r in summary.records:
+    control = {r.sample_id: r for r in flat(summary.records) if r.selector == "none"}
+    for r in flat(summary.records):
         if r.top_k == 0:
             same = control[r.sample_id]
             assert (r.prediction, r.flops_decode) == (same.prediction, same.flops_decode)
@@ -162,7 +164,7 @@ def test_each_video_is_prefilled_once_and_each_relevance_computed_once(
     tmp_path, data, model, monkeypatch
 ):
     calls = {"prefill": 0, "relevance": 0}
-    real_prefill, real_relevance = answering.prefill, AttentionSelector.relevance
+    real_prefill, real_relevance = session.prefill, AttentionSelector.relevance
 
     def counted_prefill(*args, **kwargs):
         calls["prefill"] += 1
@@ -172,7 +174,7 @@ def test_each_video_is_prefilled_once_and_each_relevance_computed_once(
         calls["relevance"] += 1
         return real_relevance(*args, **kwargs)
 
-    monkeypatch.setattr(answering, "prefill", counted_prefill)
+    monkeypatch.setattr(session, "prefill", counted_prefill)
     monkeypatch.setattr(AttentionSelector, "relevance", counted_relevance)
     go(tmp_path, data, lambda: model, {"attention": AttentionSelector()})
     assert calls == {"prefill": 2, "relevance": 6}
@@ -187,7 +189,7 @@ def test_the_same_seed_gives_the_same_records(done, tmp_path, data, model):
 def test_a_finished_run_does_nothing_when_run_again(done, data, monkeypatch):
     folder, _ = done
     before = (folder / "records.jsonl").read_bytes()
-    monkeypatch.setattr(answering, "read_frames", never)
+    monkeypatch.setattr(video, "read_frames", never)
     summary = go(folder, data, never)
     assert (summary.added, len(summary.records)) == (0, EXPECTED)
     assert (folder / "records.jsonl").read_bytes() == before
@@ -206,9 +208,9 @@ def test_only_the_video_with_something_missing_is_read(done, tmp_path, data, mod
     lines = (folder / "records.jsonl").read_text().splitlines(keepends=True)
     shutil.copytree(folder, tmp_path / "run")
     (tmp_path / "run" / "records.jsonl").write_text("".join(lines[:-1]))
-    read, real = [], answering.read_frames
+    read, real = [], video.read_frames
     monkeypatch.setattr(
-        answering, "read_frames", lambda path, *a: read.append(Path(path).name) or real(path, *a)
+        video, "read_frames", lambda path, *a: read.append(Path(path).name) or real(path, *a)
     )
     assert go(tmp_path / "run", data, lambda: model).added == 1
     assert read == ["clip1.mp4"]
@@ -216,7 +218,12 @@ def test_only_the_video_with_something_missing_is_read(done, tmp_path, data, mod
 
 def test_the_limit_counts_questions(tmp_path, data, model):
     summary = go(tmp_path, data, lambda: model, {"none": SelectNone()}, limit=4)
-    assert [r.sample_id for r in summary.records] == ["clip0/0", "clip0/1", "clip0/2", "clip1/0"]
+    assert [r.sample_id for r in flat(summary.records)] == [
+        "clip0/0",
+        "clip0/1",
+        "clip0/2",
+        "clip1/0",
+    ]
 
 
 def test_pinned_chunks_are_reloaded_and_part_of_the_key(tmp_path, data, model):
@@ -224,13 +231,13 @@ def test_pinned_chunks_are_reloaded_and_part_of_the_key(tmp_path, data, model):
     go(tmp_path, data, lambda: model, one, top_k=(0,))
     summary = go(tmp_path, data, lambda: model, one, top_k=(0,), pinned=("first", "last"))
     assert summary.added == 6
-    assert {r.selected for r in summary.records} == {(0, 3)}
+    assert {r.selected for r in flat(summary.records)} == {(0, 3)}
 
 
 def test_full_kvs_share_is_one(tmp_path, data, model):
     summary = go(tmp_path, data, lambda: model, {"none": SelectNone()}, ratios=(1, 1))
     (point,) = points(summary.records)
-    assert (point.control, point.kv_share) == ("full", 1.0)
+    assert (point.condition.baseline, point.kv_share) == ("full", 1.0)
 
 
 KILLED = """
@@ -313,7 +320,7 @@ def test_a_bad_video_is_named_and_the_run_goes_on(tmp_path, data, model, spoil, 
     folder = tmp_path / "run"
     only = {"none": SelectNone()}
     summary = go(folder, copy, lambda: model, only, Kept(str(copy)))
-    assert {r.video_id for r in summary.records} == {"clip1"}
+    assert {r.video_id for r in flat(summary.records)} == {"clip1"}
     (error,) = summary.errors
     assert "clip0" in error and reason in error
     (line,) = map(json.loads, (folder / "errors.jsonl").read_text().splitlines())
@@ -356,7 +363,7 @@ def test_k_beyond_a_short_video_takes_all_of_it(tmp_path, data, model):
         describe(values.run_id, CONFIG, "cpu", "a processor", 1),
         NoTracker(),
     )
-    assert [r.selected for r in summary.records] == [(0, 1, 2, 3)]
+    assert [r.selected for r in flat(summary.records)] == [(0, 1, 2, 3)]
 
 
 def test_a_folder_of_another_run_is_left_alone(done, data):
@@ -395,7 +402,7 @@ def test_several_requests_of_one_run_share_a_folder(tmp_path, data, model):
             "none": "4",
         }
     sessions = json.loads((tmp_path / "run.json").read_text())["sessions"]
-    assert [[cell[0] for cell in session["cells"]] for session in sessions] == [
+    assert [[one["selector"] for one in session["conditions"]] for session in sessions] == [
         ["oracle"],
         ["none"],
     ]
@@ -494,13 +501,17 @@ def test_frames_are_shown_once_a_video_and_counted_for_their_selector_alone(tmp_
     selectors = {"bright": bright, "random": RandomSelector()}
     summary = go(tmp_path, data, lambda: model, selectors, top_k=(1, 2))
     assert [Path(path).name for path in bright.calls] == ["clip0.mp4", "clip1.mp4"]
-    for record in summary.records:
+    for record in flat(summary.records):
         mine = record.selector == "bright"
         assert record.flops_retrieval == (16_000 if mine else 0)
         assert (record.seconds_retrieval > 0) == mine
-    (point,) = [p for p in points(summary.records) if p.selector == "bright" and p.top_k == 1]
-    assert point.flops_retrieval == pytest.approx(16_000 / 3)  # shared by a video's questions
-    ranked = {r.video_id: r.relevance for r in summary.records if r.selector == "bright"}
+    (point,) = [
+        p
+        for p in points(summary.records)
+        if (p.condition.selector, p.condition.top_k) == ("bright", 1)
+    ]
+    assert point.flops["retrieval"] == pytest.approx(16_000 / 3)  # shared by a video's questions
+    ranked = {r.video_id: r.relevance for r in flat(summary.records) if r.selector == "bright"}
     assert ranked["clip0"] != ranked["clip1"]
 
 
@@ -509,12 +520,14 @@ def test_a_matched_selector_spends_what_the_other_does(tmp_path, data, model):
     selectors = {"oracle": OracleSelector(), "matched": MatchedRandomSelector("oracle")}
     pinned = ("last",)
     summary = go(tmp_path, data, lambda: model, selectors, top_k=(0, 1, 3), pinned=pinned)
-    spent = {(r.sample_id, r.selector, r.top_k): r.kv_bytes_reloaded for r in summary.records}
+    spent = {(r.sample_id, r.selector, r.top_k): r.kv_bytes_reloaded for r in flat(summary.records)}
     for (sample, selector, k), size in spent.items():
         if selector == "matched":
             assert size == spent[sample, "oracle", k] > 0
-    taken = {r.selected for r in summary.records if r.selector == "matched"}
-    assert len(taken) > 2 and {r.pinned for r in summary.records if r.selector == "matched"} == {()}
+    taken = {r.selected for r in flat(summary.records) if r.selector == "matched"}
+    assert len(taken) > 2 and {
+        r.pinned for r in flat(summary.records) if r.selector == "matched"
+    } == {()}
 
 
 def test_a_match_still_knows_what_its_partner_saw(tmp_path, data, model):
@@ -526,7 +539,7 @@ def test_a_match_still_knows_what_its_partner_saw(tmp_path, data, model):
     path.write_text("".join(line for line in lines if '"selector": "bright"' in line))
     resumed = go(tmp_path, data, lambda: model, selectors, top_k=(2,))
     assert resumed.added == 6
-    assert [r.selected for r in resumed.records] == [r.selected for r in whole.records]
+    assert [r.selected for r in flat(resumed.records)] == [r.selected for r in flat(whole.records)]
 
 
 def test_a_match_without_a_partner_is_an_early_error(tmp_path, data):
@@ -538,7 +551,7 @@ def test_a_match_without_a_partner_is_an_early_error(tmp_path, data):
 
 def test_hits_are_in_every_record_where_spans_are(done):
     _, summary = done
-    for record in summary.records:
+    for record in flat(summary.records):
         hit = bool(set(record.selected) & set(record.gt_chunks))
         assert record.hit == float(hit) == float(record.recall > 0)
 
@@ -547,47 +560,52 @@ def test_without_spans_there_is_nothing_to_hit(tmp_path, data, model):
     one = {"random": RandomSelector()}
     benchmark = Clips(str(data), known=False)
     summary = go(tmp_path, data, lambda: model, one, benchmark, top_k=(1,))
-    assert {(r.hit, r.recall, r.precision) for r in summary.records} == {(None, None, None)}
+    assert {(r.hit, r.recall, r.precision) for r in flat(summary.records)} == {(None, None, None)}
 
 
 def test_a_k_of_its_own_for_every_task(tmp_path, data, model):
     tuned = {"split": "test", "tuned_on": "dev"}
     tuned |= {"top_k_by_task": {"retrieval": 1, "counting": 3}, "top_k": ("task",)}
     summary = go(tmp_path, data, lambda: model, {"random": RandomSelector()}, **tuned)
-    assert {(r.task, len(r.selected)) for r in summary.records} == {
+    assert {(r.task, len(r.selected)) for r in flat(summary.records)} == {
         ("retrieval", 1),
         ("counting", 3),
     }
-    assert {(r.top_k, r.tuned_on) for r in summary.records} == {("task", "dev")}
-    assert [p.top_k for p in points(summary.records)] == ["task"]
+    assert {(r.top_k, r.tuned_on) for r in flat(summary.records)} == {("task", "dev")}
+    assert [p.condition.top_k for p in points(summary.records)] == ["task"]
 
 
 @pytest.fixture(scope="module")
 def fewer(tmp_path_factory, data, model):
     folder = tmp_path_factory.mktemp("fewer")
-    return go(folder, data, lambda: model, fewer_frames=True, top_k=(0, 2, 4, "gt"))
+    return go(folder, data, lambda: model, control="fewer_frames", top_k=(0, 2, 4, "gt"))
 
 
 def test_fewer_frames_spend_the_methods_bytes_uncompressed(done, fewer):
     """4 chunks of 32 tokens, half or an eighth kept; a time step is 16 tokens, so the budgets are met to half of it."""
     _, summary = done
     assert len(fewer.records) == 6 * 4
-    step = {r.kv_bytes_full - r.kv_bytes_resident for r in summary.records if r.selector == "all"}
+    step = {
+        r.kv_bytes_full - r.kv_bytes_resident for r in flat(summary.records) if r.selector == "all"
+    }
     step = step.pop() // 4  # all-low keeps half of 8 steps
-    for record in fewer.records:
-        assert record.selector == "fewer_frames"
+    for record in flat(fewer.records):
+        assert (record.control, record.selector) == ("fewer_frames", "none")
         assert abs(record.kv_bytes_resident - record.kv_bytes_budget) <= step // 2
-        assert (record.measured_ratio_low, record.measured_ratio_high) == (1.0, 1.0)
-        assert (record.ratio_low, record.ratio_high) == (2, 8)  # the method whose bytes they are
-        assert record.frames == 16 and record.frames_prefilled < 16
+        assert record.measured_ratio == {"low": 1.0, "high": 1.0}
+        assert [level["ratio"] for level in record.levels] == [
+            2,
+            8,
+        ]  # the method's, whose bytes they are
+        assert record.frames_sampled == 16 and record.frames_prefilled < 16
         assert (record.selected, record.recall, record.hit) == ((), None, None)
         assert (record.kv_bytes_reloaded, record.kv_bytes_host) == (0, 0)
     method = {
         (r.sample_id, r.top_k): r.kv_bytes_resident
-        for r in summary.records
+        for r in flat(summary.records)
         if r.selector == "random"
     }
-    for record in fewer.records:
+    for record in flat(fewer.records):
         if (record.sample_id, record.top_k) in method:
             assert record.kv_bytes_budget == method[record.sample_id, record.top_k]
 
@@ -595,19 +613,19 @@ def test_fewer_frames_spend_the_methods_bytes_uncompressed(done, fewer):
 def test_fewer_frames_are_a_run_of_fewer_frames(tmp_path, data, model):
     """Their answers are those of an uncompressed run that samples as many frames (all are there to choose from)."""
     every = dict(fps=None, frames=32, top_k=(2,))
-    fewer = go(tmp_path / "fewer", data, lambda: model, fewer_frames=True, **every)
-    (count,) = {r.frames_prefilled for r in fewer.records}
+    fewer = go(tmp_path / "fewer", data, lambda: model, control="fewer_frames", **every)
+    (count,) = {r.frames_prefilled for r in flat(fewer.records)}
     plain = dict(fps=None, frames=count, ratios=(1, 1))
     full = go(tmp_path / "full", data, lambda: model, {"none": SelectNone()}, **plain)
     assert count < 16 and len(full.records) == 6
-    for a, b in zip(fewer.records, full.records, strict=True):
+    for a, b in zip(flat(fewer.records), flat(full.records), strict=True):
         assert (a.sample_id, a.prediction) == (b.sample_id, b.prediction)
         assert (a.kv_bytes_resident, a.flops_decode) == (b.kv_bytes_resident, b.flops_decode)
         assert (a.flops_vision, a.flops_prefill) == (b.flops_vision, b.flops_prefill)
 
 
 def test_a_finished_run_of_fewer_frames_does_nothing_when_run_again(tmp_path, data, model):
-    values = dict(fewer_frames=True, top_k=(2,), limit=1)
+    values = dict(control="fewer_frames", top_k=(2,), limit=1)
     assert go(tmp_path, data, lambda: model, **values).added == 1
     assert go(tmp_path, data, never, **values).added == 0
 
@@ -627,7 +645,7 @@ class Many(Clips):
 def test_two_hundred_videos_leave_nothing_behind(tmp_path, data, model, monkeypatch):
     """At most one video's KVs at any time; as many open files and threads after 200 videos as after 20."""
     stores, pixels, open_things = [], [], []
-    real_prefill, real_read = answering.prefill, answering.read_frames
+    real_prefill, real_read = session.prefill, video.read_frames
 
     def read(*args):
         assert all(store() is None for store in stores[:-1]), "KVs of an earlier video"
@@ -646,10 +664,10 @@ def test_two_hundred_videos_leave_nothing_behind(tmp_path, data, model, monkeypa
         assert pixels[-1]() is None, "the pixels are still there while questions are answered"
         return real_answer(*args, **kwargs)
 
-    real_answer = asked.answer
-    monkeypatch.setattr(answering, "prefill", prefill)
-    monkeypatch.setattr(answering, "read_frames", read)
-    monkeypatch.setattr(asked, "answer", decoded)
+    real_answer = session.answer
+    monkeypatch.setattr(session, "prefill", prefill)
+    monkeypatch.setattr(video, "read_frames", read)
+    monkeypatch.setattr(session, "answer", decoded)
     benchmark = Many(str(data), questions=1)
     one = {"none": SelectNone()}
     values = dict(frames=2, ratios=(1, 1), top_k=(0,))
@@ -677,7 +695,7 @@ def test_trackers_are_told_of_every_setting_of_a_selector(done, tmp_path, data, 
 
     kept = Kept()
     go(folder, data, lambda: model, {"random": RandomSelector(seed=1)}, tracker=kept, top_k=(1,))
-    configs = sorted({r.selector_config for r in load(folder) if r.selector == "random"})
+    configs = sorted({r.selector_config for r in flat(load(folder)) if r.selector == "random"})
     assert len(configs) == 2
     names = {name for name in kept.logged if "random" in name and name.endswith("k=1")}
     assert names == {f"accuracy/random {config} k=1" for config in configs}

@@ -9,6 +9,11 @@ from x2l.evaluation.settings import (
     config_errors,
     temporal_patch,
 )
+from x2l.runs.condition import LevelSpec
+
+
+def levels(*ratios, names=("low", "high")):
+    return tuple(LevelSpec(name, ratio, "tome") for name, ratio in zip(names, ratios, strict=True))
 
 
 def settings(**changes):
@@ -21,9 +26,7 @@ def settings(**changes):
         chunk_frames=8,
         context="full",
         positions="keep",
-        ratio_low=2,
-        ratio_high=32,
-        compressor="tome",
+        levels=levels(2, 32),
         selectors=("attention",),
         top_k=(0, 1, 16, "gt"),
         pinned=("first", "last"),
@@ -38,7 +41,7 @@ def test_what_is_right_passes():
     assert settings().most_chunks == 16
     assert settings(frames=9, top_k=(2,)).most_chunks == 2
     assert settings(frames=None, top_k=(1000,)).most_chunks is None
-    assert settings(fps=None, ratio_low=1.0, ratio_high=1).frames == 128
+    assert settings(fps=None, levels=levels(1.0, 1)).frames == 128
     assert settings(device="cuda:1", model_positions="hf").device == "cuda:1"
     assert settings(device=None).device is None  # a device map says where
 
@@ -49,7 +52,7 @@ def test_the_length_of_the_videos_bounds_the_chunks():
     assert settings(seconds=32, fps=None).most_chunks == 16  # frames are spread over the video
     assert settings(seconds=30, frames=None, fps=0.5, top_k=(2,)).most_chunks == 2
     with pytest.raises(ValueError, match="top_k=5: the video has only 4 chunks"):
-        settings(seconds=32, top_k=(5,))
+        settings(seconds=32, top_k=(5,)).check_chunks()
 
 
 TUNED = {
@@ -97,10 +100,10 @@ def test_a_set_without_splits_cannot_be_tuned_on(tuned_on):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ratio_low": 0.5}, r"levels\.low\.ratio=0\.5: must be .*at least 1; .*1/s"),
-        ({"ratio_high": float("inf")}, r"levels\.high\.ratio=inf"),
-        ({"ratio_high": "abc"}, r"levels\.high\.ratio=abc"),
-        ({"ratio_high": True}, r"levels\.high\.ratio=True"),
+        ({"levels": levels(0.5, 2)}, r"levels\.low\.ratio=0\.5: must be .*at least 1; .*1/s"),
+        ({"levels": levels(2, float("inf"))}, r"levels\.high\.ratio=inf"),
+        ({"levels": levels(2, "abc")}, r"levels\.high\.ratio=abc"),
+        ({"levels": levels(2, True)}, r"levels\.high\.ratio=True"),
         ({"frames": 0}, r"video\.frames=0: must be a whole number of at least 1"),
         ({"frames": 1.5}, r"video\.frames=1\.5"),
         ({"frames": None, "fps": None}, r"video\.frames=null: .*give at least one"),
@@ -110,7 +113,19 @@ def test_a_set_without_splits_cannot_be_tuned_on(tuned_on):
         ({"limit": 0}, r"limit=0: .*null for no limit"),
         ({"seed": "x"}, r"seed='x': must be a whole number"),
         ({"dtype": "float12"}, r"model\.dtype='float12': must be one of float32"),
-        ({"ratio_low": 64}, r"levels\.low\.ratio=64: must be at most .*ratio=32; .*swap"),
+        (
+            {"levels": levels(32, 64, names=("high", "low"))},
+            r"low\.ratio=64: must be at most .*=32; .*swap",
+        ),
+        ({"levels": levels(2, 8, 4, names="abc")}, r"levels=.*: must be finest to coarsest"),
+        ({"levels": levels(2, 8, 8, names="abc")}, r"levels=.*: must have different ratios"),
+        ({"levels": levels(2, names="a")}, r"levels=\['a'\]: must be two or more; .*=none or"),
+        (
+            {"levels": levels(2, None, names="ab")},
+            r"levels\.b\.ratio=null: .*levels\.b=null for no",
+        ),
+        ({"levels": levels(1, 2, names=("full", "b"))}, r"levels\.full: must be named by a word"),
+        ({"levels": levels(1, 2, names=("2x", "b"))}, r"levels\.2x: must be named by a word"),
         ({"device": "gpu"}, r"model\.device='gpu': must be cpu, cuda"),
         ({"device": "cuda:x"}, r"model\.device='cuda:x'"),
         ({"model_positions": "keep"}, r"model\.positions='keep': must be one of reference, hf"),
@@ -118,7 +133,6 @@ def test_a_set_without_splits_cannot_be_tuned_on(tuned_on):
         ({"positions": "hf"}, r"prefill\.positions='hf': must be one of keep, compact"),
         ({"selectors": ()}, r"selector=\[\]"),
         ({"top_k": ()}, r"top_k=\[\]"),
-        ({"top_k": (17,)}, r"top_k=17: .*only 16 chunks; use top_k <= 16"),
         ({"top_k": (-1,)}, r"top_k=-1"),
         ({"top_k": ("most",)}, r"top_k='most'"),
         ({"top_k": ("task",)}, r"selection\.top_k_by_task=\{\}: must be given where top_k holds"),
@@ -128,7 +142,6 @@ def test_a_set_without_splits_cannot_be_tuned_on(tuned_on):
         ({**TUNED, "tuned_on": "needle/test"}, r"selection\.tuned_on=needle/test: must differ"),
         ({**TUNED, "split": None, "tuned_on": "all"}, r"selection\.tuned_on=all: must differ"),
         ({"split": "dev", "benchmark": "needle", "tuned_on": "dev"}, r"selection\.tuned_on=dev"),
-        ({**TUNED, "top_k_by_task": {"a": 17}}, r"top_k_by_task\.a=17: .*only 16 chunks"),
         ({**TUNED, "top_k_by_task": {"a": "gt"}}, r"top_k_by_task\.a='gt': must be a whole number"),
         ({"pinned": ("middle",)}, r"selection\.pinned=\['middle'\]"),
     ],
@@ -136,6 +149,22 @@ def test_a_set_without_splits_cannot_be_tuned_on(tuned_on):
 def test_what_is_wrong_is_named_with_rule_and_remedy(changes, message):
     with pytest.raises(ValueError, match=message):
         settings(**changes)
+
+
+def test_a_run_takes_no_more_chunks_than_its_videos_can_have():
+    """One's own question may: of a short video all are taken."""
+    settings(top_k=(16,)).check_chunks()
+    with pytest.raises(ValueError, match=r"top_k=17: .*only 16 chunks; use top_k <= 16"):
+        settings(top_k=(17,)).check_chunks()
+    with pytest.raises(ValueError, match=r"top_k_by_task\.a=17: .*only 16 chunks"):
+        settings(**{**TUNED, "top_k_by_task": {"a": 17}}).check_chunks()
+
+
+def test_levels_may_have_any_names():
+    three = settings(levels=levels(1, 4, 16, names=("whole", "some", "few")), context="few")
+    assert three.level_names == ("whole", "some", "few")
+    with pytest.raises(ValueError, match="must be one of full, own, whole, some, few"):
+        settings(levels=three.levels, context="high")
 
 
 def test_a_chunk_is_whole_time_steps():
