@@ -22,6 +22,7 @@ from x2l.models import hf, loading
 from x2l.models.checkpoint import overridden
 
 GIVEN = {"tracker": {"folder", "run_id", "name", "group", "config"}}  # by run.py, at run time
+CONTROLS = sorted(path.stem for path in (CONF / "control").glob("*.yaml"))
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 OPTIONS = sorted(
     (path.parent.relative_to(CONF).as_posix(), path.stem)
@@ -135,7 +136,7 @@ def test_a_level_has_its_codec_its_layers_and_the_methods_inside_its_compressor(
 
 
 def test_levels_between_take_what_they_do_not_say_from_all():
-    base = ["compressor=mean_pool", "codec=int8", "+levels.mid=8", "top_k=[2,4]"]
+    base = ["compressor=mean_pool", "codec=int8", "+levels.mid=8"]
     values = plain(composed(*base))
     assert values["levels"]["mid"] == {
         "ratio": 8,
@@ -148,45 +149,67 @@ def test_levels_between_take_what_they_do_not_say_from_all():
     assert (mid["ratio"], mid["layers"], mid["codec"]) == (8, "pyramid", {})
     assert mid["compressor"]["_target_"].endswith("KMeans")
     made = engine(base)
-    assert made.settings.levels == tuple(sorted(made.levels, key=lambda n: made.levels[n].ratio))
-    assert made.settings.between == {"mid": 8} and made.settings.compressor == "mean_pool-int8"
-    assert made.settings.top_k == ("2+4",)
-    assert engine([*own, "top_k=2+4"]).settings.compressor == "tome+kmeans-pyramid+tome"
+    assert made.settings.level_names == tuple(made.levels) == ("low", "mid", "high")
+    assert [level.method for level in made.settings.levels] == ["mean_pool-int8"] * 3
+    of_own = engine([*own, "top_k=2+4"]).settings
+    assert [level.method for level in of_own.levels] == ["tome", "kmeans-pyramid", "tome"]
+    nested = engine(["compressor=d2o", "+levels.mid=8"]).settings.levels
+    assert [level.method for level in nested] == ["d2o.attention_received"] * 3
 
 
-@pytest.mark.parametrize(
-    ("top_k", "expected"),
-    [
-        ("[2,4]", ("2+4",)),
-        ("[[2,4],[1,8],12%]", ("2+4", "1+8", "12%")),
-        ("[2+4,1]", ("2+4", 1)),
-        ("3", (3,)),
-    ],
-)
-def test_a_list_of_numbers_is_one_ladder_where_there_are_more_levels(top_k, expected):
-    assert engine(["+levels.mid=8", f"top_k={top_k}"]).settings.top_k == expected
+@pytest.mark.parametrize("levels", [[], ["+levels.mid=8"], ["+levels.mid=null"]])
+def test_a_list_of_top_k_is_several_runs_whatever_the_levels(levels):
+    assert engine([*levels, "top_k=[2,4]"]).settings.top_k == (2, 4)
 
 
-def test_a_list_of_numbers_is_several_where_there_are_two_levels():
-    assert engine(["+levels.mid=null", "top_k=[2,4]"]).settings.top_k == (2, 4)
+def test_a_ladder_is_one_word():
+    assert engine(["+levels.mid=8", "top_k=[2+4,1,12%]"]).settings.top_k == ("2+4", 1, "12%")
+
+
+def test_levels_of_the_users_own_names():
+    named = [
+        "~levels.low",
+        "~levels.high",
+        "+levels.bare=32",
+        "+levels.fine={ratio:2,layers:pyramid}",
+    ]
+    made = engine([*named, "prefill.context=fine", "compressor=kmeans"])
+    fine, bare = made.settings.levels
+    assert (fine.name, fine.ratio, fine.method) == ("fine", 2, "kmeans-pyramid")
+    assert (bare.name, bare.ratio, bare.method) == ("bare", 32, "kmeans")
+    assert {name: level.ratio for name, level in made.levels.items()} == {"fine": 2, "bare": 32}
+    assert engine(["levels.high=16", "levels.low=4"]).settings.levels[1].ratio == 16
+
+
+def test_the_control_is_named_by_its_file():
+    found = {name: engine([f"control={name}"]).settings.control for name in CONTROLS}
+    assert found == {**{name: name for name in CONTROLS}, "none": None}
+    assert engine(["control.fewer_frames=true"]).settings.control == "fewer_frames"
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["levels.high=3"], r"levels\.high=3: must have a ratio .*write levels\.high\.ratio=3"),
+        (
+            ["compressor@levels.high.compressor=kmeans", "levels.high=3"],
+            r"levels\.high=3: takes the place of .* compressor kmeans; write levels\.high\.ratio=3",
+        ),
+        (
+            ["control=random_pruning", "+levels.mid=8"],
+            r"control=random_pruning: changes .* not that of levels\.mid; .*levels\.mid\.compressor=",
+        ),
         (["+levels.mid.ratio=8", "+levels.mid.layer=1"], r"levels\.mid\.layer: is no setting"),
         (
             ["+compressor@levels.mid.compressor=kmeans", "++levels.mid=8", "top_k=1"],
-            r"levels\.mid=8: takes the place of .* compressor kmeans; write \+levels\.mid\.ratio=8",
+            r"levels\.mid=8: takes the place of .* compressor kmeans; write levels\.mid\.ratio=8",
         ),
         (["levels.high.layers=steep"], r"levels\.high\.layers='steep'"),
         (["prefill.cache=true"], r"prefill\.cache=True: must be a folder"),
-        (["levels.low=null"], r"levels\.low=None: must have a ratio"),
-        (["+levels.mid=40"], r"levels\.mid\.ratio=40: must be between levels\.low\.ratio=2 and"),
+        (["levels.low=null"], r"levels=\['high'\]: must be two or more"),
+        (["levels.low.ratio=40"], r"levels\.low\.ratio=40: must be at most .*=32; .*swap"),
         (["+levels.mid=8", "+levels.more=8", "top_k=1"], "must have different ratios"),
-        (["+levels.mid={layers:pyramid}"], r"levels\.mid\.ratio=None: must be tokens in"),
-        (["+levels.mid=8", "top_k=[1,2,4]"], r"top_k=1\+2\+4: .*so give 2"),
+        (["+levels.mid={layers:pyramid}"], r"levels\.mid\.ratio=null: chunks cannot be dropped"),
+        (["+levels.mid=8", "top_k=1+2+4"], r"top_k=1\+2\+4: .*so give 2"),
         (["top_k=2+4"], "levels are low, high, so give 1"),
         (["+levels.mid=8", "prefill.context=middle"], "must be one of full, own, low, mid, high"),
     ],
@@ -320,7 +343,7 @@ def test_controls_stand_beside_any_method():
     method = composed("experiment=paper_main", "control=none", "compressor=mean_pool")
     assert method.levels.low.compressor._target_.endswith("MeanPool")
     (told,) = re.findall(r"control=([\w,]+)", (CONF / "experiment" / "paper_main.yaml").read_text())
-    assert {"none", *told.split(",")} == {path.stem for path in (CONF / "control").glob("*.yaml")}
+    assert {"none", *told.split(",")} == set(CONTROLS)
 
 
 def test_the_control_of_fewer_frames_has_a_folder_of_its_own():

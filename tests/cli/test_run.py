@@ -245,7 +245,7 @@ def test_every_experiment_runs_on_the_tiny_model(tmp_path, name):
     [
         (
             ["compressor=snapkv", "compressor.window=8"],
-            "error: compressor.window=8: changes neither level; use levels.low.compressor.window=8 and",
+            "error: compressor.window=8: changes no level; use levels.low.compressor.window=8 and",
         ),
         (
             ["compressor=snapkv", "levels.high.compressor.window=64", "selector=none"],

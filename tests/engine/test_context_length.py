@@ -16,7 +16,7 @@ from x2l.engine import context_length as limits
 from x2l.engine.context_length import ContextError
 from x2l.engine.decode import answer
 from x2l.engine.prefill import prefill
-from x2l.evaluation import video as answering
+from x2l.evaluation import session
 from x2l.models.loading import load
 from x2l.selectors.controls import SelectNone
 
@@ -119,7 +119,7 @@ def test_a_run_leaves_out_videos_that_are_too_long_and_says_so(tmp_path, model, 
 
 
 def test_a_run_goes_on_past_a_video_that_takes_too_much_memory(tmp_path, model, monkeypatch):
-    real = answering.prefill
+    real = session.prefill
     calls = []
 
     def first_takes_too_much(*arguments, **named):
@@ -128,12 +128,12 @@ def test_a_run_goes_on_past_a_video_that_takes_too_much_memory(tmp_path, model, 
             torch.empty(1 << 60)  # the allocator's own error
         return real(*arguments, **named)
 
-    monkeypatch.setattr(answering, "prefill", first_takes_too_much)
+    monkeypatch.setattr(session, "prefill", first_takes_too_much)
     summary = go(
         tmp_path / "run", tmp_path, lambda: model, {"none": SelectNone()}, Clips(str(tmp_path))
     )
-    assert {record.video_id for record in summary.records} == {"clip1"}
-    assert summary.errors == () and len(summary.shortages) == 3
-    (told,) = {shortage.error for shortage in summary.shortages}
-    assert told.startswith("out of memory: answering about ")
+    assert {record.video.video_id for record in summary.records} == {"clip1"}
+    assert summary.errors == () and len(summary.out_of_memory) == 3
+    (told,) = {failure.error for failure in summary.out_of_memory}
+    assert told.startswith("out of memory: pre-fill of ")
     assert "clip0.mp4" in told and "video.frames=8" in told and "model.dtype=bfloat16" in told

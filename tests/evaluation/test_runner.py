@@ -397,7 +397,7 @@ def test_several_requests_of_one_run_share_a_folder(tmp_path, data, model):
     assert (len(summary.records), summary.expected) == (4, 4)  # what was asked for now
     assert status() == ("done", 7, 7)  # and all of it
     with (tmp_path / "points.csv").open() as file:
-        assert {row["selector"]: row["n"] for row in csv.DictReader(file)} == {
+        assert {row["selector"]: row["questions"] for row in csv.DictReader(file)} == {
             "oracle": "3",
             "none": "4",
         }
@@ -698,6 +698,8 @@ def test_trackers_are_told_of_every_setting_of_a_selector(done, tmp_path, data, 
     configs = sorted({r.selector_config for r in flat(load(folder)) if r.selector == "random"})
     assert len(configs) == 2
     names = {name for name in kept.logged if "random" in name and name.endswith("k=1")}
-    assert names == {f"accuracy/random {config} k=1" for config in configs}
-    assert {f"final/random {config} k=1/accuracy" for config in configs} <= kept.final.keys()
+    assert names == {f"accuracy/random settings {config} k=1" for config in configs}
+    assert {
+        f"final/random settings {config} k=1/accuracy" for config in configs
+    } <= kept.final.keys()
     assert "accuracy/attention k=1" in kept.logged

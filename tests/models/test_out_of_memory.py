@@ -1,16 +1,18 @@
 """Running out of memory is one line that says what to change, and lets go of what did not fit."""
 
 import gc
+import re
 import weakref
 
 import pytest
 import torch
 
+from tests.tiny import ours
 from x2l.models.out_of_memory import (
+    MemoryAdvice,
     MemoryShortage,
     available_bytes,
     is_out_of_memory,
-    memory_explained,
 )
 
 ERRORS = [
@@ -22,12 +24,27 @@ ERRORS = [
 ]
 
 
+def explained(doing):
+    return MemoryAdvice(2, 2, "bfloat16", "low").explained(doing, 16)
+
+
+@pytest.mark.parametrize(("chunk_frames", "smaller"), [(10, 4), (8, 4), (6, 2), (4, 2), (2, None)])
+def test_smaller_chunks_are_whole_time_steps_of_the_model(chunk_frames, smaller):
+    """What is advised is what x2l takes."""
+    advice = MemoryAdvice.of(ours("qwen2_5_vl"), chunk_frames, "fine")
+    with pytest.raises(MemoryShortage) as caught, advice.explained("x", 16):
+        raise MemoryError
+    found = re.search(r"prefill\.chunk_frames=(\d+)", str(caught.value))
+    assert (found and int(found[1])) == smaller
+    assert str(caught.value).endswith("(prefill.context=fine)")
+
+
 @pytest.mark.parametrize("error", ERRORS)
 def test_every_way_of_saying_it_is_recognised_and_becomes_one_line(error):
     assert is_out_of_memory(error)
     with (
         pytest.raises(MemoryShortage) as caught,
-        memory_explained("pre-fill of film.mp4", 128, 8, "float32"),
+        MemoryAdvice(2, 8, "float32", "low").explained("pre-fill of film.mp4", 128),
     ):
         raise error
     message = str(caught.value)
@@ -39,12 +56,12 @@ def test_every_way_of_saying_it_is_recognised_and_becomes_one_line(error):
 
 
 def test_a_real_allocation_that_fails_is_recognised():
-    with pytest.raises(MemoryShortage), memory_explained("x", 1, 1, "bfloat16"):
+    with pytest.raises(MemoryShortage), explained("x"):
         torch.empty(1 << 60, dtype=torch.uint8)
 
 
 def test_remedies_that_cannot_help_are_left_out():
-    with pytest.raises(MemoryShortage) as caught, memory_explained("x", 16, 1, "bfloat16"):
+    with pytest.raises(MemoryShortage) as caught, explained("x"):
         raise MemoryError
     assert "dtype=" not in str(caught.value) and "chunk_frames=" not in str(caught.value)
 
@@ -52,15 +69,15 @@ def test_remedies_that_cannot_help_are_left_out():
 @pytest.mark.parametrize("error", [RuntimeError("size mismatch"), ValueError("out of memory")])
 def test_other_errors_pass(error):
     assert not is_out_of_memory(error)
-    with pytest.raises(type(error), match=str(error)), memory_explained("x", 1, 1, "float32"):
+    with pytest.raises(type(error), match=str(error)), explained("x"):
         raise error
 
 
 def test_an_explained_shortage_is_not_explained_again():
     with (
         pytest.raises(MemoryShortage, match="inner"),
-        memory_explained("outer", 1, 1, "float32"),
-        memory_explained("inner", 1, 1, "float32"),
+        explained("outer"),
+        explained("inner"),
     ):
         raise MemoryError
 
@@ -75,7 +92,7 @@ def test_what_did_not_fit_is_let_go():
         raise MemoryError
 
     try:
-        with memory_explained("x", 2, 1, "float32"):
+        with explained("x"):
             runs_out()
     except MemoryShortage:
         gc.collect()

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from tests.clips import Clips
+from tests.clips import Clips, flat
 from tests.evaluation.test_runner import Kept, go
 from x2l.analysis.points import points
 from x2l.analysis.points_table import table
-from x2l.evaluation import video as answering
+from x2l.evaluation import session
 from x2l.models import loading
 from x2l.runs import job_status as jobstatus
 from x2l.runs.out_of_memory_log import LOG, load_out_of_memory, summary_lines, unanswered
@@ -55,23 +55,26 @@ def test_a_cell_that_runs_out_is_a_result_and_the_others_are_answered(tmp_path, 
     greedy = Greedy()
     selectors = {"greedy": greedy, "random": RandomSelector()}
     first = go(tmp_path, data, lambda: model, selectors, top_k=(1, 2))
-    assert {r.selector for r in first.records} == {"random"} and len(first.records) == 2 * 6
-    assert {(s.selector, s.top_k) for s in first.shortages} == {("greedy", 1), ("greedy", 2)}
-    assert len(first.shortages) == 2 * 6 and first.errors == ()
-    assert {(s.stage, s.asked_bytes, s.device) for s in first.shortages} == {
+    assert {r.selector for r in flat(first.records)} == {"random"} and len(first.records) == 2 * 6
+    assert {(s.condition.selector, s.condition.top_k) for s in first.out_of_memory} == {
+        ("greedy", 1),
+        ("greedy", 2),
+    }
+    assert len(first.out_of_memory) == 2 * 6 and first.errors == ()
+    assert {(s.stage, s.requested_bytes, s.device) for s in first.out_of_memory} == {
         ("selection", 1 << 60, "cpu")
     }
     status = json.loads((tmp_path / "status.json").read_text())
     assert (status["state"], status["out_of_memory"]) == ("done-with-errors", 12)
-    assert {s.key for s in first.shortages}.isdisjoint(r.key for r in first.records)
+    assert {s.key for s in first.out_of_memory}.isdisjoint(r.key for r in first.records)
 
     again = go(tmp_path, data, lambda: model, selectors, top_k=(1, 2))  # as short as before
-    assert again.added == 0 and len(again.shortages) == 12
+    assert again.added == 0 and len(again.out_of_memory) == 12
     assert len(load_out_of_memory(tmp_path)) == 12
 
     greedy.asks[0] = False  # there is enough now: the same command answers them
     last = go(tmp_path, data, lambda: model, selectors, top_k=(1, 2))
-    assert (last.added, last.shortages) == (12, ()) and len(last.records) == 24
+    assert (last.added, last.out_of_memory) == (12, ()) and len(last.records) == 24
     assert json.loads((tmp_path / "status.json").read_text())["state"] == "done"
     assert unanswered(load_out_of_memory(tmp_path), load(tmp_path)) == []
 
@@ -113,19 +116,21 @@ def test_only_the_cells_that_need_too_much_run_out(tmp_path, data, model, monkey
 
     monkeypatch.setattr(model, "fill", limited)
     summary = go(tmp_path, data, lambda: model, {"random": RandomSelector()}, top_k=(0, 1, 3))
-    assert {r.top_k for r in summary.records} == {0, 1}
-    assert {(s.top_k, s.stage, s.asked_bytes) for s in summary.shortages} == {
+    assert {r.top_k for r in flat(summary.records)} == {0, 1}
+    assert {(s.condition.top_k, s.stage, s.requested_bytes) for s in summary.out_of_memory} == {
         (3, "reload", int(2.5 * 2**30))
     }
-    rows = {p.top_k: p for p in points(summary.records, out_of_memory=summary.shortages)}
-    assert (rows[3].n, rows[3].out_of_memory, rows[1].out_of_memory) == (0, 6, 0)
+    rows = {
+        p.condition.top_k: p for p in points(summary.records, out_of_memory=summary.out_of_memory)
+    }
+    assert (rows[3].questions, rows[3].out_of_memory, rows[1].out_of_memory) == (0, 6, 0)
 
 
 @pytest.mark.parametrize("error", [told(), MemoryError(), None])
 def test_a_video_that_does_not_fit_is_short_in_every_cell(
     tmp_path, data, model, monkeypatch, error
 ):
-    calls, real = [], answering.prefill
+    calls, real = [], session.prefill
 
     def first_runs_out(*arguments, **named):
         calls.append(1)
@@ -136,13 +141,13 @@ def test_a_video_that_does_not_fit_is_short_in_every_cell(
                 raise error
             torch.empty(1 << 60, dtype=torch.uint8)
 
-    monkeypatch.setattr(answering, "prefill", first_runs_out)
+    monkeypatch.setattr(session, "prefill", first_runs_out)
     selectors = {"none": SelectNone(), "random": RandomSelector()}
     summary = go(tmp_path, data, lambda: model, selectors, top_k=(1, 2))
-    assert {r.video_id for r in summary.records} == {"clip1"} and len(summary.records) == 9
-    assert {(s.video_id, s.stage) for s in summary.shortages} == {("clip0", "prefill")}
-    assert len(summary.shortages) == 9
-    assert summary_lines(summary.shortages)[0].startswith(
+    assert {r.video_id for r in flat(summary.records)} == {"clip1"} and len(summary.records) == 9
+    assert {(s.video_id, s.stage) for s in summary.out_of_memory} == {("clip0", "prefill")}
+    assert len(summary.out_of_memory) == 9
+    assert summary_lines(summary.out_of_memory)[0].startswith(
         "tome none: out of memory in prefill, 3 answers about 1 videos (cpu"
     )
 
@@ -152,11 +157,11 @@ def test_a_model_that_does_not_fit_is_short_everywhere(tmp_path, data):
         raise told()
 
     summary = go(tmp_path, data, too_large, {"none": SelectNone()})
-    assert summary.records == () and {s.stage for s in summary.shortages} == {"load"}
-    assert len(summary.shortages) == summary.expected == 6
-    (line,) = {s.error for s in summary.shortages}
+    assert summary.records == () and {s.stage for s in summary.out_of_memory} == {"load"}
+    assert len(summary.out_of_memory) == summary.expected == 6
+    (line,) = {s.error for s in summary.out_of_memory}
     assert line.startswith("out of memory: loading the model, float32; use model.dtype=bfloat16,")
-    (point,) = points([], out_of_memory=summary.shortages)
+    (point,) = points([], out_of_memory=summary.out_of_memory)
     assert "OOM" in table([point])
 
 

@@ -49,8 +49,8 @@ def describe_run(values):
     return describe(identity(values), values, "cpu", "a processor", 1)
 
 
-def save(info, folder, cells=(("attention", "0", 1, []),), limit=None):
-    return info.save(folder, cells, limit)
+def save(info, folder, conditions=({"selector": "attention"},), limit=None):
+    return info.save(folder, conditions, limit)
 
 
 def test_run_json_says_what_ran(tmp_path):
@@ -64,7 +64,7 @@ def test_run_json_says_what_ran(tmp_path):
         "a processor",
         1,
     )
-    assert values["cells"] == [["attention", "0", 1, []]] and values["limit"] is None
+    assert values["conditions"] == [{"selector": "attention"}] and values["limit"] is None
     assert {"commit", "dirty", "code"} <= values.keys()
 
 

@@ -29,8 +29,10 @@ from x2l.cli.ask import own_video
 from x2l.cli.compose import composed, engine
 from x2l.compressors.base import Level
 from x2l.compressors.merging import ToMe
-from x2l.evaluation.conditions import Cell
+from x2l.evaluation import session
+from x2l.evaluation.conditions import cells
 from x2l.models.loading import PACKAGED, load
+from x2l.models.out_of_memory import MemoryAdvice
 from x2l.selectors.base import FrameSelector
 from x2l.video import read_frames, write_video
 
@@ -98,8 +100,8 @@ def test_options_of_a_benchmarks_question_stand_on_lines_of_their_own(capsys, ne
 def test_one_prefill_serves_all_questions_and_everything_is_told(
     capsys, needle, video, monkeypatch
 ):
-    real, calls = own_video.prefill, []
-    monkeypatch.setattr(own_video, "prefill", lambda *a, **k: calls.append(a) or real(*a, **k))
+    real, calls = session.prefill, []
+    monkeypatch.setattr(session, "prefill", lambda *a, **k: calls.append(a) or real(*a, **k))
     code, out, err = told(capsys, video, *colours(needle), "What?", *FEW)
     assert (code, len(calls)) == (0, 1)
     assert lines(out, "video") == [f"{video}: 00:32, 32 frames of 64 x 64, 4 chunks of 8"]
@@ -171,7 +173,8 @@ def test_a_sheet_and_a_json_file_for_each_question_and_none_is_overwritten(
     ratings = [chunk["relevance"] for chunk in one["chunks"]]
     assert max(ratings) == ratings[chosen]
     assert one["reloaded_seconds"] == [[8 * chosen, 8 * chosen + 8]]
-    assert one["settings"]["selector"] == "attention" and one["settings"]["ratio_high"] == 4
+    assert one["settings"]["selector"] == "attention"
+    assert [level["ratio"] for level in one["settings"]["levels"]] == [2, 4]
     image = imread(folder / f"{name}-01.png")
     assert image.shape[1] == 1200 and image[:, :, :3].std() > 0.05
 
@@ -210,6 +213,13 @@ def test_the_benchmarks_settings_do_not_bound_ones_own_video(capsys, video):
     code, out, err = told(capsys, video, "What?", "--", *sparse)
     assert code == 0, err
     assert lines(out, "re-loaded") == ["00:00-00:32 (8 of 8 chunks)"]
+
+
+@pytest.mark.parametrize("frames", [1, 5])
+def test_of_fewer_frames_than_a_chunk_has_all_are_reloaded(capsys, video, frames):
+    code, out, err = told(capsys, video, "What?", "--", f"video.frames={frames}", "top_k=3")
+    assert code == 0, err
+    assert lines(out, "re-loaded") == ["00:00-00:32 (1 of 1 chunk)"]
 
 
 # --- questions from the input --------------------------------------------------------------------------------------
@@ -391,7 +401,7 @@ def short_model(tmp_path_factory):
 def test_more_than_the_models_context_is_refused_before_the_prefill(
     capsys, video, short_model, monkeypatch
 ):
-    monkeypatch.setattr(own_video, "prefill", None)
+    monkeypatch.setattr(session, "prefill", None)
     words = "What is the colour of the ring? " * 40
     refused(capsys, "but the model's context has 300", video, words, "--", short_model)
     message = "max_new_tokens) and 83 KVs"
@@ -402,7 +412,7 @@ def test_positions_count_where_few_frames_stand_for_much_time(
     capsys, tmp_path, short_model, monkeypatch
 ):
     """28 frames of 280 seconds: 239 tokens, but positions up to 275."""
-    monkeypatch.setattr(own_video, "prefill", None)
+    monkeypatch.setattr(session, "prefill", None)
     path = tmp_path / "slow.mp4"
     write_video(path, [np.full((64, 64, 3), 9 * n, np.uint8) for n in range(28)], 0.1)
     sparse = ["--max-new-tokens", "20", "--", "video.fps=null", "video.frames=28", short_model]
@@ -428,7 +438,7 @@ def test_a_video_beyond_the_models_context_is_refused(capsys, video, short_model
 
 @pytest.mark.parametrize("place", ["prefill", "answer"])
 def test_out_of_memory_is_one_line_with_what_to_change(capsys, video, monkeypatch, place):
-    monkeypatch.setattr(own_video, place, lambda *_, **__: torch.empty(1 << 60))
+    monkeypatch.setattr(session, place, lambda *_, **__: torch.empty(1 << 60))
     code, _, err = told(capsys, video, "What?", *FEW)
     assert code == 2
     last = err.splitlines()[-1]
@@ -445,7 +455,7 @@ def test_a_fault_of_ours_keeps_its_traceback(video, monkeypatch):
     def fault(*_, **__):
         raise ValueError("a fault")
 
-    monkeypatch.setattr(own_video, "answer", fault)
+    monkeypatch.setattr(session, "answer", fault)
     with pytest.raises(ValueError, match="a fault"):
         ask.main([video, "What?", *FEW])
 
@@ -543,18 +553,16 @@ def test_a_selector_that_looks_at_frames_is_shown_them(tmp_path):
     model = made.load_model()
     frames = read_frames(path, 32, 1)
     prompt = model.prompt(frames, 8)
-    cell = Cell("brightness", Brightness(), "", 2, ())
     levels = {"low": Level(ToMe(), 2), "high": Level(ToMe(), 4)}
-    opened = own_video.open_video(model, frames, prompt, levels, cell, made.settings)
+    advice = MemoryAdvice.of(model, 8, "low")
+
+    def opened_with(selector):
+        (cell,) = cells({selector.name: selector}, made.settings)
+        return own_video.open_video(model, frames, prompt, levels, cell, made.settings, advice)
+
+    opened = opened_with(Brightness())
     reply = opened.ask("What?")
-    assert reply.reloaded == (2, 3) and reply.spans == ((16.0, 32.0),)
+    assert reply.reloaded == (2, 3)
     assert list(reply.relevance) == sorted(reply.relevance)
-    plain = own_video.open_video(
-        model,
-        frames,
-        prompt,
-        levels,
-        Cell("none", made.selectors["attention"], "", 2, ()),
-        made.settings,
-    )
+    plain = opened_with(made.selectors["attention"])
     assert opened.facts.flops == plain.facts.flops + 7

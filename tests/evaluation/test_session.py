@@ -1,0 +1,162 @@
+"""One path for runs, `x2l-ask` and the library: the same seeds, the same pre-fill, the same answer."""
+
+import importlib
+import inspect
+import json
+import pkgutil
+
+import pytest
+
+import x2l
+from tests.clips import Clips, flat
+from tests.evaluation.test_runner import go
+from tests.tiny import frames, ours
+from x2l import selectors
+from x2l.cli.ask import command
+from x2l.compressors.base import Level
+from x2l.compressors.merging import ToMe
+from x2l.compressors.pruning_by_keys import RandomPruning
+from x2l.engine.meter import Meter
+from x2l.evaluation.session import video_seed
+from x2l.models import loading
+from x2l.selectors.attention import AttentionSelector
+from x2l.selectors.base import ChunkSelector, FrameSelector, Query
+from x2l.selectors.oracle import OracleSelector
+
+TWO = {"low": Level(ToMe(), 2), "high": Level(ToMe(), 8)}
+
+
+def test_one_question_asked_both_ways_with_a_method_that_draws(tmp_path, capsys):
+    """Bytes, relevance and words are equal, and the second way finds the pre-fill of the first."""
+    clips = Clips(str(tmp_path), videos=1, questions=1)
+    clips.prepare()
+    (sample,) = clips.samples()
+    methods = {"low": Level(RandomPruning(), 2), "high": Level(RandomPruning(), 8)}
+    summary = go(
+        tmp_path / "run",
+        tmp_path,
+        lambda: loading.load("x2l_tiny"),
+        {"attention": AttentionSelector()},
+        clips,
+        methods=methods,
+        top_k=(2,),
+        prefill_cache=str(tmp_path / "cache"),
+    )
+    (record,) = flat(summary.records)
+    overrides = ["compressor=random", "levels.high.ratio=8", "prefill.chunk_frames=4", "top_k=2"]
+    overrides += ["video.frames=16", f"prefill.cache={tmp_path}/cache"]
+    question = [sample.video, sample.question, "--max-new-tokens", "3"]
+    command.main([*question, "--save", str(tmp_path / "asked"), "--", *overrides])
+    assert "loaded from prefill.cache" in capsys.readouterr().out
+    (path,) = (tmp_path / "asked").glob("*.json")
+    reply = json.loads(path.read_text())
+    assert reply["answer"] == record.prediction
+    assert reply["kv_bytes_resident"] == record.kv_bytes_resident
+    assert reply["kv_bytes_full"] == record.kv_bytes_full
+    assert reply["flops"] == record.flops_selection + record.flops_reload + record.flops_decode
+    rated = [float(f"{chunk['relevance']:.6g}") for chunk in reply["chunks"]]
+    assert rated == list(record.relevance) and len(set(rated)) == 4
+    assert tuple(chunk["level"] for chunk in reply["chunks"]) == record.assigned
+
+
+def test_a_videos_draws_follow_from_the_seed_and_the_files_name():
+    assert video_seed(0, "a/film.mp4") == video_seed(0, "/b/film.mp4")
+    assert len({video_seed(0, "film.mp4"), video_seed(1, "film.mp4"), video_seed(0, "x.mp4")}) == 3
+
+
+def every_selector():
+    """All concrete selectors of the package."""
+    modules = [
+        importlib.import_module(f"x2l.selectors.{m.name}")
+        for m in pkgutil.iter_modules(selectors.__path__)
+    ]
+    found = {kind for module in modules for _, kind in inspect.getmembers(module, inspect.isclass)}
+    return sorted(
+        (
+            kind
+            for kind in found
+            if issubclass(kind, ChunkSelector) and not inspect.isabstract(kind)
+        ),
+        key=lambda kind: kind.__name__,
+    )
+
+
+@pytest.mark.parametrize("kind", every_selector())
+def test_only_a_bound_is_shown_where_the_answer_lies(kind, monkeypatch):
+    seen = []
+    monkeypatch.setattr(kind, "relevance", lambda self, query, *_: seen.append(query.spans))
+    monkeypatch.setattr(kind, "prepare", lambda *_: None, raising=False)
+    selector = object.__new__(kind)
+    object.__setattr__(selector, "name", "it")
+    session = x2l.prefill(ours("qwen2_5_vl"), frames(8), TWO, 4, selectors=[selector])
+    spans = ((0.0, 1.0),)
+    session.rate("it", selector, Query(session.question("What?", 1), "q", spans))
+    assert seen == [spans if kind.role == "bound" else None]
+
+
+def test_every_selector_was_walked():
+    names = {kind.__name__ for kind in every_selector()}
+    assert {"OracleSelector", "HitRateSelector", "RandomSelector", "FileSelector"} <= names
+    assert {kind.__name__ for kind in every_selector() if kind.role == "bound"} == {
+        "OracleSelector",
+        "HitRateSelector",
+    }
+
+
+class Bright(FrameSelector):
+    name = "bright"
+
+    def prepare(self, video, chunks, meter):
+        meter.add("retrieval", 7)
+        return video.pixels.float().mean(dim=(1, 2, 3))
+
+    def relevance(self, query, store, model, meter):
+        return query.prepared[[chunk.frames[0] for chunk in store.prompt.chunks]]
+
+
+def test_a_selector_that_looks_at_frames_is_named_at_the_prefill():
+    model = ours("qwen2_5_vl")
+    shown = x2l.prefill(model, frames(16), TWO, 4, selectors=[Bright()])
+    assert shown.prepared["bright"].meter.flops["retrieval"] == 7
+    reply = x2l.answer(shown, "What?", Bright(), top_k=1, max_new_tokens=1)
+    assert reply.reloaded == (max(range(4), key=lambda i: reply.relevance[i]),)
+    with pytest.raises(ValueError, match=r"selector bright: looks at the video's frames"):
+        x2l.answer(x2l.prefill(model, frames(16), TWO, 4), "What?", Bright())
+
+
+def test_levels_are_sorted_and_the_coarsest_is_what_is_not_reloaded():
+    model = ours("qwen2_5_vl")
+    levels = {"bare": Level(ToMe(), 8), "fine": Level(ToMe(), 2), "mid": Level(ToMe(), 4)}
+    session = x2l.prefill(model, frames(16), levels, 4)
+    reply = x2l.answer(session, "What?", top_k="1+1", max_new_tokens=2)
+    assert sorted(reply.assigned) == ["bare", "bare", "fine", "mid"]
+    assert [reply.assigned[i] for i in reply.reloaded] != ["bare"] * 2 and len(reply.reloaded) == 2
+    store = session.store
+    sizes = {level: store.nbytes(level) for level in levels}
+    spent = sum(sizes[level][i] for i, level in enumerate(reply.assigned) if level != "bare")
+    assert reply.kv_bytes_reloaded == spent
+    assert reply.flops["decode"] < reply.flops_full < sum(reply.flops.values())
+    everything = x2l.answer(session, "What?", top_k=99, max_new_tokens=1)
+    assert everything.assigned == ("fine",) * 4  # of a short video no more than there are
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"top_k": "1+2+3"}, r"top_k=1\+2\+3: must have a number for each level but the coarsest"),
+        ({"top_k": "most"}, "invalid literal|top_k"),
+        ({"pinned": ("middle",)}, r"selection\.pinned=\['middle'\]"),
+        ({"selector": OracleSelector()}, "selector=oracle: .* no ground-truth"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_line(arguments, message):
+    session = x2l.prefill(ours("qwen2_5_vl"), frames(8), TWO, 4)
+    with pytest.raises(ValueError, match=message):
+        x2l.answer(session, "What?", **arguments)
+
+
+def test_the_selection_is_timed_for_itself():
+    session = x2l.prefill(ours("qwen2_5_vl"), frames(8), TWO, 4)
+    rating = session.rate("a", AttentionSelector(), Query(session.question("What?", 1), "q"))
+    assert isinstance(rating.meter, Meter) and rating.meter.flops["selection"] > 0
+    assert rating.meter.flops["decode"] == 0
