@@ -6,11 +6,10 @@ import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
+import psutil
 import torch
 
-_MEMORY = Path("/proc/meminfo")
 # How torch, its allocators and its libraries word it where they do not raise OutOfMemoryError.
 _WORDS = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
 
@@ -70,10 +69,7 @@ def available_bytes(device: torch.device) -> int | None:
     """Memory that can still be taken on a device; None where that cannot be told."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    if device.type == "cpu" and _MEMORY.exists():
-        line = next(row for row in _MEMORY.read_text().splitlines() if row.startswith("MemAvail"))
-        return int(line.split()[1]) * 1024
-    return None
+    return psutil.virtual_memory().available if device.type == "cpu" else None
 
 
 @contextmanager

@@ -4,7 +4,6 @@ A failed job must say so itself: Hydra's job log stays empty when the job dies, 
 leaves nothing behind but what was on disk before. Read by `status.py`.
 """
 
-import fcntl
 import json
 import logging
 import os
@@ -14,9 +13,10 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from io import RawIOBase
 from pathlib import Path
 from typing import Any, Literal
+
+from filelock import FileLock, Timeout
 
 from x2l.runs.processes import this_process
 from x2l.runs.records import append_json
@@ -130,40 +130,25 @@ def alone(folder: Path) -> Iterator[None]:
     """Inside, no other job answers in `folder`; waits for one that does.
 
     Two at once would answer everything twice: the same command given again while a cluster still works on it, or
-    parallel jobs that differ in what is no part of the folder's name. The lock ends with the process: the system
-    lets go of it when the last file that holds it is closed, and a forked child closes its own at once.
+    parallel jobs that differ in what is no part of the folder's name. The lock ends with the process, whatever became
+    of its forked children.
     """
-    with (folder / LOCK).open("wb", buffering=0) as file, _closed_in_children(file):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            status = read_status(folder) or {}
-            other = f"process {status.get('pid', '?')} on {status.get('host', '?')}"
-            log.warning("%s: %s answers in it; waiting until it has ended", folder, other)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:  # a file system without locks
-            log.warning("%s cannot be locked (%s): give it to one job at a time", folder, error)
-        yield
-
-
-@contextmanager
-def _closed_in_children(file: RawIOBase) -> Iterator[None]:
-    _locked.add(file)
+    lock = FileLock(
+        folder / LOCK, fallback_to_soft=False
+    )  # a file that only exists outlives a kill
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        status = read_status(folder) or {}
+        holder = f"process {status.get('pid', '?')} on {status.get('host', '?')}"
+        log.warning("%s: %s answers in it; waiting until it has ended", folder, holder)
+        lock.acquire()
+    except OSError as error:  # a file system without locks
+        log.warning("%s cannot be locked (%s): give it to one job at a time", folder, error)
     try:
         yield
     finally:
-        _locked.discard(file)
-
-
-def _close_in_child() -> None:
-    """Ends no lock of the parent's: only the last one to close would, as nothing is unlocked by hand."""
-    for file in _locked:
-        file.close()
-    _locked.clear()
-
-
-_locked: set[RawIOBase] = set()
-os.register_at_fork(after_in_child=_close_in_child)
+        lock.release()
 
 
 def read_status(folder: Path) -> dict[str, Any] | None:
