@@ -74,10 +74,10 @@ class Timed(Compressor):
         """The method's."""
         self.method.check(tokens, keep)
 
-    def compress(self, kv: LayerKV, seen: Observation, keep: int) -> LayerKV:
+    def compress(self, kv: LayerKV, obs: Observation, keep: int) -> LayerKV:
         """The method's, with the clock running."""
         start = clock(self.device)
-        out = self.method.compress(kv, seen, keep)
+        out = self.method.compress(kv, obs, keep)
         self.seconds.append(clock(self.device) - start)
         return out
 
@@ -125,14 +125,14 @@ def measure(
         (name, ratio): Timed(method, device) for name, method in methods.items() for ratio in ratios
     }
     levels = {f"{name} {ratio}": Level(one, ratio) for (name, ratio), one in timed.items()}
-    advance, decoder = model.advance, []
+    advance, decoder = model.prefill_span, []
 
     def timed_advance(*arguments) -> None:
         start = clock(device)
         advance(*arguments)
         decoder.append((arguments[0].embeds.shape[1], clock(device) - start))
 
-    model.advance = timed_advance  # type: ignore[method-assign]
+    model.prefill_span = timed_advance  # type: ignore[method-assign]
     prefill(model, prompt, levels)
     of_chunks = [spent for tokens, spent in decoder if tokens == prompt.chunks[0].tokens]
     asked = {name: probe_seconds(model, prompt, method) for name, method in methods.items()}
@@ -155,10 +155,10 @@ def probe_seconds(model: HFVideoModel, prompt, method: Compressor) -> float:
     at = prompt.chunks[0].stop + torch.arange(len(ids)).expand(model.axes, -1)
     cache, spent = model.new_cache(prompt.tokens + len(ids)), []
     chunk = prompt.chunks[0]
-    model.advance(model.embed_chunk(prompt, chunk), chunk.positions, cache)
+    model.prefill_span(model.embed_chunk(prompt, chunk), chunk.positions, cache)
     for _ in range(3):
         before, start = cache.lengths, clock(str(model.device))
-        model.advance(model.embed_text(ids), at, cache)
+        model.prefill_span(model.embed_text(ids), at, cache)
         spent.append(clock(str(model.device)) - start)
         cache.cut(before)
     return statistics.median(spent)

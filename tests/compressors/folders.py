@@ -57,7 +57,7 @@ def chunk(grid, seed=0, dtype=torch.float32, heads=HEADS):
     return LayerKV(keys, values, at, torch.ones(1, tokens))
 
 
-def seen(grid, **changes):
+def obs(grid, **changes):
     """What a method is shown of it."""
     at = chunk(grid).positions[:, 0].long()
     fields = {"layer": 0, "chunk": 0, "grid": grid, "video_seed": 0, "positions": at}

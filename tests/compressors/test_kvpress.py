@@ -91,11 +91,11 @@ def test_importing_leaves_attention_alone():
 @needs_kvpress
 @pytest.mark.parametrize("press", PRESSES, ids=lambda p: p.press)
 def test_presses_keep_exact_counts_in_time_order(press):
-    kv, seen = chunk(GRID)
+    kv, obs = chunk(GRID)
     for keep in (5, 22, 63):
         if press.press == "LagKVPress" and keep == 5:
             continue
-        at = places(kv, press.compress(kv, seen, keep))
+        at = places(kv, press.compress(kv, obs, keep))
         assert at.shape == (HEADS, keep) and (at.diff(dim=-1) > 0).all()
 
 
@@ -124,17 +124,17 @@ def test_ours_keep_what_kvpress_keeps(press, own, keep):
     name = {"key_norm": "KnormPress", "key_diff": "KeyDiffPress", "cur": "CURPress"}.get(
         own.name, "StreamingLLMPress"
     )
-    kv, seen = chunk(GRID, shift=(7, 1, 2))
-    theirs = press(name, OPTIONS.get(name, {})).compress(kv, seen, keep)
-    assert torch.equal(own.compress(kv, seen, keep).keys, theirs.keys)
+    kv, obs = chunk(GRID, shift=(7, 1, 2))
+    theirs = press(name, OPTIONS.get(name, {})).compress(kv, obs, keep)
+    assert torch.equal(own.compress(kv, obs, keep).keys, theirs.keys)
 
 
 @needs_kvpress
 def test_lag_kv_ranks_like_kvpress_where_that_ranks():
     """All but the last partition, which kvpress keeps whole."""
-    kv, seen = chunk(GRID)
-    theirs = KVPress("LagKVPress", OPTIONS["LagKVPress"]).importance(kv, seen, 32)[:, :-8]
-    assert torch.equal((scorers.lag_kv(kv, seen, 8)[:, :-8] * 8).floor(), theirs * 8)
+    kv, obs = chunk(GRID)
+    theirs = KVPress("LagKVPress", OPTIONS["LagKVPress"]).importance(kv, obs, 32)[:, :-8]
+    assert torch.equal((scorers.lag_kv(kv, obs, 8)[:, :-8] * 8).floor(), theirs * 8)
 
 
 @needs_kvpress
@@ -169,10 +169,10 @@ def test_an_unknown_option_is_refused():
 
 @needs_kvpress
 def test_random_press_draws_by_chunk_and_layer_unless_it_has_a_seed():
-    kv, seen = chunk(GRID)
+    kv, obs = chunk(GRID)
 
     def kept(press, **changes):
-        return places(kv, press.compress(kv, replace(seen, **changes), 9))
+        return places(kv, press.compress(kv, replace(obs, **changes), 9))
 
     free, fixed = KVPress("RandomPress"), KVPress("RandomPress", {"seed": 1})
     assert torch.equal(kept(free), kept(free)) and not torch.equal(kept(free), kept(free, layer=1))
@@ -182,10 +182,10 @@ def test_random_press_draws_by_chunk_and_layer_unless_it_has_a_seed():
 # --- our scorers against formulas of kvpress that the adapter cannot call -------------------------------------------
 
 
-def attentions(kv, seen):
+def attentions(kv, obs):
     """The chunk's attention as an eager forward would hand it to a press, `(1, Q, T, T)`."""
-    keys = seen.rope.turn(kv.keys, seen.positions).repeat_interleave(GROUPS, dim=1)
-    logits = seen.queries @ keys.mT * seen.scaling
+    keys = obs.rope.apply_rope(kv.keys, obs.positions).repeat_interleave(GROUPS, dim=1)
+    logits = obs.queries @ keys.mT * obs.scaling
     future = torch.ones(logits.shape[-2:]).triu(1).bool()
     return logits.masked_fill(future, -torch.inf).softmax(-1)
 
@@ -202,26 +202,26 @@ MODULE = SimpleNamespace(
 
 @needs_kvpress
 def test_snapkv_tova_and_attention_received_equal_kvpress_on_eager_attention():
-    kv, seen = chunk(GRID)
-    given = (MODULE, torch.zeros(1, kv.tokens, 1), kv.keys, kv.values, attentions(kv, seen), {})
+    kv, obs = chunk(GRID)
+    given = (MODULE, torch.zeros(1, kv.tokens, 1), kv.keys, kv.values, attentions(kv, obs), {})
     theirs = press_of("SnapKVPress", window_size=6, kernel_size=5).score(*given)[0]
-    ours_ = SnapKV(window=6, kernel=5).importance(kv, seen, 20)
+    ours_ = SnapKV(window=6, kernel=5).importance(kv, obs, 20)
     assert torch.allclose(ours_[:, :-6], theirs[:, :-6], atol=1e-6)
     theirs = press_of("TOVAPress").score(*given)[0]
-    assert torch.allclose(TOVA().score(kv, seen)[:, :-1], theirs[:, :-1], atol=1e-6)
+    assert torch.allclose(TOVA().score(kv, obs)[:, :-1], theirs[:, :-1], atol=1e-6)
     theirs = press_of("ObservedAttentionPress").score(*given)[0]
-    assert torch.allclose(AttentionReceived(average=True).score(kv, seen), theirs, atol=1e-6)
+    assert torch.allclose(AttentionReceived(average=True).score(kv, obs), theirs, atol=1e-6)
 
 
 @needs_kvpress
 def test_both_halves_of_compactor_equal_kvpress():
     """Its logits lack the factor, its sums are over blocks; a sketch wider than the head changes little."""
-    kv, seen = chunk(GRID)
-    plain = replace(seen, scaling=1.0)
-    keys = seen.rope.turn(kv.keys, seen.positions).repeat_interleave(GROUPS, dim=1)
+    kv, obs = chunk(GRID)
+    plain = replace(obs, scaling=1.0)
+    keys = obs.rope.apply_rope(kv.keys, obs.positions).repeat_interleave(GROUPS, dim=1)
     press = type(press_of("NonCausalAttnPress"))
     sums = (
-        press.non_causal_chunked_attn(seen.queries, keys, 16)[0]
+        press.non_causal_chunked_attn(obs.queries, keys, 16)[0]
         .unflatten(0, (HEADS, GROUPS))
         .mean(1)
     )
@@ -231,7 +231,7 @@ def test_both_halves_of_compactor_equal_kvpress():
     assert torch.allclose(attention_scorers.non_causal(kv, plain, 16), smooth, rtol=1e-4)
     leverage = type(press_of("LeverageScorePress")).compute_leverage_scores
     theirs = leverage(kv.keys, 48)[0]
-    assert torch.allclose(attention_scorers.leverage(kv, seen, 48), theirs, rtol=0.05, atol=1e-3)
+    assert torch.allclose(attention_scorers.leverage(kv, obs, 48), theirs, rtol=0.05, atol=1e-3)
 
 
 @needs_kvpress
@@ -251,14 +251,12 @@ def test_expected_attention_equals_kvpress_in_the_only_chunk_it_is_right_for():
             .transpose(1, 2)
             for name in "qkv"
         }
-        kv, seen = chunk(GRID)
+        kv, obs = chunk(GRID)
         kv = replace(kv, keys=states["k"], values=states["v"], positions=at[:, None].float())
-        queries = model.turn(states["q"], at)
-        seen = replace(
-            seen, positions=at, rope=model, queries=queries, scaling=module.head_dim**-0.5
-        )
+        queries = model.apply_rope(states["q"], at)
+        obs = replace(obs, positions=at, rope=model, queries=queries, scaling=module.head_dim**-0.5)
         press = press_of("ExpectedAttentionPress", n_future_positions=32, n_sink=0)
-        theirs = press.score(module, hidden, model.turn(kv.keys, at), kv.values, None, {})
+        theirs = press.score(module, hidden, model.apply_rope(kv.keys, at), kv.values, None, {})
     assert torch.allclose(
-        ExpectedAttention(future=32).score(kv, seen), theirs[0], rtol=1e-3, atol=1e-6
+        ExpectedAttention(future=32).score(kv, obs), theirs[0], rtol=1e-3, atol=1e-6
     )

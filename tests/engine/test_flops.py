@@ -96,7 +96,7 @@ def test_bytes_in_closed_form_equal_the_tensors():
     assert said.kv_bytes_reloaded == kv_bytes(
         model.shape, sum(store.kept("low")[i] for i in (0, 3))
     )
-    assert model.fill(mixed.kv).nbytes == mixed.kv.nbytes
+    assert model.load_cache(mixed.kv).nbytes == mixed.kv.nbytes
 
 
 def test_meter_times_a_stage_even_when_it_fails():

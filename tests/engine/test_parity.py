@@ -30,7 +30,7 @@ from x2l.compressors.pruning_by_keys import KeyNorm
 from x2l.engine.context_length import ContextError
 from x2l.engine.decode import answer
 from x2l.engine.prefill import prefill
-from x2l.models.attention import Watch
+from x2l.models.attention import AttentionCapture
 from x2l.models.huggingface import HFVideoModel
 from x2l.models.positions import compact_end
 
@@ -159,10 +159,14 @@ def test_prompt_and_question_are_the_stock_prompt_in_two_pieces(family, rule, te
 def test_captured_queries_and_keys_are_the_models_own(family):
     """Softmax of captured queries x keys equals the eager attention of the stock model, q_norm and all."""
     model, video = ours(family, positions="hf"), frames(6)
-    prompt, watch, cache = model.prompt(video, 64), Watch(want_keys=True), model.new_cache()
+    prompt, capture, cache = (
+        model.prompt(video, 64),
+        AttentionCapture(want_keys=True),
+        model.new_cache(),
+    )
     before, chunk = prompt.positions[:, : prompt.prefix], prompt.chunks[0]
-    model.advance(model.embed_text(prompt.input_ids[: prompt.prefix]), before, cache)
-    model.advance(model.embed_chunk(prompt, chunk), chunk.positions, cache, watch)
+    model.prefill_span(model.embed_text(prompt.input_ids[: prompt.prefix]), before, cache)
+    model.prefill_span(model.embed_chunk(prompt, chunk), chunk.positions, cache, capture)
     hf = stock(family)
     hf.set_attn_implementation("eager")
     try:
@@ -173,8 +177,10 @@ def test_captured_queries_and_keys_are_the_models_own(family):
         hf.set_attn_implementation("sdpa")
     start, stop = prompt.prefix, prompt.tokens
     for layer in range(model.shape.layers):
-        keys = watch.keys[layer].repeat_interleave(model.shape.heads // model.shape.kv_heads, dim=1)
-        logits = watch.queries[layer] @ keys.transpose(2, 3) * watch.scaling[layer]
+        keys = capture.keys[layer].repeat_interleave(
+            model.shape.heads // model.shape.kv_heads, dim=1
+        )
+        logits = capture.queries[layer] @ keys.transpose(2, 3) * capture.scaling[layer]
         mask = torch.ones(stop - start, stop, dtype=torch.bool).tril(start)
         got = logits.masked_fill(~mask, float("-inf")).softmax(-1)
         assert (got - out.attentions[layer][:, :, start:stop, :stop]).abs().max() < 3e-5
@@ -339,9 +345,9 @@ def test_dynamic_rope_is_refused_beyond_the_length_that_fixes_its_tables():
     hf = with_rope("internvl", torch.float32, limit=150, rope_type="dynamic", factor=2.0)
     model = HFVideoModel(hf, processor("internvl"))
     words = model.embed_text(torch.arange(5))
-    model.advance(words, torch.arange(145, 150)[None], model.new_cache())
+    model.prefill_span(words, torch.arange(145, 150)[None], model.new_cache())
     with pytest.raises(ValueError, match="position 150: beyond the 150 that this model's dynamic"):
-        model.advance(words, torch.arange(146, 151)[None], model.new_cache())
+        model.prefill_span(words, torch.arange(146, 151)[None], model.new_cache())
 
 
 def wide(family, dtype=torch.float32, count=16):

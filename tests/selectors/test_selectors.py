@@ -207,13 +207,13 @@ def test_attention_equals_eager_attention_over_the_high_cache(store):
     want = logits.softmax(-1).mean(dim=(0, 1, 2))
 
     from x2l.engine.decode import ask
-    from x2l.models.attention import Watch
+    from x2l.models.attention import AttentionCapture
     from x2l.selectors.attention import _paid
 
-    watch, cache = Watch(want_keys=True), model.fill(mixed.kv)
+    capture, cache = AttentionCapture(want_keys=True), model.load_cache(mixed.kv)
     bias = cache.bias[0]
-    ask(model, cache, asked.question, mixed.place, watch)
-    paid = _paid(watch.queries[0], watch.keys[0], watch.scaling[0], bias)
+    ask(model, cache, asked.question, mixed.place, capture)
+    paid = _paid(capture.queries[0], capture.keys[0], capture.scaling[0], bias)
     assert torch.allclose(paid, want, atol=1e-6)
 
 

@@ -31,7 +31,7 @@ def shown(queries: Tensor | None) -> Tensor:
     """
     if queries is None:
         raise ValueError(
-            'seen.queries and seen.probe are shown to a compressor that asks: put "queries" or "probe" in its `needs`'
+            'obs.queries and obs.probe are shown to a compressor that asks: put "queries" or "probe" in its `needs`'
         )
     return queries
 
@@ -45,74 +45,74 @@ def causal_attention(queries: Tensor, keys: Tensor, scaling: float, start: int) 
     return logits.softmax(dim=-1)
 
 
-def _last(kv: LayerKV, seen: Observation, window: int) -> Tensor:
+def _last(kv: LayerKV, obs: Observation, window: int) -> Tensor:
     """Attention of the chunk's last `window` queries, `(H, G, window, T)`."""
-    queries, start = grouped(shown(seen.queries), kv.keys.shape[1]), kv.tokens - window
-    return causal_attention(queries[:, :, start:], rotated_keys(kv, seen), seen.scaling, start)
+    queries, start = grouped(shown(obs.queries), kv.keys.shape[1]), kv.tokens - window
+    return causal_attention(queries[:, :, start:], rotated_keys(kv, obs), obs.scaling, start)
 
 
-def snapkv(kv: LayerKV, seen: Observation, window: int, kernel: int) -> Tensor:
+def snapkv(kv: LayerKV, obs: Observation, window: int, kernel: int) -> Tensor:
     """Mean attention from the chunk's last `window` queries, smoothed along the sequence (SnapKV, arXiv 2404.14469).
 
     The window itself is kept, its score is infinite; without one (0) the last query votes and competes with the rest.
     As in the published code: mean pooling with `kernel`, zeros beyond the ends. Query heads vote together, by their
     mean (there each has a cache of its own; kvpress' SnapKVPress groups as here).
     """
-    votes = _last(kv, seen, max(1, window)).mean(dim=(1, 2))[:, : kv.tokens - window]
+    votes = _last(kv, obs, max(1, window)).mean(dim=(1, 2))[:, : kv.tokens - window]
     smooth = avg_pool1d(votes[None], kernel, stride=1, padding=kernel // 2)[0]
     return torch.cat([smooth, smooth.new_full((len(smooth), window), torch.inf)], dim=1)
 
 
-def tova(kv: LayerKV, seen: Observation) -> Tensor:
+def tova(kv: LayerKV, obs: Observation) -> Tensor:
     """Attention of the last query, mean over *all* heads: every head keeps the same tokens (TOVA, arXiv 2401.06104).
 
     As in the published code, without a guarantee for the last token.
     """
-    weights = _last(kv, seen, 1)
+    weights = _last(kv, obs, 1)
     return weights.mean(dim=(0, 1)).expand(len(weights), -1)
 
 
-def received(kv: LayerKV, seen: Observation, average: bool) -> Tensor:
+def received(kv: LayerKV, obs: Observation, average: bool) -> Tensor:
     """Causal attention that each token gets from the chunk's queries, summed (heavy hitters of H2O, arXiv 2306.14048).
 
     Block of queries by block: memory grows with the tokens, not with their square.
 
     Args:
         kv: the chunk.
-        seen: with queries.
+        obs: with queries.
         average: divide by the number of queries that see the token; the plain sum favours early ones.
     """
-    keys = rotated_keys(kv, seen)
-    queries = grouped(shown(seen.queries), len(keys))
+    keys = rotated_keys(kv, obs)
+    queries = grouped(shown(obs.queries), len(keys))
     total = keys.new_zeros(keys.shape[:2])
     for start in range(0, kv.tokens, BLOCK):
         block = queries[:, :, start : start + BLOCK]
-        weights = causal_attention(block, keys, seen.scaling, start).mean(dim=1).sum(dim=1)
+        weights = causal_attention(block, keys, obs.scaling, start).mean(dim=1).sum(dim=1)
         total[:, : weights.shape[1]] += weights
     if average:
         total /= torch.arange(kv.tokens, 0, -1, device=keys.device)
     return total
 
 
-def average_turn(seen: Observation, future: int, like: Tensor) -> Tensor:
+def average_turn(obs: Observation, future: int, like: Tensor) -> Tensor:
     """`(D, D)` mean RoPE of the `future` positions behind the chunk: row i is what it makes of unit vector i.
 
     Positions of text: the same on every axis, from one past the chunk's largest on. RoPE is linear, so turning a basis
     with the model's own function gives its matrix, whichever channels it pairs and whatever M-RoPE assigns to them.
     """
-    width, axes = like.shape[-1], seen.positions.shape[0]
+    width, axes = like.shape[-1], obs.positions.shape[0]
     basis = torch.eye(width, dtype=like.dtype, device=like.device)[None, :, None]
     total = like.new_zeros(width, width)
-    first = seen.positions.max() + 1
+    first = obs.positions.max() + 1
     for start in range(0, future, 64):  # 64 x D x D numbers at a time
         count = min(64, future - start)
-        at = first + torch.arange(start, start + count, device=seen.positions.device)
+        at = first + torch.arange(start, start + count, device=obs.positions.device)
         vectors = basis.expand(1, width, count, width)
-        total += seen.rope.turn(vectors, at.expand(axes, -1))[0].sum(dim=1)
+        total += obs.rope.apply_rope(vectors, at.expand(axes, -1))[0].sum(dim=1)
     return total / future
 
 
-def expected_attention(kv: LayerKV, seen: Observation, future: int) -> Tensor:
+def expected_attention(kv: LayerKV, obs: Observation, future: int) -> Tensor:
     """Attention that queries behind the chunk are expected to pay, times the value's norm (arXiv 2510.00636).
 
     Future queries are taken for Gaussian, with mean m and covariance S of the chunk's queries before RoPE, turned by
@@ -122,37 +122,37 @@ def expected_attention(kv: LayerKV, seen: Observation, future: int) -> Tensor:
     Adapted: R is taken at the true positions behind the chunk, on every axis (kvpress starts at the chunk's length as
     if nothing came before it). All of the chunk's queries count: the sinks that the paper leaves out are in the prompt.
     """
-    keys = rotated_keys(kv, seen)
-    queries = exact(shown(seen.queries))
-    plain = grouped(seen.rope.unrotate(queries, seen.positions), len(keys))
-    turn = average_turn(seen, future, plain)
+    keys = rotated_keys(kv, obs)
+    queries = exact(shown(obs.queries))
+    plain = grouped(obs.rope.unrotate(queries, obs.positions), len(keys))
+    turn = average_turn(obs, future, plain)
     mean = plain.mean(dim=2, keepdim=True)  # (H, G, 1, D)
     centred = plain - mean
     covariance = turn.T @ (centred.mT @ centred / kv.tokens) @ turn
     each = keys[:, None]  # (H, 1, T, D)
-    logits = (mean @ turn @ each.mT)[:, :, 0] * seen.scaling
-    logits = logits + ((each @ covariance) * each).sum(dim=-1) * (seen.scaling**2 / 2)
+    logits = (mean @ turn @ each.mT)[:, :, 0] * obs.scaling
+    logits = logits + ((each @ covariance) * each).sum(dim=-1) * (obs.scaling**2 / 2)
     return logits.softmax(dim=-1).mean(dim=1) * exact(kv.values[0]).norm(dim=-1)
 
 
-def non_causal(kv: LayerKV, seen: Observation, block: int) -> Tensor:
+def non_causal(kv: LayerKV, obs: Observation, block: int) -> Tensor:
     """Attention that each token gets from all queries of its block of `block` tokens, earlier ones too, times |v|.
 
     One half of Compactor (arXiv 2507.08143), smoothed over 3 neighbours as kvpress' NonCausalAttnPress does, but with
     the model's factor on the logits, which that leaves out.
     """
-    keys = rotated_keys(kv, seen)
-    queries = grouped(shown(seen.queries), len(keys))
+    keys = rotated_keys(kv, obs)
+    queries = grouped(shown(obs.queries), len(keys))
     parts = []
     for start in range(0, kv.tokens, block):
         span = slice(start, start + block)
-        logits = queries[:, :, span] @ keys[:, None, span].mT * seen.scaling
+        logits = queries[:, :, span] @ keys[:, None, span].mT * obs.scaling
         parts.append(logits.softmax(dim=-1).mean(dim=1).sum(dim=1))
     scores = torch.cat(parts, dim=1) * exact(kv.values[0]).norm(dim=-1)
     return avg_pool1d(scores[None], 3, stride=1, padding=1)[0]
 
 
-def leverage(kv: LayerKV, seen: Observation, sketch: int) -> Tensor:
+def leverage(kv: LayerKV, obs: Observation, sketch: int) -> Tensor:
     """Approximate leverage scores of the keys before RoPE: diag(X (X'X)^-1 X'), the other half of Compactor.
 
     X are the keys less their mean, times a Gaussian `(D, sketch)` matrix, the same for all heads (drawn by video,
@@ -163,7 +163,7 @@ def leverage(kv: LayerKV, seen: Observation, sketch: int) -> Tensor:
     width = rows.shape[-1]
     rows = rows - rows.mean(dim=1, keepdim=True)
     if sketch < width:
-        draws = torch.randn(width, sketch, generator=generator(seen)) / sketch**0.5
+        draws = torch.randn(width, sketch, generator=generator(obs)) / sketch**0.5
         rows = rows @ draws.to(rows)
     gram = rows.mT @ rows
     ridge = 1e-4 * gram.diagonal(dim1=1, dim2=2).mean(dim=-1) + 1e-12
@@ -180,12 +180,12 @@ def standardised(scores: Tensor) -> Tensor:
     return centred / scores.std(dim=-1, correction=0, keepdim=True).clamp_min(1e-6)
 
 
-def probed(kv: LayerKV, seen: Observation) -> Tensor:
+def probed(kv: LayerKV, obs: Observation) -> Tensor:
     """Mean attention from the queries of a probe text that was run behind the chunk.
 
     SnapKV with a question for its window (arXiv 2404.14469); with a text that asks nothing in particular, as StreamMem
     has it (arXiv 2508.15717).
     """
-    keys = rotated_keys(kv, seen)
-    logits = grouped(shown(seen.probe), len(keys)) @ keys[:, None].mT * seen.scaling
+    keys = rotated_keys(kv, obs)
+    logits = grouped(shown(obs.probe), len(keys)) @ keys[:, None].mT * obs.scaling
     return logits.softmax(dim=-1).mean(dim=(1, 2))

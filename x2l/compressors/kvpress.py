@@ -143,14 +143,14 @@ class KVPress(RankedPruning):
                 f"chunks (prefill.chunk_frames)"
             )
 
-    def importance(self, kv: LayerKV, seen: Observation, keep: int) -> Tensor:
+    def importance(self, kv: LayerKV, obs: Observation, keep: int) -> Tensor:
         """The press's score."""
         self.check(kv.tokens, keep)
         drawn = self.press == "RandomPress"
         # (k + 1/2) / n: int(n * (1 - ratio)), which presses compute in floats, is then k.
         removed = 1 - (keep + 0.5) / kv.tokens
-        press = self._built(removed, {"seed": generator(seen).initial_seed()} if drawn else {})
-        keys = seen.rope.turn(kv.keys, seen.positions)
+        press = self._built(removed, {"seed": generator(obs).initial_seed()} if drawn else {})
+        keys = obs.rope.apply_rope(kv.keys, obs.positions)
         if drawn:
             keys = keys.cpu()  # where its random numbers come from
         scores = press.score(None, None, keys, kv.values, None, {})

@@ -50,10 +50,10 @@ class SnapKV(RankedPruning):
         """
         fits(self.name, "window", self.window, tokens, keep)
 
-    def importance(self, kv: LayerKV, seen: Observation, keep: int) -> Tensor:
+    def importance(self, kv: LayerKV, obs: Observation, keep: int) -> Tensor:
         """Votes of the window."""
         self.check(kv.tokens, keep)
-        return scorers.snapkv(kv, seen, self._window(keep), self.kernel)
+        return scorers.snapkv(kv, obs, self._window(keep), self.kernel)
 
     def _window(self, keep: int) -> int:
         return keep // 4 if self.window is None else self.window
@@ -74,9 +74,9 @@ class TOVA(ScoredPruning):
     name: str = "tova"
     needs: ClassVar[frozenset[str]] = QUERIES
 
-    def score(self, kv: LayerKV, seen: Observation) -> Tensor:
+    def score(self, kv: LayerKV, obs: Observation) -> Tensor:
         """Attention of the last query."""
-        return scorers.tova(kv, seen)
+        return scorers.tova(kv, obs)
 
     def flops(self, sizes: Sizes) -> int:
         """Logits of one query."""
@@ -98,9 +98,9 @@ class AttentionReceived(ScoredPruning):
     name: str = "attention_received"
     needs: ClassVar[frozenset[str]] = QUERIES
 
-    def score(self, kv: LayerKV, seen: Observation) -> Tensor:
+    def score(self, kv: LayerKV, obs: Observation) -> Tensor:
         """Attention received."""
-        return scorers.received(kv, seen, self.average)
+        return scorers.received(kv, obs, self.average)
 
     def flops(self, sizes: Sizes) -> int:
         """Logits, block of queries by block, up to the end of each."""
@@ -128,9 +128,9 @@ class ExpectedAttention(ScoredPruning):
         """Checks the number of positions."""
         whole(self.name, "future", self.future, 1)
 
-    def score(self, kv: LayerKV, seen: Observation) -> Tensor:
+    def score(self, kv: LayerKV, obs: Observation) -> Tensor:
         """Expected attention."""
-        return scorers.expected_attention(kv, seen, self.future)
+        return scorers.expected_attention(kv, obs, self.future)
 
     def flops(self, sizes: Sizes) -> int:
         """Covariance and its quadratic form, the turned mean, and the turned covariance."""
@@ -173,11 +173,11 @@ class Compactor(RankedPruning):
         if self.blending is not None and not self.blending >= 0:
             raise ValueError(f"{self.name}: blending={self.blending}: must be a number >= 0")
 
-    def importance(self, kv: LayerKV, seen: Observation, keep: int) -> Tensor:
+    def importance(self, kv: LayerKV, obs: Observation, keep: int) -> Tensor:
         """The blend."""
         blending = 1 - keep / kv.tokens if self.blending is None else self.blending
-        leverage = scorers.standardised(scorers.leverage(kv, seen, self.sketch))
-        attention = scorers.standardised(scorers.non_causal(kv, seen, self.block))
+        leverage = scorers.standardised(scorers.leverage(kv, obs, self.sketch))
+        attention = scorers.standardised(scorers.non_causal(kv, obs, self.block))
         return blending * leverage + attention
 
     def flops(self, sizes: Sizes) -> int:
@@ -207,9 +207,9 @@ class TaskAware(ScoredPruning):
     name: str = "task_aware"
     needs: ClassVar[frozenset[str]] = frozenset({"probe"})
 
-    def score(self, kv: LayerKV, seen: Observation) -> Tensor:
+    def score(self, kv: LayerKV, obs: Observation) -> Tensor:
         """Attention of the probe."""
-        return scorers.probed(kv, seen)
+        return scorers.probed(kv, obs)
 
     def flops(self, sizes: Sizes) -> int:
         """Logits of the probe's queries; running the text through the model is counted by the engine."""

@@ -17,32 +17,32 @@ class Pruning(Compressor):
     """Abstract: keeps some KVs as they are."""
 
     @abstractmethod
-    def chosen(self, kv: LayerKV, seen: Observation, keep: int) -> Tensor:
+    def chosen(self, kv: LayerKV, obs: Observation, keep: int) -> Tensor:
         """Indices of the KVs to keep, ascending: `(keep,)` for all heads alike, or `(H, keep)`.
 
         Raises:
             ValueError: a window, sink or lag does not fit `keep` of this chunk's tokens.
         """
 
-    def compress(self, kv: LayerKV, seen: Observation, keep: int) -> LayerKV:
+    def compress(self, kv: LayerKV, obs: Observation, keep: int) -> LayerKV:
         """The chosen KVs."""
-        return kv.take(self.chosen(kv, seen, keep))
+        return kv.take(self.chosen(kv, obs, keep))
 
 
 class RankedPruning(Pruning):
     """Abstract: keeps, head by head, the KVs of highest importance, which may depend on how many are kept."""
 
     @abstractmethod
-    def importance(self, kv: LayerKV, seen: Observation, keep: int) -> Tensor:
+    def importance(self, kv: LayerKV, obs: Observation, keep: int) -> Tensor:
         """Importance `(H, T)`; higher = keep.
 
         Raises:
             ValueError: a window, sink or lag does not fit `keep` of this chunk's tokens.
         """
 
-    def chosen(self, kv: LayerKV, seen: Observation, keep: int) -> Tensor:
+    def chosen(self, kv: LayerKV, obs: Observation, keep: int) -> Tensor:
         """Those of highest importance, head by head."""
-        scores = self.importance(kv, seen, keep)
+        scores = self.importance(kv, obs, keep)
         expected = (kv.keys.shape[1], kv.tokens)
         if tuple(scores.shape) != expected or scores.isnan().any():
             raise ValueError(
@@ -58,12 +58,12 @@ class ScoredPruning(RankedPruning):
     """Abstract: importance does not depend on how many are kept. A new method is one `score`."""
 
     @abstractmethod
-    def score(self, kv: LayerKV, seen: Observation) -> Tensor:
+    def score(self, kv: LayerKV, obs: Observation) -> Tensor:
         """Importance `(H, T)`; higher = keep."""
 
-    def importance(self, kv: LayerKV, seen: Observation, keep: int) -> Tensor:
+    def importance(self, kv: LayerKV, obs: Observation, keep: int) -> Tensor:
         """The score."""
-        return self.score(kv, seen)
+        return self.score(kv, obs)
 
 
 def whole(method: str, field: str, value: int, least: int, odd: bool = False) -> None:
@@ -98,9 +98,9 @@ class KeyNorm(ScoredPruning):
 
     name: str = "key_norm"
 
-    def score(self, kv: LayerKV, seen: Observation) -> Tensor:
+    def score(self, kv: LayerKV, obs: Observation) -> Tensor:
         """Minus the norm of each key."""
-        return scorers.key_norm(kv, seen)
+        return scorers.key_norm(kv, obs)
 
     def flops(self, sizes: Sizes) -> int:
         """One square-and-add for each entry."""
@@ -113,9 +113,9 @@ class ValueNorm(ScoredPruning):
 
     name: str = "value_norm"
 
-    def score(self, kv: LayerKV, seen: Observation) -> Tensor:
+    def score(self, kv: LayerKV, obs: Observation) -> Tensor:
         """The norm of each value."""
-        return scorers.value_norm(kv, seen)
+        return scorers.value_norm(kv, obs)
 
     def flops(self, sizes: Sizes) -> int:
         """One square-and-add for each entry."""
@@ -128,9 +128,9 @@ class KeyDiff(ScoredPruning):
 
     name: str = "key_diff"
 
-    def score(self, kv: LayerKV, seen: Observation) -> Tensor:
+    def score(self, kv: LayerKV, obs: Observation) -> Tensor:
         """Minus the cosine to the mean direction."""
-        return scorers.key_diff(kv, seen)
+        return scorers.key_diff(kv, obs)
 
     def flops(self, sizes: Sizes) -> int:
         """Norm, mean and product: three multiply-adds for each entry."""
@@ -154,9 +154,9 @@ class CUR(ScoredPruning):
         """Checks the window: over one token everything would be equal."""
         whole(self.name, "window", self.window, 2)
 
-    def score(self, kv: LayerKV, seen: Observation) -> Tensor:
+    def score(self, kv: LayerKV, obs: Observation) -> Tensor:
         """Product of the leverage scores."""
-        return scorers.cur(kv, seen, self.window)
+        return scorers.cur(kv, obs, self.window)
 
     def flops(self, sizes: Sizes) -> int:
         """One square-and-add for each entry of keys and values."""
@@ -183,14 +183,14 @@ class LagKV(RankedPruning):
         if self.lag is not None:
             whole(self.name, "lag", self.lag, 2)
 
-    def importance(self, kv: LayerKV, seen: Observation, keep: int) -> Tensor:
+    def importance(self, kv: LayerKV, obs: Observation, keep: int) -> Tensor:
         """Rank in its partition."""
         self.check(kv.tokens, keep)
         lag = self.lag
         if lag is None:
-            fair = max(seen.grid[1] * seen.grid[2], -(-kv.tokens // keep))
+            fair = max(obs.grid[1] * obs.grid[2], -(-kv.tokens // keep))
             lag = max(1, min(fair, kv.tokens // 2))
-        return scorers.lag_kv(kv, seen, lag)
+        return scorers.lag_kv(kv, obs, lag)
 
     def check(self, tokens: int, keep: int) -> None:
         """Whether ranks within partitions choose anything.
@@ -227,11 +227,11 @@ class TemporalRedundancy(ScoredPruning):
         if self.recent is not None:
             whole(self.name, "recent", self.recent, 1)
 
-    def score(self, kv: LayerKV, seen: Observation) -> Tensor:
+    def score(self, kv: LayerKV, obs: Observation) -> Tensor:
         """Minus the similarity to recent steps."""
-        steps = seen.grid[0]
+        steps = obs.grid[0]
         recent = max(1, steps // 4) if self.recent is None else min(self.recent, steps)
-        return scorers.temporal_redundancy(kv, seen, recent)
+        return scorers.temporal_redundancy(kv, obs, recent)
 
     def flops(self, sizes: Sizes) -> int:
         """Norm, sum and product: three multiply-adds for each entry of the keys."""
@@ -264,7 +264,7 @@ class Streaming(RankedPruning):
         """
         fits(self.name, "sink", self.sink, tokens, keep)
 
-    def importance(self, kv: LayerKV, seen: Observation, keep: int) -> Tensor:
+    def importance(self, kv: LayerKV, obs: Observation, keep: int) -> Tensor:
         """1 at both ends."""
         self.check(kv.tokens, keep)
         sink = min(4, keep // 4) if self.sink is None else self.sink
@@ -282,9 +282,9 @@ class RandomPruning(ScoredPruning):
     name: str = "random"
     draws = True
 
-    def score(self, kv: LayerKV, seen: Observation) -> Tensor:
+    def score(self, kv: LayerKV, obs: Observation) -> Tensor:
         """Uniform draws."""
-        return scorers.random(kv, seen)
+        return scorers.random(kv, obs)
 
     def flops(self, sizes: Sizes) -> int:
         """None."""
@@ -297,7 +297,7 @@ class UniformPruning(Pruning):
 
     name: str = "uniform"
 
-    def chosen(self, kv: LayerKV, seen: Observation, keep: int) -> Tensor:
+    def chosen(self, kv: LayerKV, obs: Observation, keep: int) -> Tensor:
         """The middle token of each of `keep` equal stretches."""
         index = torch.arange(keep, device=kv.keys.device)
         return ((2 * index + 1) * kv.tokens) // (2 * keep)

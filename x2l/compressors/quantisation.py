@@ -51,7 +51,7 @@ class Packed:
         """Bytes of codes, scales and zeros."""
         return self.codes.nbytes + self.scales.nbytes + self.zeros.nbytes
 
-    def each(self, do: Callable[[Tensor], Tensor]) -> Packed:
+    def map(self, do: Callable[[Tensor], Tensor]) -> Packed:
         """The same with `do` applied to every tensor."""
         return replace(self, codes=do(self.codes), scales=do(self.scales), zeros=do(self.zeros))
 
@@ -149,7 +149,7 @@ class EncodedLayer(StoredLayer):
         return self.keys.codes.shape[TOKENS]
 
     @property
-    def entries(self) -> int:
+    def kv_count(self) -> int:
         """KVs of all heads together."""
         return self.keys.codes.shape[1] * self.tokens
 
@@ -163,16 +163,16 @@ class EncodedLayer(StoredLayer):
         """Where they lie."""
         return self.keys.codes.device
 
-    def at(self) -> Tensor:
+    def decoded_positions(self) -> Tensor:
         """The positions."""
         return self.positions
 
-    def each(self, do: Callable[[Tensor], Tensor]) -> EncodedLayer:
+    def map(self, do: Callable[[Tensor], Tensor]) -> EncodedLayer:
         """The same with `do` applied to every tensor."""
-        keys, values = self.keys.each(do), self.values.each(do)
+        keys, values = self.keys.map(do), self.values.map(do)
         return EncodedLayer(keys, values, do(self.positions), do(self.weights))
 
-    def moved(self, positions: Tensor) -> EncodedLayer:
+    def with_positions(self, positions: Tensor) -> EncodedLayer:
         """The same KVs at other positions."""
         return replace(self, positions=positions)
 

@@ -18,21 +18,21 @@ def exact(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def rotated_keys(kv: LayerKV, seen: Observation) -> Tensor:
+def rotated_keys(kv: LayerKV, obs: Observation) -> Tensor:
     """Keys `(H, T, D)` with RoPE, as attention sees them and as methods that read a stock cache see them."""
-    return exact(seen.rope.turn(kv.keys, seen.positions)[0])
+    return exact(obs.rope.apply_rope(kv.keys, obs.positions)[0])
 
 
-def generator(seen: Observation) -> torch.Generator:
+def generator(obs: Observation) -> torch.Generator:
     """Random numbers by video, chunk and layer: the same run gives the same KVs, in any order of videos."""
     # hash() of ints is not randomised
-    seed = hash((seen.video_seed, seen.chunk, seen.layer)) & 0x7FFFFFFFFFFFFFFF
+    seed = hash((obs.video_seed, obs.chunk, obs.layer)) & 0x7FFFFFFFFFFFFFFF
     return torch.Generator().manual_seed(seed)
 
 
-def random(kv: LayerKV, seen: Observation) -> Tensor:
+def random(kv: LayerKV, obs: Observation) -> Tensor:
     """Independent uniform draws for every head and layer: the floor that any method must beat."""
-    draws = torch.rand(kv.keys.shape[1], kv.tokens, generator=generator(seen))
+    draws = torch.rand(kv.keys.shape[1], kv.tokens, generator=generator(obs))
     return draws.to(kv.keys.device)
 
 
@@ -44,7 +44,7 @@ def streaming(kv: LayerKV, sink: int, recent: int) -> Tensor:
     return score
 
 
-def key_norm(kv: LayerKV, seen: Observation) -> Tensor:
+def key_norm(kv: LayerKV, obs: Observation) -> Tensor:
     """Minus the L2 norm of each key: keys of small norm draw attention (Devoto et al., arXiv 2406.11430, eq. 3).
 
     RoPE does not change the norm, so un-rotated keys give the published score.
@@ -52,7 +52,7 @@ def key_norm(kv: LayerKV, seen: Observation) -> Tensor:
     return -exact(kv.keys[0]).norm(dim=-1)
 
 
-def value_norm(kv: LayerKV, seen: Observation) -> Tensor:
+def value_norm(kv: LayerKV, obs: Observation) -> Tensor:
     """The L2 norm of each value, VaN of InfiniPot-V (arXiv 2506.15745).
 
     The paper smooths it over neighbouring patches in early layers; its published code does not unless told to.
@@ -60,13 +60,13 @@ def value_norm(kv: LayerKV, seen: Observation) -> Tensor:
     return exact(kv.values[0]).norm(dim=-1)
 
 
-def key_diff(kv: LayerKV, seen: Observation) -> Tensor:
+def key_diff(kv: LayerKV, obs: Observation) -> Tensor:
     """Minus the cosine of each key and the mean direction of all keys (KeyDiff, arXiv 2504.15364).
 
     s_i = -cos(k_i, mean_j k_j / |k_j|), on rotated keys, as in the paper's cache. The paper evicts block by block,
     here a chunk is the block.
     """
-    keys = rotated_keys(kv, seen)
+    keys = rotated_keys(kv, obs)
     return -cosine_similarity(keys, normalize(keys, dim=-1).mean(dim=1, keepdim=True), dim=-1)
 
 
@@ -83,7 +83,7 @@ def partition(tokens: int, size: int, device: torch.device) -> tuple[Tensor, Ten
     return owner, sizes
 
 
-def cur(kv: LayerKV, seen: Observation, window: int) -> Tensor:
+def cur(kv: LayerKV, obs: Observation, window: int) -> Tensor:
     """Product of approximate leverage scores of K and V (CurDKV, arXiv 2509.15038).
 
     |k_i|^2 |v_i|^2, each divided by its mean over the `window` tokens around (the form that kvpress' CURPress has
@@ -99,7 +99,7 @@ def cur(kv: LayerKV, seen: Observation, window: int) -> Tensor:
     return leverage(kv.keys) * leverage(kv.values)
 
 
-def lag_kv(kv: LayerKV, seen: Observation, lag: int) -> Tensor:
+def lag_kv(kv: LayerKV, obs: Observation, lag: int) -> Tensor:
     """Rank of each token in its partition by lag-relative information of K and V (LagKV, arXiv 2504.04704).
 
     Partitions hold `lag` tokens. In each channel x becomes (x - min) / (max - min) with the range of the *next*
@@ -110,7 +110,7 @@ def lag_kv(kv: LayerKV, seen: Observation, lag: int) -> Tensor:
     and equal ranks are ordered by the information itself, so that partitions compete where the budget is no multiple.
     """
     owner, sizes = partition(kv.tokens, lag, kv.keys.device)
-    share = _lag_relative(rotated_keys(kv, seen), lag, owner, sizes)
+    share = _lag_relative(rotated_keys(kv, obs), lag, owner, sizes)
     share = (share + _lag_relative(exact(kv.values[0]), lag, owner, sizes)) / 2
     order = share.argsort(dim=-1, stable=True)
     order = order.gather(
@@ -146,7 +146,7 @@ def _largest(x: Tensor, owner: Tensor, count: int) -> Tensor:
     return start.scatter_reduce_(1, owner.expand_as(x), x, "amax")
 
 
-def temporal_redundancy(kv: LayerKV, seen: Observation, recent: int) -> Tensor:
+def temporal_redundancy(kv: LayerKV, obs: Observation, recent: int) -> Tensor:
     """Minus the mean cosine of a key and the keys at its place in `recent` last steps, TaR of InfiniPot-V (2506.15745).
 
     s(t, place) = -mean_r cos(k(t, place), k(r, place)) over the chunk's last `recent` time steps r.
@@ -155,9 +155,9 @@ def temporal_redundancy(kv: LayerKV, seen: Observation, recent: int) -> Tensor:
     alone may be more than a chunk's budget) but compared with the other recent ones, a single one with the step before
     it. A chunk of one step has no time axis and is scored by the norm of its values, the paper's other half.
     """
-    steps = seen.grid[0]
+    steps = obs.grid[0]
     if steps == 1:
-        return value_norm(kv, seen)
+        return value_norm(kv, obs)
     keys = normalize(exact(kv.keys[0]), dim=-1).unflatten(1, (steps, -1))  # (H, steps, places, D)
     own = torch.arange(steps, device=keys.device) >= steps - recent
     latest = keys[:, own]

@@ -1,7 +1,7 @@
 """One attention function for the language model: a stock kernel's arithmetic, plus what compression needs.
 
 It adds a bias per KV (the log of how many tokens a merged KV stands for), copes with layers of different length,
-and shows queries and keys to whoever watches. What it should do is said by a `with`, never stored on a model.
+and shows queries and keys to an `AttentionCapture`. What it should do is said by a `with`, never stored on a model.
 
 Registered under its name for masks too: a name unknown to Hugging Face's mask registry gets no mask, and sdpa then
 cuts the keys to the first `q_len` of them, silently (facts measured on every architecture tried).
@@ -33,7 +33,7 @@ Kernel = Literal["eager", "masked", "flash", "plain", "fused", "split"]
 
 
 @dataclass(frozen=True)
-class Watch:
+class AttentionCapture:
     """Collects what attention saw, by layer index.
 
     Attributes:
@@ -53,7 +53,7 @@ class Watch:
 class _Scope:
     """What one `with attending(...)` says. `masks` holds the last mask made, for the layers of equal length."""
 
-    watch: Watch | None = None
+    capture: AttentionCapture | None = None
     bias: Sequence[Tensor | None] | None = None
     masks: dict[tuple[int, int, torch.device], Tensor] = field(default_factory=dict)
 
@@ -63,15 +63,15 @@ _scope: ContextVar[_Scope | None] = ContextVar("x2l_attention_scope", default=No
 
 @contextmanager
 def attending(
-    watch: Watch | None = None, bias: Sequence[Tensor | None] | None = None
+    capture: AttentionCapture | None = None, bias: Sequence[Tensor | None] | None = None
 ) -> Iterator[None]:
     """Says what attention does inside the block.
 
     Args:
-        watch: collects queries (and keys), or None.
+        capture: collects queries (and keys), or None.
         bias: per layer `(h, T_cached)` float added to the logits of the cached KVs, h in (1, H); None = no bias.
     """
-    token = _scope.set(_Scope(watch, bias))
+    token = _scope.set(_Scope(capture, bias))
     try:
         yield
     finally:
@@ -209,11 +209,11 @@ def attend(
             f"attention_mask: is for {attention_mask.shape[-1]} keys, layer {layer} holds {keys}; "
             "layers may differ in length only under plain causal attention, so pass no mask"
         )
-    if scope.watch is not None:
-        scope.watch.queries[layer] = query
-        scope.watch.scaling[layer] = float(options.get("scaling") or query.shape[-1] ** -0.5)
-        if scope.watch.want_keys:
-            scope.watch.keys[layer] = key
+    if scope.capture is not None:
+        scope.capture.queries[layer] = query
+        scope.capture.scaling[layer] = float(options.get("scaling") or query.shape[-1] ** -0.5)
+        if scope.capture.want_keys:
+            scope.capture.keys[layer] = key
     bias = None if scope.bias is None else scope.bias[layer]
     explicit = bias is not None or attention_mask is not None
     kernel = kernel_for(

@@ -11,7 +11,7 @@ from x2l.engine.decode import ask
 from x2l.engine.flops import question_flops
 from x2l.engine.kv_store import KVStore
 from x2l.engine.meter import Meter
-from x2l.models.attention import Watch
+from x2l.models.attention import AttentionCapture
 from x2l.models.interface import VideoModel
 from x2l.selectors.base import ChunkSelector, Query
 
@@ -28,20 +28,20 @@ class AttentionSelector(ChunkSelector):
     def relevance(self, query: Query, store: KVStore, model: VideoModel, meter: Meter) -> Tensor:
         """Mean attention mass of each chunk."""
         mixed = store.mix([store.coarsest] * len(store.prompt.chunks))
-        cache = model.fill(mixed.kv, room=len(query.question.input_ids))
-        watch = Watch(want_keys=True)
+        cache = model.load_cache(mixed.kv, reserve=len(query.question.input_ids))
+        capture = AttentionCapture(want_keys=True)
         biases = cache.bias
-        ask(model, cache, query.question, mixed.place, watch)
+        ask(model, cache, query.question, mixed.place, capture)
         tokens = len(query.question.input_ids)
         meter.add("selection", question_flops(model.shape, mixed.mean_tokens, tokens))
         total = torch.zeros(len(store.prompt.chunks))
-        for layer, queries in watch.queries.items():
-            paid = _paid(queries, watch.keys[layer], watch.scaling[layer], biases[layer])
+        for layer, queries in capture.queries.items():
+            paid = _paid(queries, capture.keys[layer], capture.scaling[layer], biases[layer])
             total += torch.stack(
                 [paid[start:stop].sum() for start, stop in mixed.spans[layer]]
             ).cpu()
-            meter.add("selection", 2 * queries.numel() * watch.keys[layer].shape[2])
-        return total / len(watch.queries)
+            meter.add("selection", 2 * queries.numel() * capture.keys[layer].shape[2])
+        return total / len(capture.queries)
 
 
 def _paid(queries: Tensor, keys: Tensor, scaling: float, bias: Tensor | None) -> Tensor:

@@ -178,7 +178,7 @@ def read(
         return tuple(layer.to(device) for layer, device in zip(layers, devices, strict=True))
 
     # What is small is copied, so as not to keep the buffer; a copy is aligned like what a pre-fill makes, too.
-    prefix = [layer.each(Tensor.clone) for layer in layers("prefix", told["prefix"])]
+    prefix = [layer.map(Tensor.clone) for layer in layers("prefix", told["prefix"])]
     levels = {
         level: tuple(layers(f"{level}/{chunk}", of) for chunk, of in enumerate(chunks))
         for level, chunks in told["levels"].items()
