@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from x2l.runs.records import RECORDS
+from x2l.runs.whole_file import whole_file
 
 RUN = "run.json"
 PACKAGE = Path(__file__).parents[1]
@@ -184,10 +185,8 @@ def identity(config: Mapping[str, Any]) -> str:
 
 def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
     """Replaces a JSON file in one step: a reader sees the old or the new one, never a half."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False, default=str) + "\n")
-    os.replace(temporary, path)
+    with whole_file(path) as part:
+        part.write_text(json.dumps(values, indent=1, ensure_ascii=False, default=str) + "\n")
 
 
 def _other_run(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

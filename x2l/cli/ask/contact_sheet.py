@@ -23,6 +23,7 @@ from matplotlib.patches import Polygon, Rectangle
 
 from x2l.analysis.figure_style import COLOURS, RC
 from x2l.cli.ask.clock import clock, is_fine
+from x2l.runs.whole_file import whole_file
 
 # Inches.
 WIDTH, MARGIN, GAP = 10.0, 0.25, 0.1
@@ -138,11 +139,9 @@ def draw_sheet(
 
 def save_sheet(figure: Figure, path: Path) -> None:
     """Writes a PNG file, whole or not at all."""
-    temporary = path.with_name(f".{path.name}")
-    with warnings.catch_warnings():
+    with whole_file(path) as part, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=_NO_GLYPH)
-        figure.savefig(temporary, format="png", dpi=DPI)
-    temporary.replace(path)
+        figure.savefig(part, format="png", dpi=DPI)
 
 
 def _grid(chunks: int, shape: Sequence[int]) -> _Grid:

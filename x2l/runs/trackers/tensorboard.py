@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tabulate import tabulate
+
 from x2l.runs.trackers.base import Chart, SweepTables, written_anew
 
 HOME = "tensorboard"
@@ -167,8 +169,8 @@ def _image(tag: str, picture: Path) -> Any:
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """As Markdown, which the text tab shows as a table."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(_word(cell) for cell in line)} |" for line in lines)
+    words = [[_word(cell) for cell in row] for row in rows]
+    return tabulate(words, columns, tablefmt="github", disable_numparse=True)
 
 
 def _word(value: Any) -> str:
