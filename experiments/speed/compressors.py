@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 
 import x2l.models  # noqa: F401 - before transformers: it lets the processors import
-from experiments.docs.methods_table import CONF, MissingExtra, compressor, names
+from experiments.docs.methods_table import CONF, compressor, names
 from experiments.speed.prefill import build
 from x2l.compressors.base import Compressor, Level, Observation, Sizes
 from x2l.engine.prefill import prefill
@@ -178,19 +178,13 @@ def main() -> int:
     if unknown := sorted(set(given.methods) - set(names())):
         parser.error(f"methods={unknown}: must be some of {names()} ({CONF})")
     torch.set_num_threads(1)
-    methods, left_out = {}, {}
-    for name in given.methods or names():
-        try:
-            methods[name] = compressor(name)
-        except MissingExtra as error:
-            left_out[name] = str(error)
+    methods = {name: compressor(name) for name in given.methods or names()}
     found = measure(methods, given.ratios, given.layers, given.chunks, given.device, given.size)
     found |= {
         "ratios": given.ratios,
         "layers": given.layers,
         "chunks": given.chunks - 1,
         "size": given.size,
-        "left_out": left_out,
         "machine": processor_name() if given.device == "cpu" else torch.cuda.get_device_name(),
         "torch": torch.__version__,
     }
@@ -200,8 +194,6 @@ def main() -> int:
     for name, row in sorted(found["methods"].items(), key=lambda item: -max(item[1].values())):
         shares = [(row[column], row[column] / found["decoder"]) for column in columns]
         print(f"{name:24s}" + "".join(f"{s * 1e3:12.1f} {part:8.2%}" for s, part in shares))
-    for name, why in left_out.items():
-        print(f"{name:24s} left out: {why}")
     out = given.out or (None if given.methods else RESULT)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)

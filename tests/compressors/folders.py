@@ -11,7 +11,8 @@ from x2l.compressors.grouping import Grouping
 from x2l.compressors.head_budgets import AdaKV
 from x2l.compressors.merging import StaticMerging, ToMe
 from x2l.compressors.pooling import ORDERS, MaxNormPool, MeanPool
-from x2l.compressors.pruning_by_keys import KeyNorm, RandomPruning, UniformPruning
+from x2l.compressors.pruning_by_keys import KeyNorm
+from x2l.compressors.pruning_controls import RandomPruning, UniformPruning
 from x2l.kv import LayerKV
 
 # A grouping folds every token into a mean; `proportional` as given here, the other way round in the tests about it.

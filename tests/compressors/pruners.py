@@ -17,12 +17,11 @@ from x2l.compressors.pruning_by_keys import (
     KeyDiff,
     KeyNorm,
     LagKV,
-    RandomPruning,
     Streaming,
     TemporalRedundancy,
-    UniformPruning,
     ValueNorm,
 )
+from x2l.compressors.pruning_controls import RandomPruning, UniformPruning
 from x2l.kv import LayerKV
 
 BLIND = [Streaming(), RandomPruning(), UniformPruning()]  # do not look at the KVs

@@ -17,7 +17,8 @@ from x2l.compressors.layer_budgets import apportioned, layer_shares
 from x2l.compressors.merging import StaticMerging, ToMe
 from x2l.compressors.pooling import MeanPool
 from x2l.compressors.pruning_by_attention import SnapKV, TaskAware
-from x2l.compressors.pruning_by_keys import KeyNorm, LagKV, Streaming, UniformPruning
+from x2l.compressors.pruning_by_keys import KeyNorm, LagKV, Streaming
+from x2l.compressors.pruning_controls import UniformPruning
 from x2l.compressors.quantisation import Quantised
 from x2l.compressors.stored_forms import Ragged
 from x2l.engine.decode import answer

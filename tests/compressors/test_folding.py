@@ -67,31 +67,31 @@ def test_any_count_from_any_grid(method, grid, part, seed):
         assert torch.allclose(sums, torch.full_like(sums, kv.tokens))
 
 
-@pytest.mark.parametrize("keep", [1, 5, 40])
 @pytest.mark.parametrize("method", GROUPINGS, ids=repr)
-def test_the_mean_of_all_stays(method, keep):
+def test_the_mean_of_all_stays(method):
     """Each group is the mean of its members, so the groups' means, weighed by their size, are the mean of all."""
-    kv = chunk(GRID)
-    out = method.compress(kv, obs(GRID), keep)
-    weights = out.weights.expand(HEADS, -1)
-    for got, given_ in ((out.keys, kv.keys), (out.values, kv.values)):
-        mean = (got * weights[None, :, :, None]).sum(2) / kv.tokens
-        assert torch.allclose(mean, given_.mean(2), atol=1e-5)
-    moments = (out.positions * weights).sum(-1) / kv.tokens
-    assert torch.allclose(moments, kv.positions.mean(-1).expand_as(moments), atol=1e-4)
+    for keep in (1, 5, 40):
+        kv = chunk(GRID)
+        out = method.compress(kv, obs(GRID), keep)
+        weights = out.weights.expand(HEADS, -1)
+        for got, given_ in ((out.keys, kv.keys), (out.values, kv.values)):
+            mean = (got * weights[None, :, :, None]).sum(2) / kv.tokens
+            assert torch.allclose(mean, given_.mean(2), atol=1e-5)
+        moments = (out.positions * weights).sum(-1) / kv.tokens
+        assert torch.allclose(moments, kv.positions.mean(-1).expand_as(moments), atol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 @each
-def test_the_dtype_stays_and_sums_do_not_round_in_it(method, dtype):
+def test_the_dtype_stays_and_sums_do_not_round_in_it(method):
     """Equal numbers average to themselves, also 48 of them in 8 bits of mantissa."""
-    kv = chunk(GRID, dtype=dtype)
-    out = method.compress(kv, obs(GRID), 7)
-    assert out.keys.dtype == out.values.dtype == dtype
-    number = 1.0078125
-    same = replace(kv, keys=torch.full_like(kv.keys, number), values=kv.values * 0 + number)
-    out = method.compress(same, obs(GRID), 7)
-    assert (out.values - number).abs().max() <= (1e-6 if dtype == torch.float64 else 0)
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        kv = chunk(GRID, dtype=dtype)
+        out = method.compress(kv, obs(GRID), 7)
+        assert out.keys.dtype == out.values.dtype == dtype
+        number = 1.0078125
+        same = replace(kv, keys=torch.full_like(kv.keys, number), values=kv.values * 0 + number)
+        out = method.compress(same, obs(GRID), 7)
+        assert (out.values - number).abs().max() <= (1e-6 if dtype == torch.float64 else 0)
 
 
 @each
@@ -315,37 +315,37 @@ UNSEEN = {
 }
 
 
-@pytest.mark.parametrize("keep", [1, 5, 12, 40])
 @pytest.mark.parametrize("method", GROUPINGS, ids=repr)
-def test_flops_of_groupings_match_the_counter(method, keep):
-    kv = chunk(GRID)
-    with flop_counter() as counted:
-        method.compress(kv, obs(GRID), keep)
-    sizes, rounds = Sizes(HEADS, 4, kv.tokens, keep, WIDTH), 0
-    left = kv.tokens
-    while left > keep:
-        left, rounds = max(keep, left - left // 2), rounds + 1
-    unseen = UNSEEN[type(method)](method, rounds) * sizes.entries
-    assert method.flops(sizes) - unseen == counted.get_total_flops()
-    assert isinstance(method, KeyGrouping) is (counted.get_total_flops() > 0)
+def test_flops_of_groupings_match_the_counter(method):
+    for keep in (1, 5, 12, 40):
+        kv = chunk(GRID)
+        with flop_counter() as counted:
+            method.compress(kv, obs(GRID), keep)
+        sizes, rounds = Sizes(HEADS, 4, kv.tokens, keep, WIDTH), 0
+        left = kv.tokens
+        while left > keep:
+            left, rounds = max(keep, left - left // 2), rounds + 1
+        unseen = UNSEEN[type(method)](method, rounds) * sizes.entries
+        assert method.flops(sizes) - unseen == counted.get_total_flops()
+        assert isinstance(method, KeyGrouping) is (counted.get_total_flops() > 0)
 
 
-@pytest.mark.parametrize("keep", [2, 12, 40])
 @pytest.mark.parametrize("method", COMPOSED, ids=repr)
-def test_flops_of_composed_methods_match_the_counter(method, keep):
-    kv = chunk(GRID)
-    with flop_counter() as counted:
-        method.compress(kv, obs(GRID), keep)
-    sizes = Sizes(HEADS, 4, kv.tokens, keep, WIDTH)
-    if isinstance(method, PruneThenMerge):
-        kept = min(ceil(method.share * keep), keep - 1)
-        unseen = method.pruner.flops(replace(sizes, keep=kept)) if kept else 0
-        alone = replace(sizes, heads=1, tokens=kv.tokens - kept, keep=keep - kept)
-        left, rounds = alone.tokens, 0
-        while left > alone.keep:
-            left, rounds = max(alone.keep, left - left // 2), rounds + 1
-        each_head = UNSEEN[type(method.merger)](method.merger, rounds) * alone.entries
-        unseen += HEADS * each_head
-    else:
-        unseen = method.pruner.flops(sizes) + 4 * sizes.entries
-    assert method.flops(sizes) - unseen == counted.get_total_flops() > 0
+def test_flops_of_composed_methods_match_the_counter(method):
+    for keep in (2, 12, 40):
+        kv = chunk(GRID)
+        with flop_counter() as counted:
+            method.compress(kv, obs(GRID), keep)
+        sizes = Sizes(HEADS, 4, kv.tokens, keep, WIDTH)
+        if isinstance(method, PruneThenMerge):
+            kept = min(ceil(method.share * keep), keep - 1)
+            unseen = method.pruner.flops(replace(sizes, keep=kept)) if kept else 0
+            alone = replace(sizes, heads=1, tokens=kv.tokens - kept, keep=keep - kept)
+            left, rounds = alone.tokens, 0
+            while left > alone.keep:
+                left, rounds = max(alone.keep, left - left // 2), rounds + 1
+            each_head = UNSEEN[type(method.merger)](method.merger, rounds) * alone.entries
+            unseen += HEADS * each_head
+        else:
+            unseen = method.pruner.flops(sizes) + 4 * sizes.entries
+        assert method.flops(sizes) - unseen == counted.get_total_flops() > 0

@@ -77,22 +77,22 @@ def test_boxes_are_boxes_and_fill_the_grid(grid, part, steps):
     assert sizes.max() <= 8 * sizes.min() + 8  # strided, not lopsided
 
 
-@pytest.mark.parametrize("windows", range(1, 25))
-def test_windows_of_a_plane_are_near_to_squares(windows):
-    cut = plane(4, 6, windows)
-    sides = []
-    for index in range(windows):
-        at = (cut == index).nonzero()
-        sides.append((at.amax(0) - at.amin(0) + 1).tolist())
-    assert len(sides) == windows
-    assert sum(max(side) / min(side) for side in sides) / windows <= 2
+def test_windows_of_a_plane_are_near_to_squares():
+    for windows in range(1, 25):
+        cut = plane(4, 6, windows)
+        sides = []
+        for index in range(windows):
+            at = (cut == index).nonzero()
+            sides.append((at.amax(0) - at.amin(0) + 1).tolist())
+        assert len(sides) == windows
+        assert sum(max(side) / min(side) for side in sides) / windows <= 2
 
 
 @pytest.mark.parametrize("over", ORDERS)
-@pytest.mark.parametrize("grid", [(1, 1, 2), (4, 4, 6), (3, 5, 7), (2, 12, 12)])
-def test_orders_are_permutations(over, grid):
-    order = ORDERS[over](grid)
-    assert sorted(order.tolist()) == list(range(grid[0] * grid[1] * grid[2]))
+def test_orders_are_permutations(over):
+    for grid in ((1, 1, 2), (4, 4, 6), (3, 5, 7), (2, 12, 12), (1, 3, 5)):
+        order = ORDERS[over](grid)
+        assert sorted(order.tolist()) == list(range(grid[0] * grid[1] * grid[2]))
 
 
 def test_time_order_goes_to_and_fro():

@@ -21,7 +21,7 @@ from tests.compressors.pruners import (
     chunk,
     places,
 )
-from x2l.compressors import attention_scorers, scorers
+from x2l.compressors import pruning_by_attention
 from x2l.compressors.base import Sizes, kept_tokens
 from x2l.compressors.pruning_by_attention import (
     TOVA,
@@ -35,11 +35,11 @@ from x2l.compressors.pruning_by_keys import (
     CUR,
     KeyDiff,
     LagKV,
-    RandomPruning,
     Streaming,
     TemporalRedundancy,
     ValueNorm,
 )
+from x2l.compressors.pruning_controls import RandomPruning
 from x2l.kv import LayerKV
 from x2l.models.flop_counter import flop_counter
 
@@ -87,15 +87,15 @@ def test_defaults_run_on_the_smallest_chunks_at_every_count(method):
 
 
 @each
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_dtypes(method, dtype):
-    kv, obs = chunk(GRID, dtype=dtype)
-    out = method.compress(kv, obs, 9)
-    assert out.keys.dtype == out.values.dtype == dtype
-    assert not out.keys.requires_grad
-    if method in [*CONTENT, *ATTENTION]:  # in half precision many would tie
-        precise = torch.promote_types(dtype, torch.float32)
-        assert method.importance(kv, obs, 9).dtype == precise
+def test_dtypes(method):
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        kv, obs = chunk(GRID, dtype=dtype)
+        out = method.compress(kv, obs, 9)
+        assert out.keys.dtype == out.values.dtype == dtype
+        assert not out.keys.requires_grad
+        if method in [*CONTENT, *ATTENTION]:  # in half precision many would tie
+            precise = torch.promote_types(dtype, torch.float32)
+            assert method.importance(kv, obs, 9).dtype == precise
 
 
 @each
@@ -276,7 +276,7 @@ def test_lag_kv_ranks_by_the_range_of_the_next_partition(lag):
     kv, obs = chunk(GRID)
     edges = [*range(0, 48 // lag * lag, lag), 48]  # the rest joins the last
     spans = list(zip(edges, edges[1:], strict=False))
-    got = scorers.lag_kv(kv, obs, lag)
+    got = LagKV(lag=lag).importance(kv, obs, 20)
     for head in range(HEADS):
         for index, (start, stop) in enumerate(spans):
             begin, end = spans[index + 1] if index + 1 < len(spans) else spans[index - 1]
@@ -292,7 +292,7 @@ def test_lag_kv_ranks_by_the_range_of_the_next_partition(lag):
 @pytest.mark.parametrize(("keep", "lag"), [(20, 12), (4, 12), (3, 16), (1, 24)])
 def test_lag_kv_takes_time_steps_or_as_many_tokens_as_the_budget_has_partitions_for(keep, lag):
     kv, obs = chunk(GRID)
-    assert torch.equal(LagKV().importance(kv, obs, keep), scorers.lag_kv(kv, obs, lag))
+    assert torch.equal(LagKV().importance(kv, obs, keep), LagKV(lag=lag).importance(kv, obs, 20))
 
 
 @pytest.mark.parametrize(("recent", "steps"), [(None, 8), (1, 4), (2, 4), (3, 4), (9, 4)])
@@ -365,7 +365,7 @@ def test_tova_keeps_the_same_tokens_in_every_head():
 
 @pytest.mark.parametrize("block", [1, 7, 48, 256])
 def test_attention_received_is_the_column_sum_whatever_the_blocks(block, monkeypatch):
-    monkeypatch.setattr(attention_scorers, "BLOCK", block)
+    monkeypatch.setattr(pruning_by_attention, "BLOCK", block)
     kv, obs = chunk(GRID)
     want = attention(kv, obs).mean(1).sum(1)
     assert torch.allclose(AttentionReceived().score(kv, obs).double(), want, rtol=1e-4)
@@ -423,7 +423,7 @@ def test_expected_attention_is_that_of_gaussian_queries_at_mean_positions():
 def test_compactor_blends_leverage_and_non_causal_attention():
     kv, obs = chunk(GRID)
     logits = by_head(obs.queries) @ rotated(kv, obs)[:, None].mT * obs.scaling
-    got = attention_scorers.non_causal(kv, obs, 20)
+    got = Compactor(block=20).attention(kv, obs)
     for head in range(HEADS):
         sums = torch.zeros(48, dtype=torch.float64)
         for start in (0, 20, 40):
@@ -435,9 +435,9 @@ def test_compactor_blends_leverage_and_non_causal_attention():
         assert torch.allclose(got[head].double(), want, rtol=1e-4)
         centred = kv.keys[0, head].double() - kv.keys[0, head].double().mean(0)
         hat = (centred @ torch.linalg.pinv(centred)).diagonal()
-        exact = attention_scorers.leverage(kv, obs, sketch=WIDTH)[head]
+        exact = Compactor(sketch=WIDTH).leverage(kv, obs)[head]
         assert torch.allclose(exact.double(), hat, rtol=1e-2)
-    leverage = attention_scorers.leverage(kv, obs, 48)
+    leverage = Compactor().leverage(kv, obs)
     both = Compactor(block=20, blending=0.3).importance(kv, obs, 9)
     assert torch.allclose(both.mean(-1), torch.zeros(HEADS), atol=1e-5)
     parts = [
@@ -451,11 +451,11 @@ def test_compactor_blends_leverage_and_non_causal_attention():
 
 def test_a_sketch_draws_by_video_and_its_leverage_is_near():
     kv, obs = chunk((16, 8, 8))
-    exact = attention_scorers.leverage(kv, obs, WIDTH)
-    near = attention_scorers.leverage(kv, obs, WIDTH - 1)
-    assert torch.equal(near, attention_scorers.leverage(kv, obs, WIDTH - 1))
+    exact = Compactor(sketch=WIDTH).leverage(kv, obs)
+    near = Compactor(sketch=WIDTH - 1).leverage(kv, obs)
+    assert torch.equal(near, Compactor(sketch=WIDTH - 1).leverage(kv, obs))
     assert not torch.equal(
-        near, attention_scorers.leverage(kv, replace(obs, video_seed=1), WIDTH - 1)
+        near, Compactor(sketch=WIDTH - 1).leverage(kv, replace(obs, video_seed=1))
     )
     for head in range(HEADS):
         assert torch.corrcoef(torch.stack([exact[head], near[head]]))[0, 1] > 0.5
@@ -475,14 +475,14 @@ def test_task_aware_follows_the_probe():
 # --- compute --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("grid", [(4, 3, 4), (9, 8, 8)])
 @pytest.mark.parametrize("method", [*ATTENTION, Compactor(sketch=6, block=50)], ids=repr)
-def test_flops_of_matrix_products_match_the_counter(method, grid):
-    kv, obs = chunk(grid)
-    with flop_counter() as counted:
-        method.compress(kv, obs, 13)
-    sizes = Sizes(HEADS, HEADS * GROUPS, kv.tokens, 13, WIDTH, PROBE)
-    assert method.flops(sizes) == counted.get_total_flops() > 0
+def test_flops_of_matrix_products_match_the_counter(method):
+    for grid in ((4, 3, 4), (9, 8, 8)):
+        kv, obs = chunk(grid)
+        with flop_counter() as counted:
+            method.compress(kv, obs, 13)
+        sizes = Sizes(HEADS, HEADS * GROUPS, kv.tokens, 13, WIDTH, PROBE)
+        assert method.flops(sizes) == counted.get_total_flops() > 0
 
 
 @pytest.mark.parametrize("method", [*BLIND, *CONTENT], ids=repr)

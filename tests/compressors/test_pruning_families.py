@@ -12,6 +12,7 @@ from tests.compressors.pruners import METHODS
 from tests.parity import inputs_for
 from tests.tiny import build, frames, ours
 from x2l.compressors.base import Level
+from x2l.compressors.pruning_base import Pruning
 from x2l.compressors.pruning_by_attention import (
     TOVA,
     AttentionReceived,
@@ -19,7 +20,7 @@ from x2l.compressors.pruning_by_attention import (
     SnapKV,
     TaskAware,
 )
-from x2l.compressors.pruning_by_keys import KeyNorm, Pruning
+from x2l.compressors.pruning_by_keys import KeyNorm
 from x2l.engine.prefill import prefill
 from x2l.models.attention import _scope
 

@@ -10,7 +10,9 @@ from tests.tiny import FAMILIES, frames, ours
 from x2l.compressors.base import Level
 from x2l.compressors.merging import ToMe
 from x2l.compressors.pooling import MeanPool
-from x2l.compressors.pruning_by_keys import KeyNorm, RandomPruning, ScoredPruning, UniformPruning
+from x2l.compressors.pruning_base import ScoredPruning
+from x2l.compressors.pruning_by_keys import KeyNorm
+from x2l.compressors.pruning_controls import RandomPruning, UniformPruning
 from x2l.engine.decode import answer, ask
 from x2l.engine.flops import decoder_flops
 from x2l.engine.meter import Meter
@@ -36,30 +38,26 @@ def logits(store, assignment, model=None):
 
 
 @pytest.mark.parametrize("compressor", COMPRESSORS, ids=lambda c: c.name)
-@pytest.mark.parametrize("count", [14, 13, 9])
-def test_every_chunk_keeps_exactly_its_share_the_short_last_one_too(compressor, count):
-    store = filled(Level(compressor, 3), Level(compressor, 32), count=count)
-    visual = [chunk.visual_tokens for chunk in store.prompt.chunks]
-    assert visual[-1] < visual[0]
-    assert store.kept("low") == tuple(ceil(n / 3) for n in visual)
-    assert store.kept("high") == tuple(ceil(n / 32) for n in visual)
-    assert store.measured_ratio("low") == sum(visual) / sum(store.kept("low"))
-    for level in ("low", "high"):
-        assert all(len(set(kv.tokens)) == 1 for kv in store.levels[level])
+def test_every_chunk_keeps_exactly_its_share_the_short_last_one_too(compressor):
+    for count in (14, 13, 9):
+        store = filled(Level(compressor, 3), Level(compressor, 32), count=count)
+        visual = [chunk.visual_tokens for chunk in store.prompt.chunks]
+        assert visual[-1] < visual[0]
+        assert store.kept("low") == tuple(ceil(n / 3) for n in visual)
+        assert store.kept("high") == tuple(ceil(n / 32) for n in visual)
+        assert store.measured_ratio("low") == sum(visual) / sum(store.kept("low"))
+        for level in ("low", "high"):
+            assert all(len(set(kv.tokens)) == 1 for kv in store.levels[level])
 
 
-@pytest.mark.parametrize("context", ["low", "high"])
 @pytest.mark.parametrize("positions", ["keep", "compact"])
 @pytest.mark.parametrize("compressor", COMPRESSORS, ids=lambda c: c.name)
-def test_all_of_one_level_equals_a_run_with_that_level_alone(compressor, positions, context):
-    low, high = Level(compressor, 2), Level(compressor, 8)
-    both = filled(low, high, context=context, positions=positions)
-    alone = filled(low, low, context="low", positions=positions)
-    if context == "low":
-        assert torch.equal(logits(both, ["low"] * 4), logits(alone, ["low"] * 4))
-    alone = filled(high, high, context="high", positions=positions)
-    if context == "high":
-        assert torch.equal(logits(both, ["high"] * 4), logits(alone, ["high"] * 4))
+def test_all_of_one_level_equals_a_run_with_that_level_alone(compressor, positions):
+    levels = {"low": Level(compressor, 2), "high": Level(compressor, 8)}
+    for name, level in levels.items():
+        both = filled(*levels.values(), context=name, positions=positions)
+        alone = filled(level, level, context=name, positions=positions)
+        assert torch.equal(logits(both, [name] * 4), logits(alone, [name] * 4))
 
 
 @pytest.mark.parametrize("positions", ["keep", "compact"])
@@ -84,8 +82,11 @@ def test_context_changes_what_later_chunks_hold():
     assert torch.equal(first["full"], first["high"])  # nothing precedes the first chunk
 
 
-@pytest.mark.parametrize("compressor", COMPRESSORS, ids=lambda c: c.name)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "compressor"),
+    [("qwen2_5_vl", each) for each in COMPRESSORS] + [(each, ToMe()) for each in FAMILIES],
+    ids=lambda value: getattr(value, "name", value),
+)
 def test_mixing_is_pure_and_in_time_order(family, compressor):
     store = filled(Level(compressor, 2), Level(compressor, 8), ours(family))
     copies = [

@@ -30,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from x2l.benchmarks.base import Benchmark
 from x2l.cli.launchers import requeue_ends_the_process
 from x2l.cli.output import show
-from x2l.engine.disk_cache.source_hash import sources_digest
+from x2l.engine.disk_cache.source_hash import users_digest
 from x2l.evaluation.from_config import filled, folder_name, own_modules, settings_of
 from x2l.evaluation.settings import (
     ConfigError,
@@ -334,7 +334,7 @@ def _methods_digest(values: Mapping[str, Any]) -> str:
     # A `_target_` may name a method of a class: only modules that were imported have a source.
     modules = sorted(name for name in named if name in sys.modules)
     try:
-        return sources_digest(modules) if modules else ""
+        return users_digest(modules) if modules else ""
     except ValueError:  # without a source file there is nothing that could be edited between runs
         return ""
 

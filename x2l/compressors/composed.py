@@ -16,7 +16,7 @@ from x2l.compressors.grouping import (
     in_time_order,
     unweighted,
 )
-from x2l.compressors.pruning_by_keys import Pruning
+from x2l.compressors.pruning_base import Pruning
 from x2l.kv import LayerKV, concat_layers
 
 FOLDED = ("values", "keys_values")
@@ -35,8 +35,8 @@ def nearest(keys: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
     unit = normalize(keys.float(), dim=-1)
     centres = unit.gather(1, kept[:, :, None].expand(-1, -1, unit.shape[-1]))
     cosine, place = (unit @ centres.transpose(1, 2)).max(dim=-1)
-    own = torch.arange(kept.shape[1], device=keys.device).expand_as(kept)
-    return cosine.scatter(1, kept, 1.0), place.scatter(1, kept, own)
+    itself = torch.arange(kept.shape[1], device=keys.device).expand_as(kept)
+    return cosine.scatter(1, kept, 1.0), place.scatter(1, kept, itself)
 
 
 def check_pruner(method: str, pruner: Compressor) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from x2l.compressors.base import Compressor, Observation, Sizes
-from x2l.compressors.pruning_by_keys import RankedPruning
+from x2l.compressors.pruning_base import RankedPruning
 from x2l.kv import LayerKV
 
 

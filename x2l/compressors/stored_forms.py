@@ -169,8 +169,8 @@ def by_head(layer: LayerKV) -> tuple[LayerKV, ...]:
     positions = layer.positions.expand(-1, layer.keys.shape[1], -1)
     for head, weight in enumerate(weights):
         there = (weight > 0).nonzero()[:, 0]
-        one = LayerKV(
+        alone = LayerKV(
             layer.keys[:, [head]], layer.values[:, [head]], positions[:, [head]], weight[None]
         )
-        heads.append(one.take(there))
+        heads.append(alone.take(there))
     return tuple(heads)

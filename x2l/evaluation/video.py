@@ -1,6 +1,5 @@
 """One video: read, pre-filled once, and all that is asked about it answered, one record each."""
 
-import hashlib
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from x2l.benchmarks.base import Benchmark, Sample
 from x2l.compressors.base import Level
+from x2l.compressors.draws import seed_of
 from x2l.engine.disk_cache.cache import PrefillCache
 from x2l.engine.flops import kv_bytes
 from x2l.engine.ground_truth import gt_chunks
@@ -193,7 +193,7 @@ def _prefilled(
         config_errors()
     ):  # a window that does not fit is the user's to correct, and found before anything runs
         check_budgets(levels, prompt, model.shape)
-    meter, seed = Meter(model.device), _seed(settings.seed, video_id)
+    meter, seed = Meter(model.device), seed_of(settings.seed, video_id)
     context = "full" if settings.fewer_frames else settings.context
     positions = settings.positions
 
@@ -248,7 +248,3 @@ def _video_fields(store: KVStore, meter: Meter) -> dict[str, Any]:
         "peak_memory_prefill": meter.peak_bytes,
         "kv_bytes_host": store.nbytes_host,
     }
-
-
-def _seed(seed: int, video_id: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}/{video_id}".encode()).digest()[:7], "big")

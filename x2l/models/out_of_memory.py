@@ -44,9 +44,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def asked_bytes(error: BaseException) -> int | None:
     """The bytes that an allocator says it was asked for in vain; None where it does not."""
-    if (found := _ASKED.search(str(error))) is None:
+    if (size := _ASKED.search(str(error))) is None:
         return None
-    return int(float(found[1]) * 1024 ** _UNITS.index(found[2]))
+    return int(float(size[1]) * 1024 ** _UNITS.index(size[2]))
 
 
 @contextmanager
@@ -129,5 +129,7 @@ def _line(doing: str, frames: int | None, chunk_frames: int, dtype: str, patch: 
     if dtype not in ("bfloat16", "float16"):
         remedies.append("model.dtype=bfloat16")
     remedies.append("a level's KVs as context (prefill.context=low)")
-    told = " or ".join([", ".join(remedies[:-1]), remedies[-1]] if remedies[:-1] else remedies)
-    return f"out of memory: {doing} ({frames} frames, {chunk_frames} a chunk, {dtype}); use {told}"
+    choices = " or ".join([", ".join(remedies[:-1]), remedies[-1]] if remedies[:-1] else remedies)
+    return (
+        f"out of memory: {doing} ({frames} frames, {chunk_frames} a chunk, {dtype}); use {choices}"
+    )
