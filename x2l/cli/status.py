@@ -57,10 +57,10 @@ def _totals(jobs: Sequence[Job]) -> str:
         counts[job.state] = counts.get(job.state, 0) + 1
     states = ", ".join(f"{number} {state}" for state, number in counts.items())
     answers = sum(job.values.get("records", 0) for job in jobs)
-    told = [f"{len(jobs)} jobs: {states}", f"{answers:,} answers"]
+    parts = [f"{len(jobs)} jobs: {states}", f"{answers:,} answers"]
     if (left := time_left(jobs)) is not None:
-        told.append(f"about {_duration(left)} left")
-    lines = ["; ".join(told)]
+        parts.append(f"about {_duration(left)} left")
+    lines = ["; ".join(parts)]
     lines += [f"{state}: {MEANING[state]}" for state in counts if state in MEANING]
     if counts.keys() - {"done", *GOING}:
         lines.append("the same command again answers what is missing")

@@ -48,10 +48,11 @@ class StatusFile:
             overrides: what tells this job from others of its sweep.
         """
         self.path = folder / STATUS
-        before = read_status(folder)
-        same = before is not None and before.get("run_id") == run_id
-        earlier = before if before is not None and same else {}
-        asked: list[list[str]] = earlier.get("overrides", [])
+        before = read_status(folder) or {}
+        earlier = before if before.get("run_id") == run_id else {}
+        requests = [
+            request for request in earlier.get("overrides", []) if request != list(overrides)
+        ]
         # Several requests of one run share a folder: the sweep must know of each that it has begun.
         self._base = {
             "run_id": run_id,
@@ -59,11 +60,11 @@ class StatusFile:
             "host": socket.gethostname(),
             "process": this_process(),
             "started": now(),
-            "overrides": [one for one in asked if one != list(overrides)] + [list(overrides)],
+            "overrides": [*requests, list(overrides)],
         }
         kept = ("records", "expected")
         self._counts: dict[str, Any] = {n: earlier[n] for n in kept if n in earlier}
-        self._told = 0.0
+        self._written = 0.0
         self._beating = False
 
     def write(self, state: State, **counts: Any) -> None:
@@ -84,7 +85,7 @@ class StatusFile:
     def tell(self, **counts: Any) -> None:
         """Replaces the file of a running job, but not more than every `TELL` seconds."""
         self.count(**counts)
-        if time.monotonic() - self._told >= TELL:
+        if time.monotonic() - self._written >= TELL:
             self._write("running")
 
     @contextmanager
@@ -115,7 +116,7 @@ class StatusFile:
     def _write(self, state: State, **more: Any) -> None:
         first: dict[str, Any] = {"state": state, **self._base, "updated": now()}
         write_json(self.path, {**first, **self._counts, **more})
-        self._told = time.monotonic()
+        self._written = time.monotonic()
 
     def _beat(self, stop: threading.Event) -> None:
         while not stop.wait(BEAT):
