@@ -83,7 +83,7 @@ def stock_tokens(family: str, video: Frames, count: int) -> list[int]:
 def logits_of(model: HFVideoModel, store: KVStore) -> torch.Tensor:
     """Logits of the first answer token from the cache that holds every chunk's L-KVs, in the model's precision."""
     mixed = store.mix(["low"] * len(store.prompt.chunks))
-    return ask(model, model.fill(mixed.kv), model.question(QUESTION), mixed.place)
+    return ask(model, model.load_cache(mixed.kv), model.question(QUESTION), mixed.place)
 
 
 def chunked_logits(
@@ -113,6 +113,6 @@ def dropped_chunk(family: str, video: Frames, rule: str = "hf") -> float:
         start, stop = spans[1]
         rest = [*range(start), *range(stop, layer.tokens)]
         layers.append(layer.take(torch.tensor(rest)))
-    cache = model.fill(KV(tuple(layers)))
+    cache = model.load_cache(KV(tuple(layers)))
     broken = ask(model, cache, model.question(QUESTION), mixed.place)
     return float((logits_of(model, store) - broken).abs().max())

@@ -33,7 +33,8 @@ class HeadKeys:
 class StoredLayer(ABC):
     """Abstract: KVs of one layer in the form in which they wait; `decode` gives what attention can use.
 
-    The plain form is `LayerKV` itself; codec.py has a smaller one, stored.py what is put together of several.
+    The plain form is `LayerKV` itself; compressors/quantisation.py has a smaller one, compressors/stored_forms.py what
+    is put together of several.
     """
 
     @property
@@ -43,7 +44,7 @@ class StoredLayer(ABC):
 
     @property
     @abstractmethod
-    def entries(self) -> int:
+    def kv_count(self) -> int:
         """KVs of all heads together."""
 
     @property
@@ -57,15 +58,15 @@ class StoredLayer(ABC):
         """Where they lie."""
 
     @abstractmethod
-    def at(self) -> Tensor:
+    def decoded_positions(self) -> Tensor:
         """The positions `(A, h, T)` that they have once decoded."""
 
     @abstractmethod
-    def moved(self, positions: Tensor) -> Self:
+    def with_positions(self, positions: Tensor) -> Self:
         """The same KVs at other positions `(A, h, T)`, in the same order."""
 
     @abstractmethod
-    def each(self, do: Callable[[Tensor], Tensor]) -> Self:
+    def map(self, do: Callable[[Tensor], Tensor]) -> Self:
         """The same with `do` applied to every tensor, which must keep its shape."""
 
     @abstractmethod
@@ -84,10 +85,10 @@ class StoredLayer(ABC):
         """The same KVs on `device`, in the form they are in.
 
         A copy to a GPU is queued there and not waited for: whatever uses it is queued behind it. A copy to the host
-        is waited for, since nothing else would make a reader on the host wait (see transfer.py).
+        is waited for, since nothing else would make a reader on the host wait (see engine/host_copy.py).
         """
         queued = torch.device(device).type != "cpu"
-        return self.each(lambda tensor: tensor.to(device, non_blocking=queued))
+        return self.map(lambda tensor: tensor.to(device, non_blocking=queued))
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class LayerKV(StoredLayer):
         return self.keys.shape[2]
 
     @property
-    def entries(self) -> int:
+    def kv_count(self) -> int:
         """KVs of all heads together."""
         return self.keys.shape[1] * self.keys.shape[2]
 
@@ -165,15 +166,15 @@ class LayerKV(StoredLayer):
             self.weights.expand(heads, -1).gather(1, index),
         )
 
-    def at(self) -> Tensor:
+    def decoded_positions(self) -> Tensor:
         """The positions."""
         return self.positions
 
-    def moved(self, positions: Tensor) -> LayerKV:
+    def with_positions(self, positions: Tensor) -> LayerKV:
         """The same KVs at other positions."""
         return replace(self, positions=positions)
 
-    def each(self, do: Callable[[Tensor], Tensor]) -> LayerKV:
+    def map(self, do: Callable[[Tensor], Tensor]) -> LayerKV:
         """The same with `do` applied to every tensor."""
         return LayerKV(do(self.keys), do(self.values), do(self.positions), do(self.weights))
 
@@ -243,9 +244,9 @@ class StoredKV:
         return tuple(layer.tokens for layer in self.layers)
 
     @property
-    def entries(self) -> int:
+    def kv_count(self) -> int:
         """KVs of all layers and heads together."""
-        return sum(layer.entries for layer in self.layers)
+        return sum(layer.kv_count for layer in self.layers)
 
     @property
     def nbytes(self) -> int:

@@ -23,12 +23,11 @@ from typing import Any
 import x2l.models  # noqa: F401 - before transformers: it lets the processors import
 
 # isort: split
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from x2l.cli.compose import CONF, composed
 from x2l.compressors.base import Compressor, Level
-from x2l.compressors.pruning_by_keys import Pruning
+from x2l.compressors.pruning_base import Pruning
 
 TARGET = Path(__file__).parents[2] / "docs" / "methods.md"
 MEASURED = Path(__file__).parents[1] / "results" / "compressors.json"
@@ -50,10 +49,6 @@ compressed to the exact count ("all", or which it refused).
 """
 
 
-class MissingExtra(Exception):
-    """A method whose optional package is not installed."""
-
-
 def names() -> list[str]:
     """Every yaml in conf/compressor."""
     return sorted(path.stem for path in (CONF / "compressor").glob("*.yaml"))
@@ -61,17 +56,8 @@ def names() -> list[str]:
 
 @cache
 def compressor(name: str) -> Compressor:
-    """A method as its yaml has it.
-
-    Raises:
-        MissingExtra: it needs an extra that is not installed.
-    """
-    try:
-        return instantiate(composed([f"compressor={name}"]).levels.low.compressor, _convert_="all")
-    except InstantiationException as error:
-        if "pip install" in str(error.__cause__):
-            raise MissingExtra(str(error.__cause__)) from None
-        raise
+    """A method as its yaml has it."""
+    return instantiate(composed([f"compressor={name}"]).levels.low.compressor, _convert_="all")
 
 
 def kind(method: Compressor) -> str:
@@ -151,7 +137,7 @@ def page(measured: Mapping[str, Any], ran: Mapping[str, str]) -> str:
 
     Args:
         measured: what experiments.speed.compressors wrote.
-        ran: name -> last column; only these methods are listed.
+        ran: name -> last column.
     """
     from tests.tiny import FAMILIES
 
@@ -164,27 +150,16 @@ def page(measured: Mapping[str, Any], ran: Mapping[str, str]) -> str:
         **{key: measured[key] for key in ("tokens", "machine", "chunks")},
     )
     order = sorted(ran, key=lambda name: (kind(compressor(name)), name))
-    rows = "".join(row(name, measured, ran[name]) + "\n" for name in order)
-    missing = ", ".join(f"`{name}`" for name in names() if name not in ran)
-    return (
-        head
-        + rows
-        + (f"\nNot listed, since its package was not installed: {missing}.\n" if missing else "")
-    )
+    return head + "".join(row(name, measured, ran[name]) + "\n" for name in order)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Writes the page; methods whose extra is not installed are told and left out."""
+    """Writes the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--measured", type=Path, default=MEASURED)
     parser.add_argument("--out", type=Path, default=TARGET)
     given = parser.parse_args(arguments)
-    ran = {}
-    for name in names():
-        try:
-            ran[name] = families(compressor(name))
-        except MissingExtra as error:
-            print(f"{name}: left out, {error}", file=sys.stderr)
+    ran = {name: families(compressor(name)) for name in names()}
     text = page(json.loads(given.measured.read_text()), ran)
     given.out.write_text(text)
     print(text)

@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 
 import x2l.models  # noqa: F401 - before transformers: it lets the processors import
-from experiments.docs.methods_table import CONF, MissingExtra, compressor, names
+from experiments.docs.methods_table import CONF, compressor, names
 from experiments.speed.prefill import build
 from x2l.compressors.base import Compressor, Level, Observation, Sizes
 from x2l.engine.prefill import prefill
@@ -74,10 +74,10 @@ class Timed(Compressor):
         """The method's."""
         self.method.check(tokens, keep)
 
-    def compress(self, kv: LayerKV, seen: Observation, keep: int) -> LayerKV:
+    def compress(self, kv: LayerKV, obs: Observation, keep: int) -> LayerKV:
         """The method's, with the clock running."""
         start = clock(self.device)
-        out = self.method.compress(kv, seen, keep)
+        out = self.method.compress(kv, obs, keep)
         self.seconds.append(clock(self.device) - start)
         return out
 
@@ -125,14 +125,14 @@ def measure(
         (name, ratio): Timed(method, device) for name, method in methods.items() for ratio in ratios
     }
     levels = {f"{name} {ratio}": Level(one, ratio) for (name, ratio), one in timed.items()}
-    advance, decoder = model.advance, []
+    advance, decoder = model.prefill_span, []
 
     def timed_advance(*arguments) -> None:
         start = clock(device)
         advance(*arguments)
         decoder.append((arguments[0].embeds.shape[1], clock(device) - start))
 
-    model.advance = timed_advance  # type: ignore[method-assign]
+    model.prefill_span = timed_advance  # type: ignore[method-assign]
     prefill(model, prompt, levels)
     of_chunks = [spent for tokens, spent in decoder if tokens == prompt.chunks[0].tokens]
     asked = {name: probe_seconds(model, prompt, method) for name, method in methods.items()}
@@ -155,10 +155,10 @@ def probe_seconds(model: HFVideoModel, prompt, method: Compressor) -> float:
     at = prompt.chunks[0].stop + torch.arange(len(ids)).expand(model.axes, -1)
     cache, spent = model.new_cache(prompt.tokens + len(ids)), []
     chunk = prompt.chunks[0]
-    model.advance(model.embed_chunk(prompt, chunk), chunk.positions, cache)
+    model.prefill_span(model.embed_chunk(prompt, chunk), chunk.positions, cache)
     for _ in range(3):
         before, start = cache.lengths, clock(str(model.device))
-        model.advance(model.embed_text(ids), at, cache)
+        model.prefill_span(model.embed_text(ids), at, cache)
         spent.append(clock(str(model.device)) - start)
         cache.cut(before)
     return statistics.median(spent)
@@ -178,19 +178,13 @@ def main() -> int:
     if unknown := sorted(set(given.methods) - set(names())):
         parser.error(f"methods={unknown}: must be some of {names()} ({CONF})")
     torch.set_num_threads(1)
-    methods, left_out = {}, {}
-    for name in given.methods or names():
-        try:
-            methods[name] = compressor(name)
-        except MissingExtra as error:
-            left_out[name] = str(error)
+    methods = {name: compressor(name) for name in given.methods or names()}
     found = measure(methods, given.ratios, given.layers, given.chunks, given.device, given.size)
     found |= {
         "ratios": given.ratios,
         "layers": given.layers,
         "chunks": given.chunks - 1,
         "size": given.size,
-        "left_out": left_out,
         "machine": processor_name() if given.device == "cpu" else torch.cuda.get_device_name(),
         "torch": torch.__version__,
     }
@@ -200,8 +194,6 @@ def main() -> int:
     for name, row in sorted(found["methods"].items(), key=lambda item: -max(item[1].values())):
         shares = [(row[column], row[column] / found["decoder"]) for column in columns]
         print(f"{name:24s}" + "".join(f"{s * 1e3:12.1f} {part:8.2%}" for s, part in shares))
-    for name, why in left_out.items():
-        print(f"{name:24s} left out: {why}")
     out = given.out or (None if given.methods else RESULT)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)

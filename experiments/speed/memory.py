@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 
 import torch
-from bench_prefill import build, memory, reset_peak
 
+from experiments.speed.prefill import build, memory, reset_peak
 from x2l.compressors.base import Level
 from x2l.compressors.pruning_by_keys import KeyNorm
 from x2l.engine.flops import kv_bytes

@@ -4,7 +4,7 @@
     python -m experiments.speed.model model=internvl3_8b frames=64 prefill.context=high      # downloads the weights
 
 Takes the overrides of `x2l`, and `frames=`. With --random-weights nothing is downloaded for Qwen2-VL and Qwen2.5-VL
-(shapes in published.py, the tokenizer of x2l_tiny); other families need their config and processor from the Hub.
+(shapes in docs/published.py, the tokenizer of x2l_tiny); other families need config and processor from the Hub.
 Speed and memory do not depend on the values of weights. One process: every way is measured after a warm-up on the same
 weights and frames, stock last. Stock is `generate` on the whole video at once; its vision tower and pre-fill are one
 figure. Tokens a second leave out the first token, which the question's pre-fill gives. Memory is torch's peak of
@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from published import SHAPES
 
+from experiments.docs.published import SHAPES
 from x2l.cli.compose import composed, engine
 from x2l.compressors.base import Level
 from x2l.engine.decode import answer

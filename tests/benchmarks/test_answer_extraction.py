@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from x2l.benchmarks import extraction
+from x2l.benchmarks import answer_extraction as extraction
 
 TABLE = Path(__file__).with_name("answers.tsv")
 RULES = (

@@ -18,8 +18,9 @@ from x2l.compressors.pruning_by_attention import SnapKV
 from x2l.compressors.pruning_by_keys import KeyNorm
 from x2l.compressors.quantisation import Quantised
 from x2l.evaluation.settings import DTYPES, POSITION_RULES, POSITIONS, READERS, ConfigError
-from x2l.models import hf, loading
+from x2l.models import huggingface, loading
 from x2l.models.checkpoint import overridden
+from x2l.models.families import FAMILIES
 
 GIVEN = {"tracker": {"folder", "run_id", "name", "group", "config"}}  # by run.py, at run time
 CONTROLS = sorted(path.stem for path in (CONF / "control").glob("*.yaml"))
@@ -266,7 +267,7 @@ def test_values_that_are_checked_early_are_those_of_the_engine():
 
     assert POSITIONS == store.POSITIONS
     assert DTYPES == loading.DTYPES
-    assert POSITION_RULES == hf.POSITION_RULES
+    assert POSITION_RULES == huggingface.POSITION_RULES
     assert READERS == video.READERS
 
 
@@ -277,7 +278,7 @@ MODEL_KEYS = {"_target_"} | set(inspect.signature(loading.load).parameters)
 
 def test_published_checkpoints_of_every_family_have_a_file():
     found = {SHAPES[path.stem]().model_type for path in PUBLISHED}
-    assert found == set(hf.FAMILIES)
+    assert found == set(FAMILIES)
     sizes = {"qwen2_5_vl": {"3b", "7b", "32b", "72b"}, "qwen2_vl": {"2b", "7b", "72b"}}
     sizes |= {"qwen3_vl": {"2b", "4b", "8b", "32b"}, "smolvlm2": {"256m", "500m", "2_2b"}}
     for family, wanted in sizes.items():
@@ -298,7 +299,7 @@ def test_a_model_says_everything_that_loading_takes(path):
 def test_a_published_model_is_supported_and_opens_with_licence_and_memory(path):
     """Weights and KVs are computed from the published sizes, not copied."""
     config, shape = OmegaConf.load(path), SHAPES[path.stem]()
-    hf.check_supported(shape)
+    huggingface.check_supported(shape)
     assert re.fullmatch(r"[\w.-]+/[\w.-]+", config.name_or_path)
     first, *others = path.read_text().splitlines()
     weights = loading.weight_bytes(shape, torch.bfloat16) / 1e9

@@ -82,7 +82,7 @@ def test_what_cannot_be_resolved_leaves_another_runs_status_alone(tmp_path):
 
 BROKEN = """
 from dataclasses import dataclass
-from x2l.compressors.pruning_by_keys import ScoredPruning
+from x2l.compressors import ScoredPruning
 
 @dataclass(frozen=True)
 class Broken(ScoredPruning):

@@ -11,7 +11,8 @@ from x2l.compressors.grouping import Grouping
 from x2l.compressors.head_budgets import AdaKV
 from x2l.compressors.merging import StaticMerging, ToMe
 from x2l.compressors.pooling import ORDERS, MaxNormPool, MeanPool
-from x2l.compressors.pruning_by_keys import KeyNorm, RandomPruning, UniformPruning
+from x2l.compressors.pruning_by_keys import KeyNorm
+from x2l.compressors.pruning_controls import RandomPruning, UniformPruning
 from x2l.kv import LayerKV
 
 # A grouping folds every token into a mean; `proportional` as given here, the other way round in the tests about it.
@@ -57,7 +58,7 @@ def chunk(grid, seed=0, dtype=torch.float32, heads=HEADS):
     return LayerKV(keys, values, at, torch.ones(1, tokens))
 
 
-def seen(grid, **changes):
+def obs(grid, **changes):
     """What a method is shown of it."""
     at = chunk(grid).positions[:, 0].long()
     fields = {"layer": 0, "chunk": 0, "grid": grid, "video_seed": 0, "positions": at}

@@ -17,12 +17,11 @@ from x2l.compressors.pruning_by_keys import (
     KeyDiff,
     KeyNorm,
     LagKV,
-    RandomPruning,
     Streaming,
     TemporalRedundancy,
-    UniformPruning,
     ValueNorm,
 )
+from x2l.compressors.pruning_controls import RandomPruning, UniformPruning
 from x2l.kv import LayerKV
 
 BLIND = [Streaming(), RandomPruning(), UniformPruning()]  # do not look at the KVs
@@ -60,11 +59,11 @@ def chunk(grid, seed=0, shift=(0, 0, 0), dtype=torch.float32, far=0):
     at = torch.stack(axes).reshape(3, -1) + torch.tensor(shift)[:, None]
     behind = torch.tensor(shift)[:, None] + max(grid) + far + torch.arange(PROBE)
     keys, values = vectors(HEADS, tokens), vectors(HEADS, tokens)
-    queries = rope.turn(vectors(HEADS * GROUPS, tokens), at)
-    probe = rope.turn(vectors(HEADS * GROUPS, PROBE), behind)
+    queries = rope.apply_rope(vectors(HEADS * GROUPS, tokens), at)
+    probe = rope.apply_rope(vectors(HEADS * GROUPS, PROBE), behind)
     kv = LayerKV(keys, values, at[:, None].float(), torch.ones(1, tokens))
-    seen = Observation(0, 0, grid, 0, at, rope, WIDTH**-0.5, queries, probe)
-    return kv, seen
+    obs = Observation(0, 0, grid, 0, at, rope, WIDTH**-0.5, queries, probe)
+    return kv, obs
 
 
 def places(kv, kept):

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.compressors.folders import HEADS, chunk, real, seen
+from tests.compressors.folders import HEADS, chunk, obs, real
 from tests.tiny import frames, ours
 from x2l.compressors.base import Compressor, Level
 from x2l.compressors.clustering import DensityPeaks, KMeans
@@ -17,7 +17,8 @@ from x2l.compressors.layer_budgets import apportioned, layer_shares
 from x2l.compressors.merging import StaticMerging, ToMe
 from x2l.compressors.pooling import MeanPool
 from x2l.compressors.pruning_by_attention import SnapKV, TaskAware
-from x2l.compressors.pruning_by_keys import KeyNorm, LagKV, Streaming, UniformPruning
+from x2l.compressors.pruning_by_keys import KeyNorm, LagKV, Streaming
+from x2l.compressors.pruning_controls import UniformPruning
 from x2l.compressors.quantisation import Quantised
 from x2l.compressors.stored_forms import Ragged
 from x2l.engine.decode import answer
@@ -38,9 +39,9 @@ def cosines(kv, kept):
 @pytest.mark.parametrize("fold", ["values", "keys_values"])
 def test_each_dropped_kv_goes_into_the_kept_one_of_most_similar_key(fold):
     kv, keep = chunk(GRID), 9
-    kept = KeyNorm().chosen(kv, seen(GRID), keep)
+    kept = KeyNorm().chosen(kv, obs(GRID), keep)
     place = cosines(kv, kept).argmax(dim=-1)
-    out = MergeIntoKept(KeyNorm(), fold).compress(kv, seen(GRID), keep)
+    out = MergeIntoKept(KeyNorm(), fold).compress(kv, obs(GRID), keep)
     for head in range(HEADS):
         found = {}
         for number, index in enumerate(kept[head].tolist()):
@@ -63,9 +64,9 @@ def test_each_dropped_kv_goes_into_the_kept_one_of_most_similar_key(fold):
 
 def test_d2o_recalls_what_is_similar_enough_and_drops_the_rest():
     kv, keep = chunk(GRID), 9
-    kept = KeyNorm().chosen(kv, seen(GRID), keep)
+    kept = KeyNorm().chosen(kv, obs(GRID), keep)
     similar = cosines(kv, kept)
-    out = D2O(KeyNorm(), proportional=True).compress(kv, seen(GRID), keep)
+    out = D2O(KeyNorm(), proportional=True).compress(kv, obs(GRID), keep)
     for head in range(HEADS):
         dropped = ~torch.isin(torch.arange(48), kept[head])
         best, place = similar[head].max(dim=-1)
@@ -81,7 +82,7 @@ def test_d2o_recalls_what_is_similar_enough_and_drops_the_rest():
         distance = (torch.stack(want)[:, None] - got[None]).abs().amax(-1)
         assert (distance.min(dim=1).values < 1e-5).all()
         assert out.weights[head].sum() == keep + used.sum()
-    plain = D2O(KeyNorm()).compress(kv, seen(GRID), keep)
+    plain = D2O(KeyNorm()).compress(kv, obs(GRID), keep)
     assert (plain.weights == 1).all() and torch.equal(plain.values, out.values)
 
 
@@ -89,8 +90,8 @@ def test_d2o_recalls_what_is_similar_enough_and_drops_the_rest():
 def test_pruned_ones_are_untouched_and_all_others_merged(merger):
     """Of 12 KVs 6 are the smallest keys as they were; the others stand for all 42 that are left, head by head."""
     kv = chunk(GRID)
-    out = PruneThenMerge(KeyNorm(), merger).compress(kv, seen(GRID), 12)
-    kept = KeyNorm().chosen(kv, seen(GRID), 6)
+    out = PruneThenMerge(KeyNorm(), merger).compress(kv, obs(GRID), 12)
+    kept = KeyNorm().chosen(kv, obs(GRID), 6)
     for head in range(HEADS):
         inputs = {tuple(row) for row in kv.keys[0, head, kept[head]].tolist()}
         outputs = [tuple(row) for row in out.keys[0, head].tolist()]
@@ -103,7 +104,7 @@ def test_pruned_ones_are_untouched_and_all_others_merged(merger):
 
 
 def test_one_kv_is_a_merged_one():
-    out = PruneThenMerge(KeyNorm(), ToMe()).compress(chunk(GRID), seen(GRID), 1)
+    out = PruneThenMerge(KeyNorm(), ToMe()).compress(chunk(GRID), obs(GRID), 1)
     assert torch.allclose(out.keys, chunk(GRID).keys.mean(2, keepdim=True), atol=1e-5)
 
 
@@ -163,7 +164,7 @@ class Told(KeyNorm):
 
     table: torch.Tensor
 
-    def score(self, kv, seen):
+    def score(self, kv, obs):
         return self.table
 
 
@@ -177,15 +178,15 @@ def test_ada_kv_gives_heads_what_their_importance_is_worth():
     """The 12 largest of two heads' numbers, but at least a third of an equal budget each."""
     table = torch.stack([torch.arange(48.0), torch.arange(48.0) * 0.1])
     kv = chunk(GRID)
-    out = AdaKV(told(table.tolist()), floor=0.0).compress(kv, seen(GRID), 6)
+    out = AdaKV(told(table.tolist()), floor=0.0).compress(kv, obs(GRID), 6)
     assert real(out).sum(-1).tolist() == [11, 1]  # one is always kept
-    out = AdaKV(told(table.tolist()), floor=0.34).compress(kv, seen(GRID), 6)
+    out = AdaKV(told(table.tolist()), floor=0.34).compress(kv, obs(GRID), 6)
     assert real(out).sum(-1).tolist() == [10, 2]
     assert torch.equal(out.keys[0, 0], kv.keys[0, 0, 38:])
     assert torch.equal(out.keys[0, 1, :2], kv.keys[0, 1, 46:])
     assert (out.keys[0, 1, 2:] == kv.keys[0, 1, 47]).all()  # padding
-    even = AdaKV(told(table.tolist()), floor=1.0).compress(kv, seen(GRID), 6)
-    assert torch.equal(even.keys, told(table.tolist()).compress(kv, seen(GRID), 6).keys)
+    even = AdaKV(told(table.tolist()), floor=1.0).compress(kv, obs(GRID), 6)
+    assert torch.equal(even.keys, told(table.tolist()).compress(kv, obs(GRID), 6).keys)
 
 
 @pytest.mark.parametrize("codec", [None, Quantised(8, 16)], ids=["plain", "int8"])
@@ -213,8 +214,8 @@ def test_heads_of_different_length_are_stored_without_padding(family, codec):
 
 def test_a_ragged_method_that_miscounts_is_caught():
     class Miscounting(AdaKV):
-        def compress(self, kv, seen, keep):
-            out = super().compress(kv, seen, keep)
+        def compress(self, kv, obs, keep):
+            out = super().compress(kv, obs, keep)
             return replace(out, weights=out.weights.index_fill(1, torch.tensor([0]), 0.0))
 
     model = ours("qwen2_5_vl")
@@ -279,9 +280,9 @@ def test_a_layer_that_may_keep_everything_is_not_compressed():
     """At ratio 1.1 the pyramid's first layers keep all tokens, bit for bit; their compressor is not even asked."""
 
     class Strict(ToMe):
-        def compress(self, kv, seen, keep):
+        def compress(self, kv, obs, keep):
             assert keep < kv.tokens
-            return super().compress(kv, seen, keep)
+            return super().compress(kv, obs, keep)
 
     model = ours("qwen2_5_vl")
     levels = {"low": Level(KeyNorm(), 1), "high": Level(Strict(), 1.1, layers="pyramid")}

@@ -18,8 +18,8 @@ from tests.compressors.folders import (
     WIDTH,
     chunk,
     folds_all,
+    obs,
     real,
-    seen,
 )
 from tests.tiny import frames, ours
 from x2l.compressors.base import Level, Sizes
@@ -32,7 +32,7 @@ from x2l.compressors.pooling import MeanPool
 from x2l.engine.decode import ask
 from x2l.engine.prefill import prefill
 from x2l.kv import KV, concat_layers
-from x2l.models.decoder_inputs import flop_counter
+from x2l.models.flop_counter import flop_counter
 
 each = pytest.mark.parametrize("method", METHODS, ids=repr)
 GRID = (4, 3, 4)
@@ -47,7 +47,7 @@ grids = st.tuples(st.integers(1, 5), st.integers(1, 6), st.integers(1, 6)).filte
 @settings(max_examples=250, deadline=None, derandomize=True)
 def test_any_count_from_any_grid(method, grid, part, seed):
     """Exactly that many, in time order, within what went in; the same again; the input untouched."""
-    kv, look = chunk(grid, seed), seen(grid)
+    kv, look = chunk(grid, seed), obs(grid)
     keep = 1 + int(part * (kv.tokens - 2))
     out, again = method.compress(kv, look, keep), method.compress(kv, look, keep)
     there = real(out)
@@ -67,31 +67,31 @@ def test_any_count_from_any_grid(method, grid, part, seed):
         assert torch.allclose(sums, torch.full_like(sums, kv.tokens))
 
 
-@pytest.mark.parametrize("keep", [1, 5, 40])
 @pytest.mark.parametrize("method", GROUPINGS, ids=repr)
-def test_the_mean_of_all_stays(method, keep):
+def test_the_mean_of_all_stays(method):
     """Each group is the mean of its members, so the groups' means, weighed by their size, are the mean of all."""
-    kv = chunk(GRID)
-    out = method.compress(kv, seen(GRID), keep)
-    weights = out.weights.expand(HEADS, -1)
-    for got, given_ in ((out.keys, kv.keys), (out.values, kv.values)):
-        mean = (got * weights[None, :, :, None]).sum(2) / kv.tokens
-        assert torch.allclose(mean, given_.mean(2), atol=1e-5)
-    moments = (out.positions * weights).sum(-1) / kv.tokens
-    assert torch.allclose(moments, kv.positions.mean(-1).expand_as(moments), atol=1e-4)
+    for keep in (1, 5, 40):
+        kv = chunk(GRID)
+        out = method.compress(kv, obs(GRID), keep)
+        weights = out.weights.expand(HEADS, -1)
+        for got, given_ in ((out.keys, kv.keys), (out.values, kv.values)):
+            mean = (got * weights[None, :, :, None]).sum(2) / kv.tokens
+            assert torch.allclose(mean, given_.mean(2), atol=1e-5)
+        moments = (out.positions * weights).sum(-1) / kv.tokens
+        assert torch.allclose(moments, kv.positions.mean(-1).expand_as(moments), atol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 @each
-def test_the_dtype_stays_and_sums_do_not_round_in_it(method, dtype):
+def test_the_dtype_stays_and_sums_do_not_round_in_it(method):
     """Equal numbers average to themselves, also 48 of them in 8 bits of mantissa."""
-    kv = chunk(GRID, dtype=dtype)
-    out = method.compress(kv, seen(GRID), 7)
-    assert out.keys.dtype == out.values.dtype == dtype
-    number = 1.0078125
-    same = replace(kv, keys=torch.full_like(kv.keys, number), values=kv.values * 0 + number)
-    out = method.compress(same, seen(GRID), 7)
-    assert (out.values - number).abs().max() <= (1e-6 if dtype == torch.float64 else 0)
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        kv = chunk(GRID, dtype=dtype)
+        out = method.compress(kv, obs(GRID), 7)
+        assert out.keys.dtype == out.values.dtype == dtype
+        number = 1.0078125
+        same = replace(kv, keys=torch.full_like(kv.keys, number), values=kv.values * 0 + number)
+        out = method.compress(same, obs(GRID), 7)
+        assert (out.values - number).abs().max() <= (1e-6 if dtype == torch.float64 else 0)
 
 
 @each
@@ -102,7 +102,7 @@ def test_heads_are_apart(method):
     other = chunk(GRID, seed=1)
     keys[:, 1], values[:, 1] = other.keys[:, 1], other.values[:, 1]
     changed = replace(kv, keys=keys, values=values)
-    one, two = (method.compress(x, seen(GRID), 10) for x in (kv, changed))
+    one, two = (method.compress(x, obs(GRID), 10) for x in (kv, changed))
     same = one.tokens == two.tokens and torch.equal(one.keys[:, 0], two.keys[:, 0])
     together = isinstance(method, TOGETHER) and "Random" not in repr(method)
     assert same is not together
@@ -115,7 +115,7 @@ def test_swapping_heads_swaps_the_result(method):
     if "Random" in repr(method):
         pytest.skip("draws for each head anew")
     swapped = replace(kv, keys=kv.keys[:, swap], values=kv.values[:, swap])
-    one, two = (method.compress(x, seen(GRID), 10) for x in (kv, swapped))
+    one, two = (method.compress(x, obs(GRID), 10) for x in (kv, swapped))
     assert torch.allclose(one.keys[:, swap], two.keys, atol=1e-6)
 
 
@@ -124,7 +124,7 @@ def test_moving_the_chunk_moves_the_result(method):
     """Positions play no part in the choice: keys are taken before RoPE."""
     kv = chunk(GRID)
     later = replace(kv, positions=kv.positions + 1000)
-    one, two = (method.compress(x, seen(GRID), 10) for x in (kv, later))
+    one, two = (method.compress(x, obs(GRID), 10) for x in (kv, later))
     assert torch.allclose(one.keys, two.keys, atol=1e-6)
     assert torch.allclose(one.positions + 1000, two.positions, atol=1e-3)
 
@@ -132,7 +132,7 @@ def test_moving_the_chunk_moves_the_result(method):
 def logits(model, store, layers):
     mixed = store.mix(["all"])
     kv = KV(tuple(concat_layers([a, b]) for a, b in zip(store.prefix.layers, layers, strict=True)))
-    return ask(model, model.fill(kv), model.question("What colour is it?"), mixed.place)
+    return ask(model, model.load_cache(kv), model.question("What colour is it?"), mixed.place)
 
 
 def light(method):
@@ -154,7 +154,7 @@ def test_a_kv_of_n_equal_tokens_with_the_bias_is_n_copies(method):
     store = prefill(model, model.prompt(frames(4), 4), {"all": Level(ToMe(), 1)})
     same = [layer.decode() for layer in store.levels["all"][0].layers]
     same = [layer.take(torch.full((layer.tokens,), 5)) for layer in same]
-    look = seen(store.prompt.chunks[0].grid)
+    look = obs(store.prompt.chunks[0].grid)
     want = logits(model, store, same)
     got = logits(model, store, [method.compress(layer, look, 3) for layer in same])
     plain = logits(model, store, [light(method).compress(layer, look, 3) for layer in same])
@@ -179,17 +179,17 @@ def test_static_places_are_merged_over_time_first():
     keys = kv.keys.unflatten(2, (4, 12)).clone()
     keys[:, :, :, [3, 8]] = keys[:, :, :1, [3, 8]]
     still = replace(kv, keys=keys.flatten(2, 3))
-    group = StaticMerging().grouped(still, seen(GRID), 48 - 6)[0].view(4, 12)
+    group = StaticMerging().grouped(still, obs(GRID), 48 - 6)[0].view(4, 12)
     assert (group[:, [3, 8]] == group[:1, [3, 8]]).all()
     assert len(set(group[:, [n for n in range(12) if n not in (3, 8)]].flatten().tolist())) == 40
     # Fewer KVs than places: every place is one over all steps, and neighbours in space are merged.
-    group = StaticMerging().grouped(still, seen(GRID), 5)[0].view(4, 12)
+    group = StaticMerging().grouped(still, obs(GRID), 5)[0].view(4, 12)
     assert (group == group[:1]).all() and len(set(group[0].tolist())) == 5
 
 
 @pytest.mark.parametrize("keep", [12, 13, 30, 47])
 def test_a_chain_stays_at_its_place_and_in_one_piece(keep):
-    group = StaticMerging().grouped(chunk(GRID), seen(GRID), keep)[0]
+    group = StaticMerging().grouped(chunk(GRID), obs(GRID), keep)[0]
     for index in range(keep):
         at = (group == index).nonzero()[:, 0]
         assert len(set((at % 12).tolist())) == 1 and (at.diff() == 12).all()
@@ -210,7 +210,7 @@ def test_a_group_never_reaches_over_a_change_before_one_without():
     kv = chunk(GRID)
     steps = kv.keys.unflatten(2, (4, 12)).clone()
     steps[:, :, 1], steps[:, :, 3] = steps[:, :, 0], steps[:, :, 2]
-    group = StaticMerging().grouped(replace(kv, keys=steps.flatten(2, 3)), seen(GRID), 24)[0]
+    group = StaticMerging().grouped(replace(kv, keys=steps.flatten(2, 3)), obs(GRID), 24)[0]
     group = group.view(4, 12)
     assert torch.equal(group[0], group[1]) and torch.equal(group[2], group[3])
     assert len(set(group.flatten().tolist())) == 24
@@ -279,7 +279,7 @@ def test_more_iterations_of_kmeans_fit_better():
     loss = [squared(keys, KMeans(n).by_keys(keys, 9), 9) for n in (1, 2, 5, 20)]
     assert all((b <= a + 1e-4).all() for a, b in zip(loss, loss[1:], strict=False))
     assert (loss[0] > 1.05 * loss[-1]).all()
-    pooled = MeanPool().grouped(chunk((4, 6, 6)), seen((4, 6, 6)), 9).expand(HEADS, -1)
+    pooled = MeanPool().grouped(chunk((4, 6, 6)), obs((4, 6, 6)), 9).expand(HEADS, -1)
     assert (squared(keys, pooled, 9) > loss[-1]).all()
 
 
@@ -315,37 +315,37 @@ UNSEEN = {
 }
 
 
-@pytest.mark.parametrize("keep", [1, 5, 12, 40])
 @pytest.mark.parametrize("method", GROUPINGS, ids=repr)
-def test_flops_of_groupings_match_the_counter(method, keep):
-    kv = chunk(GRID)
-    with flop_counter() as counted:
-        method.compress(kv, seen(GRID), keep)
-    sizes, rounds = Sizes(HEADS, 4, kv.tokens, keep, WIDTH), 0
-    left = kv.tokens
-    while left > keep:
-        left, rounds = max(keep, left - left // 2), rounds + 1
-    unseen = UNSEEN[type(method)](method, rounds) * sizes.entries
-    assert method.flops(sizes) - unseen == counted.get_total_flops()
-    assert isinstance(method, KeyGrouping) is (counted.get_total_flops() > 0)
+def test_flops_of_groupings_match_the_counter(method):
+    for keep in (1, 5, 12, 40):
+        kv = chunk(GRID)
+        with flop_counter() as counted:
+            method.compress(kv, obs(GRID), keep)
+        sizes, rounds = Sizes(HEADS, 4, kv.tokens, keep, WIDTH), 0
+        left = kv.tokens
+        while left > keep:
+            left, rounds = max(keep, left - left // 2), rounds + 1
+        unseen = UNSEEN[type(method)](method, rounds) * sizes.entries
+        assert method.flops(sizes) - unseen == counted.get_total_flops()
+        assert isinstance(method, KeyGrouping) is (counted.get_total_flops() > 0)
 
 
-@pytest.mark.parametrize("keep", [2, 12, 40])
 @pytest.mark.parametrize("method", COMPOSED, ids=repr)
-def test_flops_of_composed_methods_match_the_counter(method, keep):
-    kv = chunk(GRID)
-    with flop_counter() as counted:
-        method.compress(kv, seen(GRID), keep)
-    sizes = Sizes(HEADS, 4, kv.tokens, keep, WIDTH)
-    if isinstance(method, PruneThenMerge):
-        kept = min(ceil(method.share * keep), keep - 1)
-        unseen = method.pruner.flops(replace(sizes, keep=kept)) if kept else 0
-        alone = replace(sizes, heads=1, tokens=kv.tokens - kept, keep=keep - kept)
-        left, rounds = alone.tokens, 0
-        while left > alone.keep:
-            left, rounds = max(alone.keep, left - left // 2), rounds + 1
-        each_head = UNSEEN[type(method.merger)](method.merger, rounds) * alone.entries
-        unseen += HEADS * each_head
-    else:
-        unseen = method.pruner.flops(sizes) + 4 * sizes.entries
-    assert method.flops(sizes) - unseen == counted.get_total_flops() > 0
+def test_flops_of_composed_methods_match_the_counter(method):
+    for keep in (2, 12, 40):
+        kv = chunk(GRID)
+        with flop_counter() as counted:
+            method.compress(kv, obs(GRID), keep)
+        sizes = Sizes(HEADS, 4, kv.tokens, keep, WIDTH)
+        if isinstance(method, PruneThenMerge):
+            kept = min(ceil(method.share * keep), keep - 1)
+            unseen = method.pruner.flops(replace(sizes, keep=kept)) if kept else 0
+            alone = replace(sizes, heads=1, tokens=kv.tokens - kept, keep=keep - kept)
+            left, rounds = alone.tokens, 0
+            while left > alone.keep:
+                left, rounds = max(alone.keep, left - left // 2), rounds + 1
+            each_head = UNSEEN[type(method.merger)](method.merger, rounds) * alone.entries
+            unseen += HEADS * each_head
+        else:
+            unseen = method.pruner.flops(sizes) + 4 * sizes.entries
+        assert method.flops(sizes) - unseen == counted.get_total_flops() > 0

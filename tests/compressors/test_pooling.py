@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.compressors.folders import HEADS, chunk, seen
+from tests.compressors.folders import HEADS, chunk, obs
 from x2l.compressors.grid_pooling import FirstAndChanges, GridPool, boxes, plane
 from x2l.compressors.pooling import ORDERS, MaxNormPool, MeanPool, cube_order, time_order
 
@@ -52,7 +52,7 @@ def alike(got, want):
 def test_ratios_that_divide_the_grid_pool_its_boxes(method, ratio, box):
     kv = chunk(GRID)
     keep = int(kv.tokens / ratio)
-    got = method.compress(kv, seen(GRID), keep)
+    got = method.compress(kv, obs(GRID), keep)
     assert got.tokens == keep and (got.weights == 1).all()
     if box is not None:
         assert alike(got.keys, blocks(kv, *box))
@@ -77,22 +77,22 @@ def test_boxes_are_boxes_and_fill_the_grid(grid, part, steps):
     assert sizes.max() <= 8 * sizes.min() + 8  # strided, not lopsided
 
 
-@pytest.mark.parametrize("windows", range(1, 25))
-def test_windows_of_a_plane_are_near_to_squares(windows):
-    cut = plane(4, 6, windows)
-    sides = []
-    for index in range(windows):
-        at = (cut == index).nonzero()
-        sides.append((at.amax(0) - at.amin(0) + 1).tolist())
-    assert len(sides) == windows
-    assert sum(max(side) / min(side) for side in sides) / windows <= 2
+def test_windows_of_a_plane_are_near_to_squares():
+    for windows in range(1, 25):
+        cut = plane(4, 6, windows)
+        sides = []
+        for index in range(windows):
+            at = (cut == index).nonzero()
+            sides.append((at.amax(0) - at.amin(0) + 1).tolist())
+        assert len(sides) == windows
+        assert sum(max(side) / min(side) for side in sides) / windows <= 2
 
 
 @pytest.mark.parametrize("over", ORDERS)
-@pytest.mark.parametrize("grid", [(1, 1, 2), (4, 4, 6), (3, 5, 7), (2, 12, 12)])
-def test_orders_are_permutations(over, grid):
-    order = ORDERS[over](grid)
-    assert sorted(order.tolist()) == list(range(grid[0] * grid[1] * grid[2]))
+def test_orders_are_permutations(over):
+    for grid in ((1, 1, 2), (4, 4, 6), (3, 5, 7), (2, 12, 12), (1, 3, 5)):
+        order = ORDERS[over](grid)
+        assert sorted(order.tolist()) == list(range(grid[0] * grid[1] * grid[2]))
 
 
 def test_time_order_goes_to_and_fro():
@@ -114,7 +114,7 @@ def test_cubes_are_compact():
 @pytest.mark.parametrize("of", ["keys", "values"])
 def test_max_norm_picks_the_longest_of_each_patch(of):
     kv = chunk(GRID)
-    got = MaxNormPool(of=of).compress(kv, seen(GRID), 24)
+    got = MaxNormPool(of=of).compress(kv, obs(GRID), 24)
     norms = getattr(kv, of)[0].norm(dim=-1).view(HEADS, 4, 2, 2, 3, 2)
     want = norms.amax(dim=(3, 5)).flatten(1)
     mine = getattr(got, of)[0].norm(dim=-1)
@@ -138,7 +138,7 @@ def changing(places):
 def test_the_first_step_is_kept_and_what_changes_after_it():
     places = [[3, 7, 11], [0, 20, 23]]
     kv = changing(places)
-    out = FirstAndChanges(share=0.8).compress(kv, seen(GRID), 30)
+    out = FirstAndChanges(share=0.8).compress(kv, obs(GRID), 30)
     assert torch.equal(out.keys[:, :, :24], kv.keys[:, :, :24])  # 24 places, 0.8 * 30
     time = out.positions[0] - 7
     for head, mine in enumerate(places):
@@ -150,7 +150,7 @@ def test_the_first_step_is_kept_and_what_changes_after_it():
 
 def test_a_first_step_beyond_its_share_is_pooled():
     kv = changing([[3], [5]])
-    out = FirstAndChanges(share=0.5).compress(kv, seen(GRID), 8)
+    out = FirstAndChanges(share=0.5).compress(kv, obs(GRID), 8)
     time = out.positions[0] - 7
     assert ((time == 0).sum(-1) == 4).all() and (out.weights == 1).all()
     windows = plane(4, 6, 4).flatten()

@@ -12,6 +12,7 @@ from tests.compressors.pruners import METHODS
 from tests.parity import inputs_for
 from tests.tiny import build, frames, ours
 from x2l.compressors.base import Level
+from x2l.compressors.pruning_base import Pruning
 from x2l.compressors.pruning_by_attention import (
     TOVA,
     AttentionReceived,
@@ -19,7 +20,7 @@ from x2l.compressors.pruning_by_attention import (
     SnapKV,
     TaskAware,
 )
-from x2l.compressors.pruning_by_keys import KeyNorm, Pruning
+from x2l.compressors.pruning_by_keys import KeyNorm
 from x2l.engine.prefill import prefill
 from x2l.models.attention import _scope
 
@@ -122,8 +123,8 @@ class Recorder(Pruning):
     name: str = "recorder"
     needs = frozenset({"queries"})
 
-    def chosen(self, kv, seen, keep):
-        self.shown.append((kv, seen))
+    def chosen(self, kv, obs, keep):
+        self.shown.append((kv, obs))
         return torch.arange(keep)
 
     def flops(self, sizes):
@@ -138,7 +139,7 @@ def observed(family):
     prefill(model, prompt, {"low": Level(Recorder(shown), 2)})
     chunk = prompt.chunks[1]
     columns = chunk.is_visual.nonzero()[:, 0] + chunk.start
-    return [(kv, seen) for kv, seen in shown if seen.chunk == 1], columns
+    return [(kv, obs) for kv, obs in shown if obs.chunk == 1], columns
 
 
 @lru_cache
@@ -162,17 +163,17 @@ def own_block(family, index):
 def test_scores_are_those_of_the_stock_models_own_attention(family):
     shown, columns = observed(family)
     assert len(shown) == 4 and int(columns[0]) > 16
-    for index, (kv, seen) in enumerate(shown):
+    for index, (kv, obs) in enumerate(shown):
         block = own_block(family, index)
         tokens, half = len(columns), kv.keys.shape[1]
         heads = block.unflatten(0, (half, -1)).mean(dim=1)  # query heads by KV head
-        received = AttentionReceived().score(kv, seen)
+        received = AttentionReceived().score(kv, obs)
         assert torch.allclose(received, heads.sum(dim=1), atol=1e-9)
-        mean = AttentionReceived(average=True).score(kv, seen)
+        mean = AttentionReceived(average=True).score(kv, obs)
         assert torch.allclose(mean, heads.sum(dim=1) / torch.arange(tokens, 0, -1), atol=1e-9)
-        tova = TOVA().score(kv, seen)
+        tova = TOVA().score(kv, obs)
         assert torch.allclose(tova, block[:, -1].mean(dim=0).expand(half, -1), atol=1e-9)
-        snap = SnapKV(window=4, kernel=1).importance(kv, seen, 8)
+        snap = SnapKV(window=4, kernel=1).importance(kv, obs, 8)
         assert torch.allclose(snap[:, :-4], heads[:, -4:, :-4].mean(dim=1), atol=1e-9)
 
 
@@ -183,13 +184,13 @@ class Stock:
     Attributes:
         states: `(heads, T, D)` queries, keys and values before RoPE, by their first letter.
         positions: `(A, T)`.
-        turn: vectors `(n, D)`, positions `(A, n)` -> rotated.
+        apply_rope: vectors `(n, D)`, positions `(A, n)` -> rotated.
         scaling: on query-key products.
     """
 
     states: dict
     positions: torch.Tensor
-    turn: object
+    apply_rope: object
     scaling: float
 
 
@@ -214,13 +215,13 @@ def stock_layer(family, index, columns):
     }
     apply = sys.modules[type(decoder).__module__].apply_rotary_pos_emb
 
-    def turn(vectors, positions):
+    def apply_rope(vectors, positions):
         ids = positions[:, None] if len(positions) == 3 else positions
         cos, sin = decoder.rotary_emb(torch.zeros(1, dtype=torch.float64), ids)
         return apply(vectors[None, None], vectors[None, None], cos, sin)[0][0, 0]
 
     positions = heard["at"].flatten(0, -2)[:, columns]
-    return Stock(states, positions, turn, layer.scaling)
+    return Stock(states, positions, apply_rope, layer.scaling)
 
 
 @by_family
@@ -232,7 +233,7 @@ def test_expected_attention_of_a_later_chunk_stands_at_its_true_positions(family
     assert first != len(columns)  # where kvpress begins, whatever came before the chunk
     unit = torch.eye(stock.states["q"].shape[-1], dtype=torch.float64)
     places = [torch.full((axes, len(unit)), first + n) for n in range(future)]
-    turn = sum(stock.turn(unit, place) for place in places) / future
+    turn = sum(stock.apply_rope(unit, place) for place in places) / future
     got = ExpectedAttention(future=future).score(*shown[2])
     queries, keys, values = (stock.states[name] for name in "qkv")
     groups = len(queries) // len(keys)
@@ -242,7 +243,7 @@ def test_expected_attention_of_a_later_chunk_stands_at_its_true_positions(family
             mean, covariance = query.mean(0) @ turn, turn.T @ query.T.cov(correction=0) @ turn
             logits = [
                 stock.scaling * key @ mean + stock.scaling**2 / 2 * key @ covariance @ key
-                for key in stock.turn(plain, stock.positions)
+                for key in stock.apply_rope(plain, stock.positions)
             ]
             share += torch.stack(logits).softmax(0) / groups
         assert torch.allclose(got[head], share * values[head].norm(dim=-1), atol=1e-9)

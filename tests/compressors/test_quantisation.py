@@ -85,7 +85,7 @@ def test_bytes_are_those_of_the_tensors(heads, tokens, width, bits, group, dtype
         assert stored is plain
         return
     tensors = []
-    stored.each(lambda tensor: tensors.append(tensor) or tensor)
+    stored.map(lambda tensor: tensors.append(tensor) or tensor)
     assert len(tensors) == 8
     assert stored.nbytes == want == sum(tensor.nbytes for tensor in tensors[:6]) < plain.nbytes
     assert stored.tokens == tokens
@@ -143,10 +143,10 @@ def test_only_keys_and_values_change():
     back = stored.decode()
     assert torch.equal(back.positions, plain.positions) and torch.equal(back.weights, plain.weights)
     assert back.keys.shape == plain.keys.shape and not torch.equal(back.keys, plain.keys)
-    elsewhere = stored.moved(plain.positions + 5)
+    elsewhere = stored.with_positions(plain.positions + 5)
     assert torch.equal(elsewhere.decode().positions, plain.positions + 5)
     assert torch.equal(elsewhere.decode().keys, back.keys)
-    assert torch.equal(stored.each(torch.clone).decode().values, back.values)
+    assert torch.equal(stored.map(torch.clone).decode().values, back.values)
 
 
 def test_heads_are_apart():

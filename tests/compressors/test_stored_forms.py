@@ -54,8 +54,8 @@ def test_text_and_tokens_interleave_by_time(shared):
     whole = stored.decode()
     assert equal(whole, interleaved(text, visual))
     assert (whole.positions[0].diff(dim=-1) >= 0).all()
-    assert torch.equal(stored.at().expand_as(whole.positions), whole.positions)
-    assert stored.tokens == whole.tokens == 12 and stored.entries == 24
+    assert torch.equal(stored.decoded_positions().expand_as(whole.positions), whole.positions)
+    assert stored.tokens == whole.tokens == 12 and stored.kv_count == 24
     assert stored.nbytes == whole.nbytes
 
 
@@ -63,26 +63,27 @@ def test_text_and_tokens_interleave_by_time(shared):
 def test_moving_parts_is_moving_the_whole(shared):
     text, visual = layer(3, start=2.0, step=4.0), layer(9, shared=shared, seed=1)
     stored = Interleaved(text, visual)
-    to = stored.at() * 0.5 + 7
+    to = stored.decoded_positions() * 0.5 + 7
     whole = stored.decode()
-    assert equal(stored.moved(to).decode(), replace(whole, positions=to.expand(3, 2, -1)))
-    assert torch.equal(stored.moved(stored.at()).at(), stored.at())
+    assert equal(stored.with_positions(to).decode(), replace(whole, positions=to.expand(3, 2, -1)))
+    positions = stored.decoded_positions()
+    assert torch.equal(stored.with_positions(positions).decoded_positions(), positions)
 
 
 def test_heads_of_different_length_are_padded_with_what_nobody_sees():
     stored, alone = ragged()
     whole = stored.decode()
-    assert whole.keys.shape == (1, 3, 7, 8) and stored.tokens == 7 and stored.entries == 14
+    assert whole.keys.shape == (1, 3, 7, 8) and stored.tokens == 7 and stored.kv_count == 14
     assert stored.nbytes == sum(head.nbytes for head in alone) < whole.nbytes
     for head, one in enumerate(alone):
         assert torch.equal(whole.keys[0, head, : one.tokens], one.keys[0, 0])
         assert torch.equal(whole.weights[head, : one.tokens], one.weights[0])
         assert (whole.weights[head, one.tokens :] == 0).all()
         assert whole.positions.isfinite().all() and whole.keys.isfinite().all()
-    assert torch.equal(stored.at(), whole.positions)
+    assert torch.equal(stored.decoded_positions(), whole.positions)
     back = by_head(whole)
     assert all(equal(a, b) for a, b in zip(back, alone, strict=True))
-    moved = stored.moved(stored.at() + 3)
+    moved = stored.with_positions(stored.decoded_positions() + 3)
     assert torch.equal(moved.decode().positions, whole.positions + 3)
 
 
@@ -100,9 +101,13 @@ def test_padding_changes_no_answer():
         weights = one.weights.double().expand(2, -1).clone()
         weights[1, -3:] = 1e-300
         light.append(replace(one, weights=weights))
-    got = ask(model, model.fill(replace(mixed.kv, layers=tuple(uneven))), question, mixed.place)
-    want = ask(model, model.fill(replace(mixed.kv, layers=tuple(light))), question, mixed.place)
-    all_ = ask(model, model.fill(mixed.kv), question, mixed.place)
+    got = ask(
+        model, model.load_cache(replace(mixed.kv, layers=tuple(uneven))), question, mixed.place
+    )
+    want = ask(
+        model, model.load_cache(replace(mixed.kv, layers=tuple(light))), question, mixed.place
+    )
+    all_ = ask(model, model.load_cache(mixed.kv), question, mixed.place)
     assert torch.allclose(got, want, atol=1e-9) and not torch.allclose(got, all_, atol=1e-4)
 
 
@@ -120,13 +125,13 @@ def test_padding_changes_no_answer():
     ids=["plain", "interleaved", "ragged", "ragged-text", "int4", "int8-text", "int4-ragged"],
 )
 def test_every_form_travels_as_it_is(stored):
-    seen = []
-    there = stored.each(lambda tensor: seen.append(tensor) or tensor.clone())
+    tensors = []
+    there = stored.map(lambda tensor: tensors.append(tensor) or tensor.clone())
     assert type(there) is type(stored) and there.nbytes == stored.nbytes
     assert equal(there.decode(), stored.decode())
     assert stored.to("meta").device.type == "meta" and stored.device.type == "cpu"
     assert stored.to("meta").tokens == stored.tokens == stored.decode().tokens
-    assert sum(tensor.nbytes for tensor in seen) >= stored.nbytes
+    assert sum(tensor.nbytes for tensor in tensors) >= stored.nbytes
     plain = layer(4, heads=stored.decode().keys.shape[1])
     assert equal(concat_layers([plain, stored]), concat_layers([plain, stored.decode()]))
 
@@ -176,8 +181,8 @@ def test_later_chunks_see_the_error_of_a_quantised_context(family, positions):
     """A pass that attends to the decoded level equals one whose compressor hands on the decoded KVs itself."""
 
     class Lossy(ToMe):
-        def compress(self, kv, seen, keep):
-            return codec.encode(super().compress(kv, seen, keep)).decode()
+        def compress(self, kv, obs, keep):
+            return codec.encode(super().compress(kv, obs, keep)).decode()
 
     codec, model = Quantised(4, 16), ours(family)
     prompt = model.prompt(frames(14), 4)
@@ -188,7 +193,7 @@ def test_later_chunks_see_the_error_of_a_quantised_context(family, positions):
     assert all(encoded(one) for kv in small.levels["high"] for one in kv.layers)
     mixed = [store.mix(["high"] * 4) for store in (small, lossy, plain)]
     question = model.question(QUESTION)
-    got, want, exact = (ask(model, model.fill(one.kv), question, one.place) for one in mixed)
+    got, want, exact = (ask(model, model.load_cache(one.kv), question, one.place) for one in mixed)
     assert torch.equal(got, want) and not torch.allclose(got, exact, atol=1e-4)
     assert mixed[0].place == mixed[1].place
     if positions == "keep":  # and not what they would have seen of the whole chunks

@@ -70,7 +70,7 @@ def test_a_cache_is_filled_on_the_device_of_each_layer():
     weights = torch.tensor([[1.0, 1.0, 3.0, 1.0, 2.0]])
     at = torch.arange(5.0).expand(3, 1, -1)
     kv = KV(tuple(LayerKV(keys.to(d), values.to(d), at, weights) for d in DEVICES))
-    cache = model.fill(kv, room=3)
+    cache = model.load_cache(kv, reserve=3)
     assert [one.keys.device.type for one in cache.layers] == list(DEVICES)
     assert [bias.device.type for bias in cache.bias] == list(DEVICES)
     assert cache.lengths == (5,) * 4

@@ -23,14 +23,14 @@ from tests.parity import (
     stock_logits,
     stock_tokens,
 )
-from tests.tiny import FAMILIES, build, frames, metadata, ours, processor, stock
+from tests.tiny import FAMILIES, build, frames, metadata, ours, processor, stock, stock_inputs
 from x2l.compressors.base import Level
 from x2l.compressors.pruning_by_attention import TaskAware
 from x2l.compressors.pruning_by_keys import KeyNorm
 from x2l.engine.context_length import ContextError
 from x2l.engine.decode import answer
 from x2l.engine.prefill import prefill
-from x2l.models.attention import Watch
+from x2l.models.attention import AttentionCapture
 from x2l.models.huggingface import HFVideoModel
 from x2l.models.positions import compact_end
 
@@ -53,8 +53,9 @@ def test_the_clip_is_a_real_file_with_its_own_times(video):
     assert video.seconds.tolist() == [i / 2 for i in range(14)]
 
 
-@pytest.mark.parametrize("steps", STEPS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("dtype", "steps"), [(torch.float32, 3), *((torch.float64, steps) for steps in STEPS)]
+)
 @pytest.mark.parametrize(("family", "rule"), RULES)
 def test_ratio_one_equals_stock_forward(video, family, rule, dtype, steps):
     want = stock_logits(family, video, dtype, rule)
@@ -63,7 +64,7 @@ def test_ratio_one_equals_stock_forward(video, family, rule, dtype, steps):
     assert got.dtype == dtype and (got - want).abs().max() <= TOLERANCE[dtype]
 
 
-@pytest.mark.parametrize("context", ["full", "low", "high", "own"])
+@pytest.mark.parametrize("context", ["full", "high", "own"])
 @pytest.mark.parametrize("positions", ["keep", "compact"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_context_and_positions_rule_is_stock_at_ratio_one(family, context, positions):
@@ -142,27 +143,29 @@ def test_reference_prompt_of_qwen3_vl_has_one_vision_pair_a_step():
         assert text.count("<|vision_start|>") == text.count("<|vision_end|>") == pairs
 
 
-@pytest.mark.parametrize(
-    "text", [QUESTION, "\nStarts with a new line", "  ", "", "2 numbers", "日本語"]
-)
 @pytest.mark.parametrize(("family", "rule"), RULES)
-def test_prompt_and_question_are_the_stock_prompt_in_two_pieces(family, rule, text):
-    from tests.tiny import stock_inputs
-
+def test_prompt_and_question_are_the_stock_prompt_in_two_pieces(family, rule):
     model, video = ours(family, positions=rule), frames(6)
-    whole = stock_inputs(family, video, text, unwrapped=rule == "reference")["input_ids"][0]
-    prompt, question = model.prompt(video, 2), model.question(text)
-    assert torch.equal(torch.cat([prompt.input_ids, question.input_ids]), whole)
+    prompt = model.prompt(video, 2)
+    for text in (QUESTION, "\nStarts with a new line", "  ", "", "2 numbers", "日本語"):
+        inputs = stock_inputs(family, video, text, unwrapped=rule == "reference")
+        question = model.question(text)
+        pieces = torch.cat([prompt.input_ids, question.input_ids])
+        assert torch.equal(pieces, inputs["input_ids"][0]), text
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_captured_queries_and_keys_are_the_models_own(family):
     """Softmax of captured queries x keys equals the eager attention of the stock model, q_norm and all."""
     model, video = ours(family, positions="hf"), frames(6)
-    prompt, watch, cache = model.prompt(video, 64), Watch(want_keys=True), model.new_cache()
+    prompt, capture, cache = (
+        model.prompt(video, 64),
+        AttentionCapture(want_keys=True),
+        model.new_cache(),
+    )
     before, chunk = prompt.positions[:, : prompt.prefix], prompt.chunks[0]
-    model.advance(model.embed_text(prompt.input_ids[: prompt.prefix]), before, cache)
-    model.advance(model.embed_chunk(prompt, chunk), chunk.positions, cache, watch)
+    model.prefill_span(model.embed_text(prompt.input_ids[: prompt.prefix]), before, cache)
+    model.prefill_span(model.embed_chunk(prompt, chunk), chunk.positions, cache, capture)
     hf = stock(family)
     hf.set_attn_implementation("eager")
     try:
@@ -173,8 +176,10 @@ def test_captured_queries_and_keys_are_the_models_own(family):
         hf.set_attn_implementation("sdpa")
     start, stop = prompt.prefix, prompt.tokens
     for layer in range(model.shape.layers):
-        keys = watch.keys[layer].repeat_interleave(model.shape.heads // model.shape.kv_heads, dim=1)
-        logits = watch.queries[layer] @ keys.transpose(2, 3) * watch.scaling[layer]
+        keys = capture.keys[layer].repeat_interleave(
+            model.shape.heads // model.shape.kv_heads, dim=1
+        )
+        logits = capture.queries[layer] @ keys.transpose(2, 3) * capture.scaling[layer]
         mask = torch.ones(stop - start, stop, dtype=torch.bool).tril(start)
         got = logits.masked_fill(~mask, float("-inf")).softmax(-1)
         assert (got - out.attentions[layer][:, :, start:stop, :stop]).abs().max() < 3e-5
@@ -235,18 +240,18 @@ def test_labels_tell_the_files_own_times_and_lie_in_their_chunk(family, labels):
         assert not any(other in text for other in labels if other not in label)
 
 
-@pytest.mark.parametrize("size", [(40, 120), (200, 64), (333, 217)])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_chunk_on_its_own_is_embedded_as_in_the_whole_video(family, size):
+def test_a_chunk_on_its_own_is_embedded_as_in_the_whole_video(family):
     """Frame sizes that some families choose from the number of frames are chosen from the whole video."""
-    video, model = frames(10, size=size), ours(family)
-    whole = model.prompt(video, 10)
-    all_at_once = model.embed_chunk(whole, whole.chunks[0]).embeds
-    parts = model.prompt(video, 4)
-    embedded = [model.embed_chunk(parts, chunk).embeds for chunk in parts.chunks]
-    assert [e.shape[1] for e in embedded] == [c.tokens for c in parts.chunks]
-    joined = torch.cat(embedded, dim=1)
-    assert (joined - all_at_once).abs().max() <= 1e-5 < all_at_once.abs().max()
+    for size in ((40, 120), (200, 64), (333, 217)):
+        video, model = frames(10, size=size), ours(family)
+        whole = model.prompt(video, 10)
+        all_at_once = model.embed_chunk(whole, whole.chunks[0]).embeds
+        parts = model.prompt(video, 4)
+        embedded = [model.embed_chunk(parts, chunk).embeds for chunk in parts.chunks]
+        assert [e.shape[1] for e in embedded] == [c.tokens for c in parts.chunks]
+        joined = torch.cat(embedded, dim=1)
+        assert (joined - all_at_once).abs().max() <= 1e-5 < all_at_once.abs().max()
 
 
 def still(count, changes):
@@ -339,9 +344,9 @@ def test_dynamic_rope_is_refused_beyond_the_length_that_fixes_its_tables():
     hf = with_rope("internvl", torch.float32, limit=150, rope_type="dynamic", factor=2.0)
     model = HFVideoModel(hf, processor("internvl"))
     words = model.embed_text(torch.arange(5))
-    model.advance(words, torch.arange(145, 150)[None], model.new_cache())
+    model.prefill_span(words, torch.arange(145, 150)[None], model.new_cache())
     with pytest.raises(ValueError, match="position 150: beyond the 150 that this model's dynamic"):
-        model.advance(words, torch.arange(146, 151)[None], model.new_cache())
+        model.prefill_span(words, torch.arange(146, 151)[None], model.new_cache())
 
 
 def wide(family, dtype=torch.float32, count=16):

@@ -10,12 +10,14 @@ from tests.tiny import FAMILIES, frames, ours
 from x2l.compressors.base import Level
 from x2l.compressors.merging import ToMe
 from x2l.compressors.pooling import MeanPool
-from x2l.compressors.pruning_by_keys import KeyNorm, RandomPruning, ScoredPruning, UniformPruning
+from x2l.compressors.pruning_base import ScoredPruning
+from x2l.compressors.pruning_by_keys import KeyNorm
+from x2l.compressors.pruning_controls import RandomPruning, UniformPruning
 from x2l.engine.decode import answer, ask
 from x2l.engine.flops import decoder_flops
 from x2l.engine.meter import Meter
 from x2l.engine.prefill import prefill
-from x2l.models.attention import Watch, _scope
+from x2l.models.attention import AttentionCapture, _scope
 from x2l.models.positions import Placement
 
 QUESTION = "What is the colour of the star?"
@@ -32,34 +34,30 @@ def filled(low, high, model=None, chunk_frames=4, count=14, **settings):
 def logits(store, assignment, model=None):
     model = model or ours("qwen2_5_vl")
     mixed = store.mix(assignment)
-    return ask(model, model.fill(mixed.kv), model.question(QUESTION), mixed.place)
+    return ask(model, model.load_cache(mixed.kv), model.question(QUESTION), mixed.place)
 
 
 @pytest.mark.parametrize("compressor", COMPRESSORS, ids=lambda c: c.name)
-@pytest.mark.parametrize("count", [14, 13, 9])
-def test_every_chunk_keeps_exactly_its_share_the_short_last_one_too(compressor, count):
-    store = filled(Level(compressor, 3), Level(compressor, 32), count=count)
-    visual = [chunk.visual_tokens for chunk in store.prompt.chunks]
-    assert visual[-1] < visual[0]
-    assert store.kept("low") == tuple(ceil(n / 3) for n in visual)
-    assert store.kept("high") == tuple(ceil(n / 32) for n in visual)
-    assert store.measured_ratio("low") == sum(visual) / sum(store.kept("low"))
-    for level in ("low", "high"):
-        assert all(len(set(kv.tokens)) == 1 for kv in store.levels[level])
+def test_every_chunk_keeps_exactly_its_share_the_short_last_one_too(compressor):
+    for count in (14, 13, 9):
+        store = filled(Level(compressor, 3), Level(compressor, 32), count=count)
+        visual = [chunk.visual_tokens for chunk in store.prompt.chunks]
+        assert visual[-1] < visual[0]
+        assert store.kept("low") == tuple(ceil(n / 3) for n in visual)
+        assert store.kept("high") == tuple(ceil(n / 32) for n in visual)
+        assert store.measured_ratio("low") == sum(visual) / sum(store.kept("low"))
+        for level in ("low", "high"):
+            assert all(len(set(kv.tokens)) == 1 for kv in store.levels[level])
 
 
-@pytest.mark.parametrize("context", ["low", "high"])
 @pytest.mark.parametrize("positions", ["keep", "compact"])
 @pytest.mark.parametrize("compressor", COMPRESSORS, ids=lambda c: c.name)
-def test_all_of_one_level_equals_a_run_with_that_level_alone(compressor, positions, context):
-    low, high = Level(compressor, 2), Level(compressor, 8)
-    both = filled(low, high, context=context, positions=positions)
-    alone = filled(low, low, context="low", positions=positions)
-    if context == "low":
-        assert torch.equal(logits(both, ["low"] * 4), logits(alone, ["low"] * 4))
-    alone = filled(high, high, context="high", positions=positions)
-    if context == "high":
-        assert torch.equal(logits(both, ["high"] * 4), logits(alone, ["high"] * 4))
+def test_all_of_one_level_equals_a_run_with_that_level_alone(compressor, positions):
+    levels = {"low": Level(compressor, 2), "high": Level(compressor, 8)}
+    for name, level in levels.items():
+        both = filled(*levels.values(), context=name, positions=positions)
+        alone = filled(level, level, context=name, positions=positions)
+        assert torch.equal(logits(both, [name] * 4), logits(alone, [name] * 4))
 
 
 @pytest.mark.parametrize("positions", ["keep", "compact"])
@@ -84,8 +82,11 @@ def test_context_changes_what_later_chunks_hold():
     assert torch.equal(first["full"], first["high"])  # nothing precedes the first chunk
 
 
-@pytest.mark.parametrize("compressor", COMPRESSORS, ids=lambda c: c.name)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "compressor"),
+    [("qwen2_5_vl", each) for each in COMPRESSORS] + [(each, ToMe()) for each in FAMILIES],
+    ids=lambda value: getattr(value, "name", value),
+)
 def test_mixing_is_pure_and_in_time_order(family, compressor):
     store = filled(Level(compressor, 2), Level(compressor, 8), ours(family))
     copies = [
@@ -184,11 +185,11 @@ class Greedy(ScoredPruning):
 
     name: str = "greedy"
 
-    def score(self, kv, seen):
+    def score(self, kv, obs):
         return kv.keys[0].norm(dim=-1)
 
-    def compress(self, kv, seen, keep):
-        return super().compress(kv, seen, keep + 1)
+    def compress(self, kv, obs, keep):
+        return super().compress(kv, obs, keep + 1)
 
     def flops(self, sizes):
         return 0
@@ -210,9 +211,9 @@ class Curious(ScoredPruning):
     name: str = "curious"
     needs = frozenset({"queries"})
 
-    def score(self, kv, seen):
-        self.shown.append(seen.queries.shape)
-        return seen.queries[0, :: seen.queries.shape[1] // kv.keys.shape[1]].norm(dim=-1)
+    def score(self, kv, obs):
+        self.shown.append(obs.queries.shape)
+        return obs.queries[0, :: obs.queries.shape[1] // kv.keys.shape[1]].norm(dim=-1)
 
     def flops(self, sizes):
         return 0
@@ -233,8 +234,8 @@ class Nosy(ScoredPruning):
     needs = frozenset({"queries", "probe"})
     probe: str = "What happens here?"
 
-    def score(self, kv, seen):
-        self.shown.append((kv, seen))
+    def score(self, kv, obs):
+        self.shown.append((kv, obs))
         return kv.keys[0].norm(dim=-1)
 
     def flops(self, sizes):
@@ -248,18 +249,20 @@ def test_a_probe_is_a_question_asked_right_behind_the_chunk(family):
     prompt = model.prompt(frames(8), 8)
     levels = {"low": Level(KeyNorm(), 1), "high": Level(Nosy(shown), 4)}
     store = prefill(model, prompt, levels, meter=meter)
-    question, watch = model.question("What happens here?"), Watch()
+    question, capture = model.question("What happens here?"), AttentionCapture()
     mixed = store.mix(["low"])
     behind = Placement(int(prompt.chunks[0].positions.max()) + 1, 0)
-    ask(model, model.fill(mixed.kv), question, behind, watch)
+    ask(model, model.load_cache(mixed.kv), question, behind, capture)
     assert len(shown) == model.shape.layers
-    for index, (kv, seen) in enumerate(shown):
-        assert (seen.probe - watch.queries[index]).abs().max() < 1e-4
-        assert seen.scaling == pytest.approx(watch.scaling[index])
+    for index, (kv, obs) in enumerate(shown):
+        assert (obs.probe - capture.queries[index]).abs().max() < 1e-4
+        assert obs.scaling == pytest.approx(capture.scaling[index])
         # Turned to their positions, keys are what attention saw; queries come back to where they were.
-        assert torch.allclose(seen.rope.turn(kv.keys, seen.positions), model.rotate(kv), atol=1e-5)
-        plain = seen.rope.unrotate(seen.queries, seen.positions)
-        assert torch.allclose(seen.rope.turn(plain, seen.positions), seen.queries, atol=1e-4)
+        assert torch.allclose(
+            obs.rope.apply_rope(kv.keys, obs.positions), model.rotate(kv), atol=1e-5
+        )
+        plain = obs.rope.unrotate(obs.queries, obs.positions)
+        assert torch.allclose(obs.rope.apply_rope(plain, obs.positions), obs.queries, atol=1e-4)
     assert meter.flops["compression"] >= decoder_flops(
         model.shape, len(question.input_ids), prompt.tokens + len(question.input_ids)
     )
@@ -316,11 +319,13 @@ def test_weights_of_merged_kvs_count_as_that_many_tokens():
         index = torch.tensor([*range(layer.tokens), 20, 20])
         doubled.append(layer.take(index))
     question = model.question(QUESTION)
-    plain = ask(model, model.fill(mixed.kv), question, mixed.place)
+    plain = ask(model, model.load_cache(mixed.kv), question, mixed.place)
     weighted = ask(
-        model, model.fill(replace(mixed.kv, layers=tuple(layers))), question, mixed.place
+        model, model.load_cache(replace(mixed.kv, layers=tuple(layers))), question, mixed.place
     )
-    copies = ask(model, model.fill(replace(mixed.kv, layers=tuple(doubled))), question, mixed.place)
+    copies = ask(
+        model, model.load_cache(replace(mixed.kv, layers=tuple(doubled))), question, mixed.place
+    )
     assert torch.allclose(weighted, copies, atol=2e-5)
     assert not torch.allclose(weighted, plain, atol=1e-3)
 
@@ -341,8 +346,8 @@ def test_layers_may_hold_different_numbers_of_kvs():
         layers.append(layer)
     ragged = replace(mixed.kv, layers=tuple(layers))
     assert len(set(ragged.tokens)) == 2
-    want = ask(model, model.fill(mixed.kv), question, mixed.place)
-    got = ask(model, model.fill(ragged), question, mixed.place)
+    want = ask(model, model.load_cache(mixed.kv), question, mixed.place)
+    got = ask(model, model.load_cache(ragged), question, mixed.place)
     assert torch.allclose(got, want, atol=1e-9)
 
 

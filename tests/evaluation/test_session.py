@@ -15,7 +15,7 @@ from x2l import selectors
 from x2l.cli.ask import command
 from x2l.compressors.base import Level
 from x2l.compressors.merging import ToMe
-from x2l.compressors.pruning_by_keys import RandomPruning
+from x2l.compressors.pruning_controls import RandomPruning
 from x2l.engine.meter import Meter
 from x2l.evaluation.session import video_seed
 from x2l.models import loading

@@ -17,7 +17,14 @@ from x2l.compressors.pruning_by_keys import KeyNorm
 from x2l.engine.decode import answer
 from x2l.engine.prefill import prefill
 from x2l.models import attention
-from x2l.models.attention import Watch, attend, attending, kernel_for, plain_or_explicit, register
+from x2l.models.attention import (
+    AttentionCapture,
+    attend,
+    attending,
+    kernel_for,
+    plain_or_explicit,
+    register,
+)
 
 HEADS, KV_HEADS, WIDTH = 8, 2, 16
 SHAPES = [(1, 9), (5, 9), (9, 9), (1, 1)]
@@ -225,8 +232,8 @@ def test_the_whole_way_is_the_same_with_every_attention(compressor, ratio, flash
 
 @pytest.mark.parametrize("base", ["sdpa", "eager", "flash_attention_2"])
 def test_queries_are_seen_whatever_the_kernel(base, flash):
-    tensors, watch = qkv(3, 7), Watch(want_keys=True)
-    with attending(watch=watch):
+    tensors, capture = qkv(3, 7), AttentionCapture(want_keys=True)
+    with attending(capture=capture):
         attend(module(), *tensors, None, base=base, scaling=0.25)
-    assert torch.equal(watch.queries[0], tensors[0]) and torch.equal(watch.keys[0], tensors[1])
-    assert watch.scaling == {0: 0.25}
+    assert torch.equal(capture.queries[0], tensors[0]) and torch.equal(capture.keys[0], tensors[1])
+    assert capture.scaling == {0: 0.25}

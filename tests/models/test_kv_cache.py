@@ -58,7 +58,7 @@ def test_weights_become_a_bias_aligned_with_the_keys():
 
 def test_room_is_reserved_once():
     cache = BufferCache(1)
-    cache.append(0, *kvs(4), torch.ones(1, 4), room=10)
+    cache.append(0, *kvs(4), torch.ones(1, 4), reserve=10)
     buffer = cache.layers[0].keys
     cache.update(*kvs(10), 0)
     assert cache.layers[0].keys is buffer
@@ -70,12 +70,12 @@ def test_filling_with_room_allocates_once():
     cache, capacities = BufferCache(1), []
     reserve = cache.layers[0].reserve
     cache.layers[0].reserve = lambda capacity: capacities.append(capacity) or reserve(capacity)
-    cache.append(0, *kvs(4), torch.ones(1, 4), room=10)
+    cache.append(0, *kvs(4), torch.ones(1, 4), reserve=10)
     assert capacities == [14] and cache.layers[0].keys.shape[2] == 14
 
 
 def test_an_expected_length_is_reserved_at_the_first_kvs():
-    cache = BufferCache(2, room=20)
+    cache = BufferCache(2, reserve=20)
     cache.update(*kvs(3), 0)
     buffer = cache.layers[0].keys
     for _ in range(17):

@@ -49,11 +49,11 @@ def logits(family, video):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("count, size", [(6, (64, 64)), (7, (64, 96)), (14, (50, 70))])
-def test_stock_forward_takes_the_processors_prompt(family, count, size):
-    out = logits(family, frames(count, size=size))
-    assert out.shape[-1] == len(processor(family).tokenizer)
-    assert out.isfinite().all() and out.abs().max() > 1
+def test_stock_forward_takes_the_processors_prompt(family):
+    for count, size in ((6, (64, 64)), (7, (64, 96)), (14, (50, 70))):
+        out = logits(family, frames(count, size=size))
+        assert out.shape[-1] == len(processor(family).tokenizer)
+        assert out.isfinite().all() and out.abs().max() > 1
 
 
 @pytest.mark.parametrize("family", FAMILIES)

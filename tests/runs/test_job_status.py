@@ -1,5 +1,6 @@
 """status.json: replaced in one step, alive while the job is, and true about how it ended."""
 
+import errno
 import fcntl
 import json
 import os
@@ -133,10 +134,11 @@ def test_the_lock_ends_with_its_process_even_if_a_forked_child_lives_on(tmp_path
         os.kill(child, signal.SIGKILL)
 
 
-def test_a_file_system_without_locks_is_told(tmp_path, caplog, monkeypatch):
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_told(tmp_path, caplog, monkeypatch, code):
     def unsupported(*_):
-        raise OSError(95, "Operation not supported")
+        raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(jobstatus.fcntl, "flock", unsupported)
-    with alone(tmp_path):
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with alone(tmp_path), alone(tmp_path):
         assert "give it to one job at a time" in caplog.text

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from x2l.runs import processes
@@ -58,7 +59,13 @@ def test_a_process_lives_until_it_ends_even_if_nobody_has_noticed(gone):
     assert processes._start(child.pid) is None and child.returncode is None  # a zombie has ended
     assert child.wait() == 0
     machine, pid, start = this_process().rsplit("/", 2)
-    assert lives(f"{machine}/{pid}/{int(start) + 1}") is False  # the number was given anew
+    assert lives(f"{machine}/{pid}/{float(start) + 0.01:.2f}") is False  # the number was given anew
+
+
+def test_setting_the_clock_ends_no_process(monkeypatch):
+    name, real = this_process(), psutil._pslinux.boot_time
+    monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: real() + 3600)
+    assert lives(name)
 
 
 def test_what_has_not_begun_is_queued_while_the_sweep_goes_on(tmp_path, gone):

@@ -10,7 +10,7 @@ from x2l.compressors.merging import ToMe
 from x2l.compressors.pruning_by_keys import KeyNorm
 from x2l.engine.decode import ask
 from x2l.engine.prefill import prefill
-from x2l.models.attention import Watch
+from x2l.models.attention import AttentionCapture
 from x2l.selectors.base import Query
 
 QUESTION = "What is the colour of the star?"
@@ -34,8 +34,8 @@ def query_of(family, text=PROMPT, **fields):
 
 
 def watched(family, store, assignment, question):
-    """The question run to the end over a mixed cache: the oracle of every shorter way. (mixed, watch)"""
-    model, watch = model_of(family), Watch(want_keys=True)
+    """The question run to the end over a mixed cache: the oracle of every shorter way. (mixed, capture)"""
+    model, capture = model_of(family), AttentionCapture(want_keys=True)
     mixed = store.mix(assignment)
-    ask(model, model.fill(mixed.kv), question, mixed.place, watch)
-    return mixed, watch
+    ask(model, model.load_cache(mixed.kv), question, mixed.place, capture)
+    return mixed, capture

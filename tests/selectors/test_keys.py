@@ -37,7 +37,7 @@ def by_hand(family, store, heads, level, rope, pool, question=None, tokens=None)
         stored = of_level.kv.layers[layer]
         keys = stored.keys
         if rope:
-            queries, keys = model.turn(queries, moved), model.rotate(stored)
+            queries, keys = model.apply_rope(queries, moved), model.rotate(stored)
         for token in range(count) if tokens is None else tokens:
             row = []
             for start, stop in of_level.spans[layer]:

@@ -13,16 +13,16 @@ from x2l.selectors.question_pass import looked_at, run_question, without_content
 @pytest.mark.parametrize("family", FAMILIES)
 def test_queries_are_those_of_the_whole_run(family):
     model, store, question = model_of(family), store_of(family), query_of(family).question
-    _, watch = watched(family, store, ["high"] * 4, question)
+    _, capture = watched(family, store, ["high"] * 4, question)
     everything = torch.arange(len(question.input_ids))
     for last in (0, 2):
         run = run_question(question, store, model, Meter(), last)
-        assert set(run.watch.queries) == set(range(last + 1))
+        assert set(run.capture.queries) == set(range(last + 1))
         place = store.place("high")
         for layer in range(last + 1):
             got = run.queries(layer, everything, place)
-            assert torch.allclose(got, watch.queries[layer][0], atol=1e-12)
-            plain = model.unrotate(watch.queries[layer], run.positions)[0]
+            assert torch.allclose(got, capture.queries[layer][0], atol=1e-12)
+            plain = model.unrotate(capture.queries[layer], run.positions)[0]
             assert torch.allclose(run.queries(layer, everything, None), plain, atol=1e-12)
 
 

@@ -36,31 +36,31 @@ class Report:
     complete: bool
 
 
-def check(asked: ChoiceSet, decode: Decode = "some") -> Report:
+def check(dataset: ChoiceSet, decode: Decode = "some") -> Report:
     """Looks at every file of a set, and opens `decode` of its videos (their first and last frame) and all subtitles.
 
     Args:
-        asked: the set; that it could be made says that its annotations are right.
+        dataset: the set; that it could be made says that its annotations are right.
         decode: `all`, `some` (20, evenly spread) or `none`.
     """
-    samples = asked.samples()
+    samples = dataset.samples()
     videos = list(dict.fromkeys(sample.video for sample in samples))
-    missing = asked.missing()
+    missing = dataset.missing()
     there = [video for video in videos if video not in set(missing)]
     opened = {"all": there, "some": _spread(there, SOME), "none": []}[decode]
     bad = list(_unreadable(opened))
     lines = [
-        f"{asked.name}, protocol {asked.protocol}, in {asked.folder.root}",
-        f"questions   {len(samples)} of {asked.whole}, about {len(videos)} videos",
+        f"{dataset.name}, protocol {dataset.protocol}, in {dataset.folder.root}",
+        f"questions   {len(samples)} of {dataset.whole}, about {len(videos)} videos",
         *_counts("tasks", Counter(t for sample in samples for t in sample.task.split(SEVERAL))),
         *_counts("durations", Counter(s.tags["duration"] for s in samples if "duration" in s.tags)),
         f"spans       {sum(s.spans is not None for s in samples)} questions say where the answer lies",
     ]
     if any(sample.answer is None for sample in samples):
         lines.append("answers     kept back: a run has predictions and no accuracy")
-    texts = [] if asked.subtitles is None else list(_bad_subtitles(asked.subtitles, samples))
-    if asked.subtitles is not None:
-        files = [asked.subtitles[video].path for video in {s.video_id for s in samples}]
+    texts = [] if dataset.subtitles is None else list(_bad_subtitles(dataset.subtitles, samples))
+    if dataset.subtitles is not None:
+        files = [dataset.subtitles[video].path for video in {s.video_id for s in samples}]
         there_are = f"{sum(f.is_file() for f in files)} of {len(files)} files"
         lines.append(f"subtitles   {there_are}, {len(texts)} missing or unreadable")
         lines += texts
@@ -72,20 +72,20 @@ def check(asked: ChoiceSet, decode: Decode = "some") -> Report:
     ]
     complete = not (missing or bad or texts)
     if not complete:
-        lines.append(f"fetch with  {asked.folder.source.command(asked.folder.root)}")
+        lines.append(f"fetch with  {dataset.folder.source.command(dataset.folder.root)}")
     return Report(tuple(lines), complete)
 
 
 def _bad_subtitles(subtitles: Mapping[str, Subtitles], samples: Sequence[Sample]) -> Iterator[str]:
     """A line for each file that should be there and is not, or that cannot be read."""
     for video in dict.fromkeys(sample.video_id for sample in samples):
-        found = subtitles[video]
-        if not found.path.is_file():
-            if not found.optional:
-                yield f"  missing     {found.path}"
+        file = subtitles[video]
+        if not file.path.is_file():
+            if not file.optional:
+                yield f"  missing     {file.path}"
             continue
         try:
-            found.shown(())
+            file.shown(())
         except DatasetError as error:
             yield f"  unreadable  {error}"
 
@@ -119,12 +119,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--decode", choices=("all", "some", "none"), default="some")
     options = parser.parse_intermixed_args(arguments)
     try:
-        asked = build_benchmark(composed(options.settings))
+        benchmark = build_benchmark(composed(options.settings))
     except ConfigError as error:
         fail(str(error))
-    if not isinstance(asked, ChoiceSet):
-        fail(f"benchmark={asked.name}: makes its own videos; nothing to check")
-    report = check(asked, options.decode)
+    if not isinstance(benchmark, ChoiceSet):
+        fail(f"benchmark={benchmark.name}: makes its own videos; nothing to check")
+    report = check(benchmark, options.decode)
     show(*report.lines)
     sys.exit(0 if report.complete else 1)
 

@@ -71,14 +71,13 @@ def sweep_jobs(config: DictConfig) -> Sequence[Sequence[str]]:
     assert isinstance(sweeper, dict) and isinstance(typed, list)
     if not str(sweeper["_target_"]).endswith(".BasicSweeper"):
         return []
-    given = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
-    given += [str(override) for override in typed]
+    overrides = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    overrides += [str(override) for override in typed]
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    (found,) = BasicSweeper.split_arguments(parser.parse_overrides(given), None)
-    return found
+    (jobs_of_sweep,) = BasicSweeper.split_arguments(parser.parse_overrides(overrides), None)
+    return jobs_of_sweep
 
 
 def _is_of(job: Job, overrides: set[tuple[str, ...]]) -> bool:
     """Whether a job is one of those; the others in the folder are of other commands."""
-    own = {tuple(sorted(one)) for one in job.values.get("overrides", ())}
-    return bool(own & overrides)
+    return any(tuple(sorted(request)) in overrides for request in job.values.get("overrides", ()))

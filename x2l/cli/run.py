@@ -26,7 +26,7 @@ from x2l.cli.compose import (
 )
 from x2l.cli.launchers import requeue_ends_the_process
 from x2l.cli.output import show
-from x2l.engine.disk_cache.source_hash import sources_digest
+from x2l.engine.disk_cache.source_hash import users_digest
 from x2l.evaluation.from_config import own_modules, settings_of
 from x2l.evaluation.settings import ConfigError, config_errors
 from x2l.runs.job_status import StatusFile, alone, read_status
@@ -165,7 +165,7 @@ def _methods_digest(values: Mapping[str, Any]) -> str:
     # A `_target_` may name a method of a class: only modules that were imported have a source.
     modules = sorted(name for name in named if name in sys.modules)
     try:
-        return sources_digest(modules) if modules else ""
+        return users_digest(modules) if modules else ""
     except ValueError:  # without a source file there is nothing that could be edited between runs
         return ""
 
@@ -183,7 +183,7 @@ def _machine(device: str | None) -> tuple[str, int]:
 
 
 def _report(summary: Any, folder: Path) -> None:
-    from x2l.analysis.curves import table
+    from x2l.analysis.points_table import table
     from x2l.analysis.points import points
     from x2l.runs.out_of_memory_log import summary_lines
 

@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from tabulate import tabulate
+
 from x2l.cli.output import show
 from x2l.runs.job_status import STATUS, SWEEP
 from x2l.runs.sweep_status import GOING, MEANING, Job, jobs, time_left
@@ -19,10 +21,11 @@ def table(jobs: Sequence[Job], width: int | None = None) -> str:
         jobs: from `jobs`.
         width: of the screen, where lines are cut off; None = no limit.
     """
-    lines = [["job", "state", "answers", "of", "", "a minute", "left", ""]]
+    rows = []
     for job in jobs:
         done, of = job.values.get("records", 0), job.values.get("expected")
-        lines.append(
+        left = job.left if job.state == "running" else None
+        rows.append(
             [
                 job.name,
                 job.state,
@@ -30,19 +33,18 @@ def table(jobs: Sequence[Job], width: int | None = None) -> str:
                 f"{of:,}" if of else "-",
                 f"{100 * done / of:.0f}%" if of else "-",
                 f"{60 * job.rate:,.0f}" if job.rate else "-",
-                _duration(job.left / job.rate)
-                if job.rate and job.left is not None and job.state == "running"
-                else "-",
+                "-" if left is None or not job.rate else _duration(left / job.rate),
                 job.reason,
             ]
         )
-    widths = [max(map(len, column)) for column in list(zip(*lines, strict=True))[:-1]]
-    told = []
-    for line in lines:
-        cells = [cell.ljust(w) for cell, w in zip(line[:2], widths[:2], strict=True)]
-        cells += [cell.rjust(w) for cell, w in zip(line[2:-1], widths[2:], strict=True)]
-        told.append(_cut("  ".join([*cells, line[-1]]).rstrip(), width))
-    return "\n".join([*told, "", _totals(jobs)])
+    text = tabulate(
+        rows,
+        ["job", "state", "answers", "of", "", "a minute", "left", ""],
+        tablefmt="plain",
+        disable_numparse=True,
+        colalign=("left", "left", *["right"] * 5, "left"),
+    )
+    return "\n".join([*(_cut(line, width) for line in text.splitlines()), "", _totals(jobs)])
 
 
 def _cut(line: str, width: int | None) -> str:
@@ -55,10 +57,10 @@ def _totals(jobs: Sequence[Job]) -> str:
         counts[job.state] = counts.get(job.state, 0) + 1
     states = ", ".join(f"{number} {state}" for state, number in counts.items())
     answers = sum(job.values.get("records", 0) for job in jobs)
-    told = [f"{len(jobs)} jobs: {states}", f"{answers:,} answers"]
+    parts = [f"{len(jobs)} jobs: {states}", f"{answers:,} answers"]
     if (left := time_left(jobs)) is not None:
-        told.append(f"about {_duration(left)} left")
-    lines = ["; ".join(told)]
+        parts.append(f"about {_duration(left)} left")
+    lines = ["; ".join(parts)]
     lines += [f"{state}: {MEANING[state]}" for state in counts if state in MEANING]
     if counts.keys() - {"done", *GOING}:
         lines.append("the same command again answers what is missing")

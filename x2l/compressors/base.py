@@ -20,7 +20,7 @@ CAN_SEE = frozenset({"queries", "probe"})
 class Rope(Protocol):
     """The model's own RoPE, for methods that need to know what a position does to a vector."""
 
-    def turn(self, vectors: Tensor, positions: Tensor) -> Tensor:
+    def apply_rope(self, vectors: Tensor, positions: Tensor) -> Tensor:
         """Puts vectors `(1, heads, T, D)` at positions `(A, T)`."""
 
     def unrotate(self, vectors: Tensor, positions: Tensor) -> Tensor:
@@ -113,12 +113,12 @@ class Compressor(ABC):
         """
 
     @abstractmethod
-    def compress(self, kv: LayerKV, seen: Observation, keep: int) -> LayerKV:
+    def compress(self, kv: LayerKV, obs: Observation, keep: int) -> LayerKV:
         """Returns exactly `keep` KVs, in time order.
 
         Args:
             kv: visual tokens of one chunk, `(1, H, T, D)`, keys un-rotated.
-            seen: grid, layer, queries if needed.
+            obs: grid, layer, queries if needed.
             keep: number of KVs to return, 1 <= keep < T. Given, not derived from the ratio by every method again:
                 rounding is one rule (`kept_tokens`), so methods are compared at exactly equal sizes.
         """

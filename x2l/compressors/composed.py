@@ -16,7 +16,7 @@ from x2l.compressors.grouping import (
     in_time_order,
     unweighted,
 )
-from x2l.compressors.pruning_by_keys import Pruning
+from x2l.compressors.pruning_base import Pruning
 from x2l.kv import LayerKV, concat_layers
 
 FOLDED = ("values", "keys_values")
@@ -35,8 +35,8 @@ def nearest(keys: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
     unit = normalize(keys.float(), dim=-1)
     centres = unit.gather(1, kept[:, :, None].expand(-1, -1, unit.shape[-1]))
     cosine, place = (unit @ centres.transpose(1, 2)).max(dim=-1)
-    own = torch.arange(kept.shape[1], device=keys.device).expand_as(kept)
-    return cosine.scatter(1, kept, 1.0), place.scatter(1, kept, own)
+    itself = torch.arange(kept.shape[1], device=keys.device).expand_as(kept)
+    return cosine.scatter(1, kept, 1.0), place.scatter(1, kept, itself)
 
 
 def check_pruner(method: str, pruner: Compressor) -> None:
@@ -70,9 +70,9 @@ class AfterPruning(Compressor):
         """The pruning method's probe text."""
         return self.pruner.probe
 
-    def kept(self, kv: LayerKV, seen: Observation, keep: int) -> Tensor:
+    def kept(self, kv: LayerKV, obs: Observation, keep: int) -> Tensor:
         """Ascending indices `(H, keep)` of what the pruning method keeps."""
-        return self.pruner.chosen(kv, seen, keep).expand(kv.keys.shape[1], -1)
+        return self.pruner.chosen(kv, obs, keep).expand(kv.keys.shape[1], -1)
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,9 @@ class MergeIntoKept(AfterPruning):
         """The pruning method's."""
         self.pruner.check(tokens, keep)
 
-    def compress(self, kv: LayerKV, seen: Observation, keep: int) -> LayerKV:
+    def compress(self, kv: LayerKV, obs: Observation, keep: int) -> LayerKV:
         """The kept KVs with what was folded into them."""
-        kept = self.kept(kv, seen, keep)
+        kept = self.kept(kv, obs, keep)
         means = averaged(kv, nearest(kv.keys[0], kept)[1], keep)
         if self.fold == "values":
             means = replace(kv.take(kept), values=means.values, weights=means.weights)
@@ -153,9 +153,9 @@ class D2O(AfterPruning):
         """The pruning method's."""
         self.pruner.check(tokens, keep)
 
-    def compress(self, kv: LayerKV, seen: Observation, keep: int) -> LayerKV:
+    def compress(self, kv: LayerKV, obs: Observation, keep: int) -> LayerKV:
         """The kept KVs with what was recalled into them."""
-        kept = self.kept(kv, seen, keep)
+        kept = self.kept(kv, obs, keep)
         cosine, place = nearest(kv.keys[0], kept)
         dropped = torch.ones_like(place, dtype=torch.bool).scatter_(1, kept, False)
         threshold = (cosine * dropped).sum(dim=-1, keepdim=True) / (kv.tokens - keep)
@@ -214,13 +214,13 @@ class PruneThenMerge(AfterPruning):
         """KVs that are kept as they are: at least one, and one less than all; of one KV in all none."""
         return min(math.ceil(self.share * keep), keep - 1)
 
-    def compress(self, kv: LayerKV, seen: Observation, keep: int) -> LayerKV:
+    def compress(self, kv: LayerKV, obs: Observation, keep: int) -> LayerKV:
         """Kept and merged KVs."""
         kept, heads = self._kept(keep), kv.keys.shape[1]
         rest = torch.ones(heads, kv.tokens, dtype=torch.bool, device=kv.keys.device)
         index = torch.empty(heads, 0, dtype=torch.long, device=kv.keys.device)
         if kept:
-            index = self.kept(kv, seen, kept)
+            index = self.kept(kv, obs, kept)
         left = kv.take(rest.scatter_(1, index, False).nonzero()[:, 1].view(heads, -1))
         # Head by head: heads leave different tokens over, which must not be taken for one.
         rows = [self.merger.by_keys(keys[None], keep - kept) for keys in left.keys[0]]

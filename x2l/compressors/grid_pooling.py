@@ -81,9 +81,9 @@ class GridPool(Grouping):
         if self.steps < 1:
             raise ValueError(f"steps={self.steps}: must be a number of time steps >= 1")
 
-    def grouped(self, kv: LayerKV, seen: Observation, keep: int) -> Tensor:
+    def grouped(self, kv: LayerKV, obs: Observation, keep: int) -> Tensor:
         """Boxes of the grid, the same for all heads."""
-        return boxes(seen.grid, keep, self.steps).to(kv.keys.device)[None]
+        return boxes(obs.grid, keep, self.steps).to(kv.keys.device)[None]
 
     def flops(self, sizes: Sizes) -> int:
         """One multiply-add for each entry of keys and values."""
@@ -117,9 +117,9 @@ class FirstAndChanges(Compressor):
                 f"share={self.share}: must be in (0, 1], the part of the budget for the first step"
             )
 
-    def compress(self, kv: LayerKV, seen: Observation, keep: int) -> LayerKV:
+    def compress(self, kv: LayerKV, obs: Observation, keep: int) -> LayerKV:
         """The first step, whole or pooled, and the largest changes."""
-        _, rows, columns = seen.grid
+        _, rows, columns = obs.grid
         places, device = rows * columns, kv.keys.device
         whole = min(places, math.ceil(self.share * keep))
         first = max(whole, keep - (kv.tokens - places))

@@ -27,12 +27,12 @@ class Grouping(Compressor):
     proportional: bool
 
     @abstractmethod
-    def grouped(self, kv: LayerKV, seen: Observation, keep: int) -> Tensor:
+    def grouped(self, kv: LayerKV, obs: Observation, keep: int) -> Tensor:
         """Group of each token, `(h, T)`, from 0 to keep - 1, none empty."""
 
-    def compress(self, kv: LayerKV, seen: Observation, keep: int) -> LayerKV:
+    def compress(self, kv: LayerKV, obs: Observation, keep: int) -> LayerKV:
         """The mean of each group: keys before RoPE, values and positions alike."""
-        means = in_time_order(averaged(kv, self.grouped(kv, seen, keep), keep))
+        means = in_time_order(averaged(kv, self.grouped(kv, obs, keep), keep))
         return means if self.proportional else unweighted(means)
 
 
@@ -43,7 +43,7 @@ class KeyGrouping(Grouping):
     def by_keys(self, keys: Tensor, keep: int) -> Tensor:
         """Group of each token by its keys `(H, T, D)`, un-rotated; `(h, T)`."""
 
-    def grouped(self, kv: LayerKV, seen: Observation, keep: int) -> Tensor:
+    def grouped(self, kv: LayerKV, obs: Observation, keep: int) -> Tensor:
         """Groups by keys."""
         return self.by_keys(kv.keys[0], keep)
 

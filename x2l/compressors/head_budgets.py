@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from x2l.compressors.base import Compressor, Observation, Sizes
-from x2l.compressors.pruning_by_keys import RankedPruning
+from x2l.compressors.pruning_base import RankedPruning
 from x2l.kv import LayerKV
 
 
@@ -72,9 +72,9 @@ class AdaKV(Compressor):
         mask[best] = True
         return mask.view(heads, tokens)
 
-    def compress(self, kv: LayerKV, seen: Observation, keep: int) -> LayerKV:
+    def compress(self, kv: LayerKV, obs: Observation, keep: int) -> LayerKV:
         """The longest head's number of KVs; shorter heads repeat their last one with weight 0."""
-        mask = self.kept(self.pruner.importance(kv, seen, keep), keep)
+        mask = self.kept(self.pruner.importance(kv, obs, keep), keep)
         counts = mask.sum(dim=-1, keepdim=True)
         order = (~mask).long().argsort(dim=-1, stable=True)[:, : int(counts.max())]
         place = torch.arange(order.shape[1], device=order.device).expand_as(order)

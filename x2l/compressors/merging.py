@@ -132,9 +132,9 @@ class StaticMerging(Grouping):
     proportional: bool = True
     name: str = "static_merging"
 
-    def grouped(self, kv: LayerKV, seen: Observation, keep: int) -> Tensor:
+    def grouped(self, kv: LayerKV, obs: Observation, keep: int) -> Tensor:
         """Stretches of the tokens at one place, or of places; the same for all heads."""
-        keys, (steps, rows, columns) = kv.keys[0].float(), seen.grid
+        keys, (steps, rows, columns) = kv.keys[0].float(), obs.grid
         places, device = rows * columns, keys.device
         if keep < places:
             still, order = (

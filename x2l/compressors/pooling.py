@@ -115,9 +115,9 @@ class MeanPool(Grouping):
         """Checks `over`."""
         check_over(self.over)
 
-    def grouped(self, kv: LayerKV, seen: Observation, keep: int) -> Tensor:
+    def grouped(self, kv: LayerKV, obs: Observation, keep: int) -> Tensor:
         """Stretches of the order, the same for all heads."""
-        return stretches(seen.grid, self.over, keep, kv.keys.device)
+        return stretches(obs.grid, self.over, keep, kv.keys.device)
 
     def flops(self, sizes: Sizes) -> int:
         """One multiply-add for each entry of keys and values."""
@@ -151,11 +151,11 @@ class MaxNormPool(Compressor):
         if self.of not in ("keys", "values"):
             raise ValueError(f"of={self.of!r}: must be 'keys' or 'values'")
 
-    def compress(self, kv: LayerKV, seen: Observation, keep: int) -> LayerKV:
+    def compress(self, kv: LayerKV, obs: Observation, keep: int) -> LayerKV:
         """One KV of each of `keep` almost equal stretches of the order."""
         vectors = kv.keys if self.of == "keys" else kv.values
         norms = vectors[0].float().norm(dim=-1)
-        group = stretches(seen.grid, self.over, keep, norms.device).expand(len(norms), -1)
+        group = stretches(obs.grid, self.over, keep, norms.device).expand(len(norms), -1)
         return kv.take(best_in_group(norms, group, keep).sort(dim=-1).values)
 
     def flops(self, sizes: Sizes) -> int:

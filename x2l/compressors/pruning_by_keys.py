@@ -1,95 +1,23 @@
-"""Pruning: keep some KVs, drop the others. Here by keys, values and places; by attention in attention_pruning.py."""
+"""Pruning: by keys, values and places alone, without attention."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity, normalize
 
-from x2l.compressors import scorers
-from x2l.compressors.base import Compressor, Observation, Sizes
+from x2l.compressors.base import Observation, Sizes
+from x2l.compressors.pruning_base import (
+    RankedPruning,
+    ScoredPruning,
+    check_fits,
+    check_whole,
+    exact,
+    rotated_keys,
+)
 from x2l.kv import LayerKV
-
-
-class Pruning(Compressor):
-    """Abstract: keeps some KVs as they are."""
-
-    @abstractmethod
-    def chosen(self, kv: LayerKV, seen: Observation, keep: int) -> Tensor:
-        """Indices of the KVs to keep, ascending: `(keep,)` for all heads alike, or `(H, keep)`.
-
-        Raises:
-            ValueError: a window, sink or lag does not fit `keep` of this chunk's tokens.
-        """
-
-    def compress(self, kv: LayerKV, seen: Observation, keep: int) -> LayerKV:
-        """The chosen KVs."""
-        return kv.take(self.chosen(kv, seen, keep))
-
-
-class RankedPruning(Pruning):
-    """Abstract: keeps, head by head, the KVs of highest importance, which may depend on how many are kept."""
-
-    @abstractmethod
-    def importance(self, kv: LayerKV, seen: Observation, keep: int) -> Tensor:
-        """Importance `(H, T)`; higher = keep.
-
-        Raises:
-            ValueError: a window, sink or lag does not fit `keep` of this chunk's tokens.
-        """
-
-    def chosen(self, kv: LayerKV, seen: Observation, keep: int) -> Tensor:
-        """Those of highest importance, head by head."""
-        scores = self.importance(kv, seen, keep)
-        expected = (kv.keys.shape[1], kv.tokens)
-        if tuple(scores.shape) != expected or scores.isnan().any():
-            raise ValueError(
-                f"{self.name}: score gave {tuple(scores.shape)} (NaN: {bool(scores.isnan().any())}); "
-                f"must give {expected} without NaN"
-            )
-        # Stable: ties go to the earlier token on every machine. Sorted: KVs stay in time order.
-        best = scores.argsort(dim=-1, descending=True, stable=True)[:, :keep]
-        return best.sort(dim=-1).values
-
-
-class ScoredPruning(RankedPruning):
-    """Abstract: importance does not depend on how many are kept. A new method is one `score`."""
-
-    @abstractmethod
-    def score(self, kv: LayerKV, seen: Observation) -> Tensor:
-        """Importance `(H, T)`; higher = keep."""
-
-    def importance(self, kv: LayerKV, seen: Observation, keep: int) -> Tensor:
-        """The score."""
-        return self.score(kv, seen)
-
-
-def whole(method: str, field: str, value: int, least: int, odd: bool = False) -> None:
-    """Checks a number of tokens or steps that a method was given.
-
-    Raises:
-        ValueError: no integer, too small, or even where it must be odd.
-    """
-    if type(value) is not int or value < least or (odd and value % 2 == 0):
-        raise ValueError(
-            f"{method}: {field}={value!r}: must be an {'odd ' if odd else ''}integer >= {least}"
-        )
-
-
-def fits(method: str, field: str, value: int | None, tokens: int, keep: int) -> None:
-    """Checks a number of tokens that a method keeps whatever their score; None follows the kept count and always fits.
-
-    Raises:
-        ValueError: nothing is left to choose.
-    """
-    if value is not None and value >= keep:
-        raise ValueError(
-            f"{method}: {field}={value}: always kept, so it must be smaller than the kept count, here {keep} of "
-            f"{tokens} tokens, or nothing is left to choose; set {field} to null (follows the kept count) or below "
-            f"{keep}, lower the ratio, or pre-fill larger chunks (prefill.chunk_frames)"
-        )
 
 
 @dataclass(frozen=True)
@@ -98,43 +26,53 @@ class KeyNorm(ScoredPruning):
 
     name: str = "key_norm"
 
-    def score(self, kv: LayerKV, seen: Observation) -> Tensor:
-        """Minus the norm of each key."""
-        return scorers.key_norm(kv, seen)
+    def score(self, kv: LayerKV, obs: Observation) -> Tensor:
+        """Minus the norm of each key: keys of small norm draw attention (eq. 3).
+
+        RoPE does not change the norm, so un-rotated keys give the published score.
+        """
+        return -exact(kv.keys[0]).norm(dim=-1)
 
     def flops(self, sizes: Sizes) -> int:
         """One square-and-add for each entry."""
-        return 2 * sizes.heads * sizes.tokens * sizes.head_dim
+        return 2 * sizes.entries
 
 
 @dataclass(frozen=True)
 class ValueNorm(ScoredPruning):
-    """Keeps values of large L2 norm: VaN of InfiniPot-V (arXiv 2506.15745), without its pooling. Final."""
+    """Keeps values of large L2 norm: VaN of InfiniPot-V (arXiv 2506.15745), without its pooling. Final.
+
+    The paper smooths it over neighbouring patches in early layers; its published code does not unless told to.
+    """
 
     name: str = "value_norm"
 
-    def score(self, kv: LayerKV, seen: Observation) -> Tensor:
+    def score(self, kv: LayerKV, obs: Observation) -> Tensor:
         """The norm of each value."""
-        return scorers.value_norm(kv, seen)
+        return exact(kv.values[0]).norm(dim=-1)
 
     def flops(self, sizes: Sizes) -> int:
         """One square-and-add for each entry."""
-        return 2 * sizes.heads * sizes.tokens * sizes.head_dim
+        return 2 * sizes.entries
 
 
 @dataclass(frozen=True)
 class KeyDiff(ScoredPruning):
-    """Keeps keys that point away from the mean direction of the chunk's keys (KeyDiff, arXiv 2504.15364). Final."""
+    """Keeps keys that point away from the mean direction of the chunk's keys (KeyDiff, arXiv 2504.15364). Final.
+
+    Adapted: the paper evicts block by block, here a chunk is the block.
+    """
 
     name: str = "key_diff"
 
-    def score(self, kv: LayerKV, seen: Observation) -> Tensor:
-        """Minus the cosine to the mean direction."""
-        return scorers.key_diff(kv, seen)
+    def score(self, kv: LayerKV, obs: Observation) -> Tensor:
+        """s_i = -cos(k_i, mean_j k_j / |k_j|), on rotated keys, as in the paper's cache."""
+        keys = rotated_keys(kv, obs)
+        return -cosine_similarity(keys, normalize(keys, dim=-1).mean(dim=1, keepdim=True), dim=-1)
 
     def flops(self, sizes: Sizes) -> int:
         """Norm, mean and product: three multiply-adds for each entry."""
-        return 6 * sizes.heads * sizes.tokens * sizes.head_dim
+        return 6 * sizes.entries
 
 
 @dataclass(frozen=True)
@@ -152,23 +90,39 @@ class CUR(ScoredPruning):
 
     def __post_init__(self) -> None:
         """Checks the window: over one token everything would be equal."""
-        whole(self.name, "window", self.window, 2)
+        check_whole(self.name, "window", self.window, 2)
 
-    def score(self, kv: LayerKV, seen: Observation) -> Tensor:
-        """Product of the leverage scores."""
-        return scorers.cur(kv, seen, self.window)
+    def score(self, kv: LayerKV, obs: Observation) -> Tensor:
+        """|k_i|^2 |v_i|^2, each divided by its mean over the `window` tokens around.
+
+        The product of approximate leverage scores of K and V, in the form that kvpress' CURPress has without its
+        random projection, which only approximates these norms.
+        """
+        owner, sizes = _partition(kv.tokens, self.window, kv.keys.device)
+
+        def leverage(x: Tensor) -> Tensor:
+            squares = exact(x[0]).square().sum(dim=-1)  # (H, T)
+            sums = squares.new_zeros(len(squares), len(sizes)).index_add_(1, owner, squares)
+            return squares / (sums / sizes).clamp_min(1e-20)[:, owner]
+
+        return leverage(kv.keys) * leverage(kv.values)
 
     def flops(self, sizes: Sizes) -> int:
         """One square-and-add for each entry of keys and values."""
-        return 4 * sizes.heads * sizes.tokens * sizes.head_dim
+        return 4 * sizes.entries
 
 
 @dataclass(frozen=True)
 class LagKV(RankedPruning):
     """Keeps KVs that stand out against the range of the partition that follows (LagKV, arXiv 2504.04704). Final.
 
+    Partitions hold `lag` tokens. In each channel x becomes (x - min) / (max - min) with the range of the *next*
+    partition; the standard deviation over channels, softmaxed over the partition, is the information; that of key and
+    value are averaged and ranked. On rotated keys, as in the published code.
+
     Adapted: no sinks (in the prompt before the video) and no sliding window, which at the end of every chunk would
-    take most of a small budget; the last partition is seen against the one before it.
+    take most of a small budget; the last partition is compared with the one before it; and equal ranks are ordered by
+    the information itself, so that partitions compete where the budget is no multiple.
 
     Attributes:
         lag: tokens a partition; null = one time step, or more where that leaves more partitions than kept KVs, and at
@@ -181,16 +135,25 @@ class LagKV(RankedPruning):
     def __post_init__(self) -> None:
         """Checks the lag."""
         if self.lag is not None:
-            whole(self.name, "lag", self.lag, 2)
+            check_whole(self.name, "lag", self.lag, 2)
 
-    def importance(self, kv: LayerKV, seen: Observation, keep: int) -> Tensor:
-        """Rank in its partition."""
+    def importance(self, kv: LayerKV, obs: Observation, keep: int) -> Tensor:
+        """Rank of each token in its partition, as a share of it."""
         self.check(kv.tokens, keep)
         lag = self.lag
         if lag is None:
-            fair = max(seen.grid[1] * seen.grid[2], -(-kv.tokens // keep))
+            fair = max(obs.grid[1] * obs.grid[2], -(-kv.tokens // keep))
             lag = max(1, min(fair, kv.tokens // 2))
-        return scorers.lag_kv(kv, seen, lag)
+        owner, sizes = _partition(kv.tokens, lag, kv.keys.device)
+        share = _lag_relative(rotated_keys(kv, obs), lag, owner, sizes)
+        share = (share + _lag_relative(exact(kv.values[0]), lag, owner, sizes)) / 2
+        order = share.argsort(dim=-1, stable=True)
+        # By partition, then by share.
+        order = order.gather(1, owner[order].argsort(dim=-1, stable=True))
+        starts = sizes.cumsum(0) - sizes
+        place = torch.arange(kv.tokens, device=order.device) - starts[owner]
+        rank = torch.empty_like(share).scatter_(1, order, place.expand_as(order).to(share.dtype))
+        return (rank + share) / sizes[owner]
 
     def check(self, tokens: int, keep: int) -> None:
         """Whether ranks within partitions choose anything.
@@ -207,12 +170,16 @@ class LagKV(RankedPruning):
 
     def flops(self, sizes: Sizes) -> int:
         """Scaling and standard deviation: two multiply-adds for each entry of keys and values."""
-        return 8 * sizes.heads * sizes.tokens * sizes.head_dim
+        return 8 * sizes.entries
 
 
 @dataclass(frozen=True)
 class TemporalRedundancy(ScoredPruning):
     """Drops what the chunk's last steps show at the same place: TaR of InfiniPot-V (arXiv 2506.15745). Final.
+
+    Adapted: keys before RoPE, since the turn along time would count as change; recent steps are not kept whole (one
+    alone may be more than a chunk's budget) but compared with the other recent ones, a single one with the step before
+    it. A chunk of one step has no time axis and is scored by the norm of its values, the paper's other half.
 
     Attributes:
         recent: time steps that are compared with, at most all of the chunk's; null = a quarter of them, at least one
@@ -225,17 +192,28 @@ class TemporalRedundancy(ScoredPruning):
     def __post_init__(self) -> None:
         """Checks the number of steps."""
         if self.recent is not None:
-            whole(self.name, "recent", self.recent, 1)
+            check_whole(self.name, "recent", self.recent, 1)
 
-    def score(self, kv: LayerKV, seen: Observation) -> Tensor:
-        """Minus the similarity to recent steps."""
-        steps = seen.grid[0]
+    def score(self, kv: LayerKV, obs: Observation) -> Tensor:
+        """s(t, place) = -mean_r cos(k(t, place), k(r, place)) over the chunk's last `recent` time steps r."""
+        steps = obs.grid[0]
+        if steps == 1:
+            return ValueNorm().score(kv, obs)
         recent = max(1, steps // 4) if self.recent is None else min(self.recent, steps)
-        return scorers.temporal_redundancy(kv, seen, recent)
+        keys = normalize(exact(kv.keys[0]), dim=-1).unflatten(1, (steps, -1))
+        is_recent = torch.arange(steps, device=keys.device) >= steps - recent
+        latest = keys[:, is_recent]  # (H, steps, places, D)
+        cosine = (keys * latest.sum(dim=1, keepdim=True)).sum(dim=-1)
+        # Without itself: its cosine is 1 but for keys of zero length.
+        cosine = torch.where(is_recent[:, None], cosine - keys.square().sum(dim=-1), cosine)
+        cosine /= recent - is_recent.to(cosine.dtype)[:, None] if recent > 1 else 1
+        if recent == 1:
+            cosine[:, -1] = (keys[:, -1] * keys[:, -2]).sum(dim=-1)
+        return -cosine.flatten(1)
 
     def flops(self, sizes: Sizes) -> int:
         """Norm, sum and product: three multiply-adds for each entry of the keys."""
-        return 6 * sizes.heads * sizes.tokens * sizes.head_dim
+        return 6 * sizes.entries
 
 
 @dataclass(frozen=True)
@@ -245,7 +223,7 @@ class Streaming(RankedPruning):
     Adapted: first and last of the chunk, since every chunk is compressed once, when it has just been pre-filled.
 
     Attributes:
-        sink: first tokens that are kept; null = the paper's 4, at most a quarter of the kept count.
+        sink: first tokens that are kept; null = the paper's 4 (section 3.2), at most a quarter of the kept count.
     """
 
     sink: int | None = None
@@ -254,7 +232,7 @@ class Streaming(RankedPruning):
     def __post_init__(self) -> None:
         """Checks the number of sinks."""
         if self.sink is not None:
-            whole(self.name, "sink", self.sink, 0)
+            check_whole(self.name, "sink", self.sink, 0)
 
     def check(self, tokens: int, keep: int) -> None:
         """Whether sinks leave room for recent tokens.
@@ -262,46 +240,54 @@ class Streaming(RankedPruning):
         Raises:
             ValueError: they do not.
         """
-        fits(self.name, "sink", self.sink, tokens, keep)
+        check_fits(self.name, "sink", self.sink, tokens, keep)
 
-    def importance(self, kv: LayerKV, seen: Observation, keep: int) -> Tensor:
-        """1 at both ends."""
+    def importance(self, kv: LayerKV, obs: Observation, keep: int) -> Tensor:
+        """1 at both ends, 0 between."""
         self.check(kv.tokens, keep)
         sink = min(4, keep // 4) if self.sink is None else self.sink
-        return scorers.streaming(kv, sink, keep - sink)
+        score = torch.zeros(kv.keys.shape[1], kv.tokens, device=kv.keys.device)
+        score[:, :sink] = 1
+        score[:, kv.tokens - (keep - sink) :] = 1
+        return score
 
     def flops(self, sizes: Sizes) -> int:
         """None."""
         return 0
 
 
-@dataclass(frozen=True)
-class RandomPruning(ScoredPruning):
-    """Keeps a random subset, drawn anew for every head and layer. Control. Final."""
+def _partition(tokens: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cuts tokens into stretches of `size`; what is left over at the end joins the last one.
 
-    name: str = "random"
-    draws = True
-
-    def score(self, kv: LayerKV, seen: Observation) -> Tensor:
-        """Uniform draws."""
-        return scorers.random(kv, seen)
-
-    def flops(self, sizes: Sizes) -> int:
-        """None."""
-        return 0
+    Returns:
+        `(T,)` stretch of each token, and `(stretches,)` sizes.
+    """
+    count = max(1, tokens // size)
+    owner = (torch.arange(tokens, device=device) // size).clamp_max(count - 1)
+    sizes = torch.full((count,), size, device=device)
+    sizes[-1] = tokens - (count - 1) * size
+    return owner, sizes
 
 
-@dataclass(frozen=True)
-class UniformPruning(Pruning):
-    """Keeps evenly spaced tokens, the same for every head and layer: plain down-sampling. Control. Final."""
+def _lag_relative(x: Tensor, lag: int, owner: Tensor, sizes: Tensor) -> Tensor:
+    """Information of vectors `(H, T, D)` against the next partition (the last against the one before), `(H, T)`."""
+    count = len(sizes)
+    whole = x[:, : count * lag].unflatten(1, (count, lag))
+    low, high = whole.amin(dim=2), whole.amax(dim=2)  # (H, partitions, D)
+    if count * lag < x.shape[1]:
+        rest = x[:, count * lag :]
+        low[:, -1] = torch.minimum(low[:, -1], rest.amin(dim=1))
+        high[:, -1] = torch.maximum(high[:, -1], rest.amax(dim=1))
+    other = torch.arange(1, count + 1, device=x.device)
+    other[-1] = max(0, count - 2)
+    reference = other[owner]
+    span = (high - low).clamp_min(1e-6)  # equal keys have no range
+    spread = ((x - low[:, reference]) / span[:, reference]).std(dim=-1)
+    weight = (spread - _largest(spread, owner, count)[:, owner]).exp()
+    return weight / weight.new_zeros(len(x), count).index_add_(1, owner, weight)[:, owner]
 
-    name: str = "uniform"
 
-    def chosen(self, kv: LayerKV, seen: Observation, keep: int) -> Tensor:
-        """The middle token of each of `keep` equal stretches."""
-        index = torch.arange(keep, device=kv.keys.device)
-        return ((2 * index + 1) * kv.tokens) // (2 * keep)
-
-    def flops(self, sizes: Sizes) -> int:
-        """None."""
-        return 0
+def _largest(x: Tensor, owner: Tensor, count: int) -> Tensor:
+    """Largest of `(H, T)` in each partition, `(H, count)`."""
+    start = x.new_full((len(x), count), -torch.inf)
+    return start.scatter_reduce_(1, owner.expand_as(x), x, "amax")

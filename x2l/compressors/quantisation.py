@@ -51,13 +51,13 @@ class Packed:
         """Bytes of codes, scales and zeros."""
         return self.codes.nbytes + self.scales.nbytes + self.zeros.nbytes
 
-    def each(self, do: Callable[[Tensor], Tensor]) -> Packed:
+    def map(self, do: Callable[[Tensor], Tensor]) -> Packed:
         """The same with `do` applied to every tensor."""
         return replace(self, codes=do(self.codes), scales=do(self.scales), zeros=do(self.zeros))
 
     def of_head(self, head: int) -> Packed:
         """The numbers of one head, `(1, 1, T, D)`."""
-        return self.each(lambda tensor: tensor[:, [head]])
+        return self.map(lambda tensor: tensor[:, [head]])
 
     def unpacked(self) -> Tensor:
         """The numbers `(1, H, T, D)`, each within half of its group's scale of what it was, and rounding to `dtype`."""
@@ -153,7 +153,7 @@ class EncodedLayer(StoredLayer):
         return self.keys.codes.shape[TOKENS]
 
     @property
-    def entries(self) -> int:
+    def kv_count(self) -> int:
         """KVs of all heads together."""
         return self.keys.codes.shape[1] * self.tokens
 
@@ -167,16 +167,16 @@ class EncodedLayer(StoredLayer):
         """Where they lie."""
         return self.keys.codes.device
 
-    def at(self) -> Tensor:
+    def decoded_positions(self) -> Tensor:
         """The positions."""
         return self.positions
 
-    def each(self, do: Callable[[Tensor], Tensor]) -> EncodedLayer:
+    def map(self, do: Callable[[Tensor], Tensor]) -> EncodedLayer:
         """The same with `do` applied to every tensor."""
-        keys, values = self.keys.each(do), self.values.each(do)
+        keys, values = self.keys.map(do), self.values.map(do)
         return EncodedLayer(keys, values, do(self.positions), do(self.weights))
 
-    def moved(self, positions: Tensor) -> EncodedLayer:
+    def with_positions(self, positions: Tensor) -> EncodedLayer:
         """The same KVs at other positions."""
         return replace(self, positions=positions)
 
@@ -186,7 +186,7 @@ class EncodedLayer(StoredLayer):
 
     def head_keys(self, head: int, device: torch.device) -> HeadKeys:
         """Keys of one KV head; their codes are copied, and decoded on the device."""
-        codes = self.keys.of_head(head).each(lambda tensor: tensor.to(device))
+        codes = self.keys.of_head(head).map(lambda tensor: tensor.to(device))
         at = self.positions[:, head % self.positions.shape[1]]
         return HeadKeys(codes.unpacked()[0, 0], at.to(device))
 

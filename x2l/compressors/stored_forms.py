@@ -40,9 +40,9 @@ class Interleaved(StoredLayer):
         return self.text.tokens + self.visual.tokens
 
     @property
-    def entries(self) -> int:
+    def kv_count(self) -> int:
         """KVs of all heads together, text included."""
-        return self.text.entries + self.visual.entries
+        return self.text.kv_count + self.visual.kv_count
 
     @property
     def nbytes(self) -> int:
@@ -54,29 +54,32 @@ class Interleaved(StoredLayer):
         """Where both lie."""
         return self.text.device
 
-    def at(self) -> Tensor:
+    def decoded_positions(self) -> Tensor:
         """Positions of both parts, in the order of `decode`."""
         both, order = self._both()
         return both.gather(2, order.expand(len(both), -1, -1))
 
-    def moved(self, positions: Tensor) -> Interleaved:
+    def with_positions(self, positions: Tensor) -> Interleaved:
         """Both parts at other positions."""
         both, order = self._both()
         order = order.expand(len(both), -1, -1)
         back = torch.empty_like(both).scatter_(2, order, positions.expand_as(both))
         split = self.text.tokens
-        return Interleaved(self.text.moved(back[..., :split]), self.visual.moved(back[..., split:]))
+        return Interleaved(
+            self.text.with_positions(back[..., :split]),
+            self.visual.with_positions(back[..., split:]),
+        )
 
     def _both(self) -> tuple[Tensor, Tensor]:
         """Positions of text, then visual KVs, `(A, h, T)`, and their order in time, `(1, h, T)`."""
-        parts = (self.text.at(), self.visual.at())
+        parts = (self.text.decoded_positions(), self.visual.decoded_positions())
         heads = max(part.shape[1] for part in parts)
         both = torch.cat([part.expand(-1, heads, -1) for part in parts], dim=2)
         return both, _order(both, heads)[None]
 
-    def each(self, do: Callable[[Tensor], Tensor]) -> Interleaved:
+    def map(self, do: Callable[[Tensor], Tensor]) -> Interleaved:
         """The same with `do` applied to every tensor."""
-        return Interleaved(self.text.each(do), self.visual.each(do))
+        return Interleaved(self.text.map(do), self.visual.map(do))
 
     def decode(self) -> LayerKV:
         """Both parts, by temporal position."""
@@ -113,9 +116,9 @@ class Ragged(StoredLayer):
         return max(head.tokens for head in self.heads)
 
     @property
-    def entries(self) -> int:
+    def kv_count(self) -> int:
         """KVs of all heads together, without padding."""
-        return sum(head.entries for head in self.heads)
+        return sum(head.kv_count for head in self.heads)
 
     @property
     def nbytes(self) -> int:
@@ -127,22 +130,24 @@ class Ragged(StoredLayer):
         """Where the heads lie."""
         return self.heads[0].device
 
-    def at(self) -> Tensor:
+    def decoded_positions(self) -> Tensor:
         """Positions of all heads, padded like `decode`."""
-        return torch.cat([_padded(head.at(), self.tokens, 2) for head in self.heads], dim=1)
+        return torch.cat(
+            [_padded(head.decoded_positions(), self.tokens, 2) for head in self.heads], dim=1
+        )
 
-    def moved(self, positions: Tensor) -> Ragged:
+    def with_positions(self, positions: Tensor) -> Ragged:
         """All heads at other positions; those of padding are not looked at."""
         return Ragged(
             tuple(
-                head.moved(positions[:, [index], : head.tokens])
+                head.with_positions(positions[:, [index], : head.tokens])
                 for index, head in enumerate(self.heads)
             )
         )
 
-    def each(self, do: Callable[[Tensor], Tensor]) -> Ragged:
+    def map(self, do: Callable[[Tensor], Tensor]) -> Ragged:
         """The same with `do` applied to every tensor."""
-        return Ragged(tuple(head.each(do) for head in self.heads))
+        return Ragged(tuple(head.map(do) for head in self.heads))
 
     def decode(self) -> LayerKV:
         """All heads, padded at the end."""
@@ -183,8 +188,8 @@ def by_head(layer: LayerKV) -> tuple[LayerKV, ...]:
     positions = layer.positions.expand(-1, layer.keys.shape[1], -1)
     for head, weight in enumerate(weights):
         there = (weight > 0).nonzero()[:, 0]
-        one = LayerKV(
+        alone = LayerKV(
             layer.keys[:, [head]], layer.values[:, [head]], positions[:, [head]], weight[None]
         )
-        heads.append(one.take(there))
+        heads.append(alone.take(there))
     return tuple(heads)

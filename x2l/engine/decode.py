@@ -16,7 +16,7 @@ from x2l.engine.context_length import check_question
 from x2l.engine.flops import answer_flops
 from x2l.engine.kv_store import KVStore
 from x2l.engine.meter import Meter
-from x2l.models.attention import Watch
+from x2l.models.attention import AttentionCapture
 from x2l.models.interface import VideoModel
 from x2l.models.kv_cache import BufferCache
 from x2l.models.positions import Placement
@@ -52,11 +52,11 @@ def ask(
     cache: BufferCache,
     question: Question,
     place: Placement,
-    watch: Watch | None = None,
+    capture: AttentionCapture | None = None,
 ) -> Tensor:
     """Runs the question over a filled cache; logits of the first answer token, `(vocabulary,)`."""
     positions = question_positions(model.axes, place, len(question.input_ids))
-    return model.logits(model.embed_text(question.input_ids), positions, cache, watch)
+    return model.logits(model.embed_text(question.input_ids), positions, cache, capture)
 
 
 def answer(
@@ -86,7 +86,7 @@ def answer(
         question_tokens = len(question.input_ids)
         limit, start = model.shape.context_length, mixed.place.next_position
         check_question(limit, max(mixed.kv.tokens), start, question_tokens, max_new_tokens)
-        cache = model.fill(mixed.kv, room=question_tokens + max_new_tokens)
+        cache = model.load_cache(mixed.kv, reserve=question_tokens + max_new_tokens)
     sizes = {level: store.nbytes(level) for level in set(assignment) - {store.coarsest}}
     reloaded = sum(sizes[level][i] for i, level in enumerate(assignment) if level in sizes)
     with meter.stage("decode"):

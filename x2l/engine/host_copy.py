@@ -39,7 +39,7 @@ def _layer_to_host(layer: StoredLayer) -> StoredLayer:
     side = _streams[device]
     side.wait_stream(torch.cuda.current_stream(device))  # the KVs must have been computed
     with torch.cuda.stream(side):
-        return layer.each(lambda tensor: _copied(tensor, side))
+        return layer.map(lambda tensor: _copied(tensor, side))
 
 
 def _copied(tensor: Tensor, side: torch.cuda.Stream) -> Tensor:

@@ -98,7 +98,7 @@ class KVStore:
         """
         heads = sum(layer.keys.shape[1] for layer in self.prefix.layers)  # of all layers
         return tuple(
-            kv.entries // heads - (chunk.tokens - chunk.visual_tokens)
+            kv.kv_count // heads - (chunk.tokens - chunk.visual_tokens)
             for kv, chunk in zip(self.levels[level], self.prompt.chunks, strict=True)
         )
 
@@ -194,8 +194,8 @@ class KVStore:
         for part, chunk in zip(parts, self.prompt.chunks, strict=True):
             layers, ends = [], []
             for layer in part.layers:
-                moved, after = compacted(self.prompt, chunk, layer.at(), cursor)
-                layers.append(layer.moved(moved))
+                moved, after = compacted(self.prompt, chunk, layer.decoded_positions(), cursor)
+                layers.append(layer.with_positions(moved))
                 ends.append(after)
             cursor = furthest(ends)
             closed.append(StoredKV(tuple(layers)))

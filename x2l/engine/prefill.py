@@ -20,7 +20,7 @@ from x2l.engine.host_copy import copies_done, to_host
 from x2l.engine.kv_store import POSITIONS, KVStore
 from x2l.engine.meter import Meter
 from x2l.kv import KV, LayerKV, StoredKV, StoredLayer
-from x2l.models.attention import Watch
+from x2l.models.attention import AttentionCapture
 from x2l.models.interface import Embedded, ModelShape, VideoModel
 from x2l.models.positions import compact_end, compacted, first_cursor, furthest, shifted
 from x2l.models.prompt import Chunk, Prompt
@@ -95,21 +95,14 @@ def prefill(
     check_prefill(levels, context, positions)
     check_budgets(levels, prompt, model.shape)
     meter = meter or Meter(model.device)
-    seen = {context: levels}
+    contexts = {context: levels}
     if context == "own":
-        seen = {name: {name: level} for name, level in levels.items()}
-    layers = model.shape.layers
-    probes = [one.compressor.probe for one in levels.values() if "probe" in one.compressor.needs]
-    asked = max((len(model.question(text).input_ids) for text in probes), default=0)
-    attended = max(_room(prompt, seen[name].get(name), layers) for name in seen) + asked
-    end = int(prompt.positions.max()) + 1 + asked
-    if positions == "compact" and context != "full":
-        left = [_left(prompt, seen[name][name], layers) for name in seen]
-        end = max(compact_end(prompt, kept) for kept in left) + asked
+        contexts = {name: {name: level} for name, level in levels.items()}
     coarsest = tuple(levels)[-1]
-    check_video(model.shape.context_length, prompt.tokens, attended, end, coarsest)
+    _check_length(model, prompt, contexts, positions, coarsest)
     passes = [
-        _Pass(model, prompt, seen[c], c, positions, meter, video_seed, coarsest) for c in seen
+        _Pass(model, prompt, of_pass, name, positions, meter, video_seed, coarsest)
+        for name, of_pass in contexts.items()
     ]
     embeds, owner = [], []
     for chunk in prompt.chunks:
@@ -120,8 +113,8 @@ def prefill(
         steps = visual.float().split(chunk.steps)
         embeds += [step.mean(dim=0, keepdim=True).cpu() for step in steps]
         owner += [chunk.index] * len(steps)
-        for one in passes:
-            one.advance(chunk, embedded)
+        for decoder_pass in passes:
+            decoder_pass.prefill_chunk(chunk, embedded)
         if progress is not None:
             progress(chunk.index + 1, len(prompt.chunks))
     with meter.stage("compression"):
@@ -129,11 +122,46 @@ def prefill(
     return KVStore(
         prompt=replace(prompt, visual={}),
         prefix=passes[0].prefix,
-        levels={name: tuple(kvs) for one in passes for name, kvs in one.stored.items()},
+        levels={name: tuple(kvs) for of in passes for name, kvs in of.stored.items()},
         positions=positions,
         step_embeds=torch.cat(embeds),
         step_chunk=tuple(owner),
     )
+
+
+def _check_length(
+    model: VideoModel,
+    prompt: Prompt,
+    contexts: Mapping[str, Mapping[str, Level]],
+    positions: str,
+    coarsest: str,
+) -> None:
+    """Checks that every pass fits the model's context, probe texts included.
+
+    Args:
+        model: the model.
+        prompt: the prompt.
+        contexts: what each pass leaves in sight -> the levels that it emits.
+        positions: `keep` or `compact`.
+        coarsest: for the message.
+
+    Raises:
+        ContextError: one does not.
+    """
+    layers, levels = (
+        model.shape.layers,
+        [level for of in contexts.values() for level in of.values()],
+    )
+    probes = [level.compressor.probe for level in levels if "probe" in level.compressor.needs]
+    probe_tokens = max((len(model.question(text).input_ids) for text in probes), default=0)
+    attended = max(_capacity(prompt, of.get(name), layers) for name, of in contexts.items())
+    end = int(prompt.positions.max()) + 1
+    if positions == "compact" and "full" not in contexts:
+        end = max(
+            compact_end(prompt, _left(prompt, of[name], layers)) for name, of in contexts.items()
+        )
+    limit, more = model.shape.context_length, probe_tokens
+    check_video(limit, prompt.tokens, attended + more, end + more, coarsest)
 
 
 class _Pass:
@@ -159,31 +187,32 @@ class _Pass:
             raise ValueError(
                 f"compressor needs {sorted(self.needs - CAN_SEE)}: the engine can show {sorted(CAN_SEE)}"
             )
-        self.cache = model.new_cache(_room(prompt, levels.get(context), model.shape.layers))
+        self.cache = model.new_cache(_capacity(prompt, levels.get(context), model.shape.layers))
         self.cursor = first_cursor(prompt)
         self.stored: dict[str, list[StoredKV]] = {name: [] for name in levels}
-        at = prompt.positions[:, : prompt.prefix]
+        before = prompt.positions[:, : prompt.prefix]
         with meter.stage("prefill"):
-            model.advance(model.embed_text(prompt.input_ids[: prompt.prefix]), at, self.cache)
-            self.prefix = self._raw((0,) * model.shape.layers, at, at)
+            text = model.embed_text(prompt.input_ids[: prompt.prefix])
+            model.prefill_span(text, before, self.cache)
+            self.prefix = self._raw((0,) * model.shape.layers, before, before)
         meter.add("prefill", decoder_flops(model.shape, prompt.prefix, prompt.prefix))
 
-    def advance(self, chunk: Chunk, embedded: Embedded) -> None:
+    def prefill_chunk(self, chunk: Chunk, embedded: Embedded) -> None:
         """Pre-fills one chunk, compresses it to every level, and leaves the context that later chunks attend to."""
         model, meter, cache = self.model, self.meter, self.cache
         before = cache.lengths
         compact = self.positions == "compact" and self.context != "full"
         used = shifted(self.prompt, chunk, self.cursor) if compact else chunk.positions
-        watch = Watch() if "queries" in self.needs else None
+        capture = AttentionCapture() if "queries" in self.needs else None
         with meter.stage("prefill"):
-            model.advance(embedded, used, cache, watch)
+            model.prefill_span(embedded, used, cache, capture)
             raw = self._raw(before, used, chunk.positions)
         keys = sum(cache.lengths) / len(before)
         meter.add("prefill", decoder_flops(model.shape, chunk.tokens, round(keys)))
         with meter.stage("compression"):
-            probes = self._probed(used)
+            probes = self._probe(used)
             levels = {
-                name: self._compress(level, raw, chunk, used, watch, probes)
+                name: self._compress(level, raw, chunk, used, capture, probes)
                 for name, level in self.levels.items()
             }
             if self.context != "full":
@@ -192,19 +221,21 @@ class _Pass:
             for name, kv in levels.items():
                 self.stored[name].append(kv if name == self.resident else to_host(kv))
 
-    def _probed(self, used: Tensor) -> dict[str, Watch]:
+    def _probe(self, used: Tensor) -> dict[str, AttentionCapture]:
         """Runs each probe text right behind the chunk, shows its queries, and forgets its KVs."""
         texts = {c.probe for c in self.compressors if "probe" in c.needs}
-        model, before, probed = self.model, self.cache.lengths, {}
+        model, before, probes = self.model, self.cache.lengths, {}
         for text in sorted(texts):
-            ids, watch = model.question(text).input_ids, Watch()
+            ids, capture = model.question(text).input_ids, AttentionCapture()
             behind = torch.arange(len(ids)) + int(used.max()) + 1
-            model.advance(model.embed_text(ids), behind.expand(model.axes, -1), self.cache, watch)
+            model.prefill_span(
+                model.embed_text(ids), behind.expand(model.axes, -1), self.cache, capture
+            )
             self.cache.cut(before)
             keys = round(sum(before) / len(before)) + len(ids)
             self.meter.add("compression", decoder_flops(model.shape, len(ids), keys))
-            probed[text] = watch
-        return probed
+            probes[text] = capture
+        return probes
 
     def _leave(self, kv: KV, chunk: Chunk, compact: bool) -> None:
         """Puts a chunk's compressed KVs into the context."""
@@ -218,8 +249,8 @@ class _Pass:
             self.cache.append(index, rotated, layer.values, layer.weights)
         self.cursor = furthest(ends)
 
-    def _raw(self, before: tuple[int, ...], used: Tensor, own: Tensor) -> KV:
-        """The KVs that the last forward appended: un-rotated from the positions `used`, labelled with their `own`."""
+    def _raw(self, before: tuple[int, ...], used: Tensor, original: Tensor) -> KV:
+        """The KVs that the last forward appended: un-rotated from the positions `used`, labelled with `original`."""
         layers = []
         for layer, start in zip(self.cache.layers, before, strict=True):
             keys, values = layer.tail(start)
@@ -228,7 +259,7 @@ class _Pass:
                 LayerKV(
                     self.model.unrotate(keys, used.to(device)),
                     values.clone(),
-                    own[:, None].to(device, torch.float32),
+                    original[:, None].to(device, torch.float32),
                     torch.ones(1, keys.shape[2], device=device),
                 )
             )
@@ -240,18 +271,18 @@ class _Pass:
         raw: KV,
         chunk: Chunk,
         used: Tensor,
-        watch: Watch | None,
-        probes: Mapping[str, Watch],
+        capture: AttentionCapture | None,
+        probes: Mapping[str, AttentionCapture],
     ) -> StoredKV:
         keeps = level.keeps(chunk.visual_tokens, len(raw.layers))
         if min(keeps) == chunk.visual_tokens and level.codec is None:
             return StoredKV(raw.layers)
-        needs, shown = level.compressor.needs, probes.get(level.compressor.probe)
+        needs, probe = level.compressor.needs, probes.get(level.compressor.probe)
         layers = []
         for index, layer in enumerate(raw.layers):
-            visual = chunk.is_visual.to(layer.keys.device)
-            at = visual.nonzero()[:, 0]
-            seen = Observation(
+            is_visual = chunk.is_visual.to(layer.keys.device)
+            places = is_visual.nonzero()[:, 0]
+            obs = Observation(
                 layer=index,
                 chunk=chunk.index,
                 grid=chunk.grid,
@@ -259,43 +290,45 @@ class _Pass:
                 positions=used[:, chunk.is_visual].to(layer.keys.device),
                 rope=self.model,
                 scaling=self.model.scaling,
-                queries=watch.queries[index][:, :, at] if watch and "queries" in needs else None,
-                probe=shown.queries[index] if shown and "probe" in needs else None,
+                queries=capture.queries[index][:, :, places]
+                if capture and "queries" in needs
+                else None,
+                probe=probe.queries[index] if probe and "probe" in needs else None,
             )
-            kept = own = layer.take(at)
-            if keeps[index] < own.tokens:
-                kept = level.compressor.compress(own, seen, keeps[index])
-                _check_kept(level, kept, keeps[index], seen, own.tokens)
-            text = None if bool(visual.all()) else layer.take((~visual).nonzero()[:, 0])
+            kept = visual = layer.take(places)
+            if keeps[index] < visual.tokens:
+                kept = level.compressor.compress(visual, obs, keeps[index])
+                _check_kept(level, kept, keeps[index], obs, visual.tokens)
+            text = None if bool(is_visual.all()) else layer.take((~is_visual).nonzero()[:, 0])
             layers.append(_stored(level, kept, text))
-        asked = shown.queries[0].shape[2] if shown else 0
-        self._count(level, chunk.visual_tokens, keeps, asked)
+        probe_tokens = probe.queries[0].shape[2] if probe else 0
+        self._count(level, chunk.visual_tokens, keeps, probe_tokens)
         return StoredKV(tuple(layers))
 
-    def _count(self, level: Level, tokens: int, keeps: tuple[int, ...], asked: int) -> None:
+    def _count(self, level: Level, tokens: int, keeps: tuple[int, ...], probe_tokens: int) -> None:
         """Adds what compressing and encoding one chunk took."""
         shape = self.model.shape
         for keep, layers in Counter(keeps).items():
-            sizes = Sizes(shape.kv_heads, shape.heads, tokens, keep, shape.head_dim, asked)
+            sizes = Sizes(shape.kv_heads, shape.heads, tokens, keep, shape.head_dim, probe_tokens)
             flops = level.compressor.flops(sizes) if keep < tokens else 0
             if level.codec is not None:
                 flops += level.codec.flops(shape.kv_heads, keep, shape.head_dim)
             self.meter.add("compression", layers * flops)
 
 
-def _check_kept(level: Level, kept: LayerKV, keep: int, seen: Observation, tokens: int) -> None:
+def _check_kept(level: Level, kept: LayerKV, keep: int, obs: Observation, tokens: int) -> None:
     """Checks that a compressor did as it was told.
 
     Raises:
         RuntimeError: it kept another number of KVs.
     """
-    heads, entries = kept.keys.shape[1], kept.entries
+    heads, count = kept.keys.shape[1], kept.kv_count
     if level.compressor.ragged:
-        entries = int((kept.weights > 0).expand(heads, -1).sum())
-    if entries != keep * heads:
+        count = int((kept.weights > 0).expand(heads, -1).sum())
+    if count != keep * heads:
         raise RuntimeError(
-            f"compressor {level.compressor.name!r} returned {entries / heads:g} KVs of {tokens} in chunk {seen.chunk}, "
-            f"layer {seen.layer}; it was told to keep {keep} (ratio {level.ratio})"
+            f"compressor {level.compressor.name!r} returned {count / heads:g} KVs of {tokens} in chunk {obs.chunk}, "
+            f"layer {obs.layer}; it was told to keep {keep} (ratio {level.ratio})"
         )
 
 
@@ -305,11 +338,11 @@ def _stored(level: Level, kept: LayerKV, text: LayerKV | None) -> StoredLayer:
     uneven = level.compressor.ragged and bool((kept.weights == 0).any())
     if level.codec is None and not uneven:
         return kept if text is None else interleaved(text, kept)
-    visual = Ragged(tuple(encode(one) for one in by_head(kept))) if uneven else encode(kept)
+    visual = Ragged(tuple(map(encode, by_head(kept)))) if uneven else encode(kept)
     return visual if text is None else Interleaved(text, visual)
 
 
-def _room(prompt: Prompt, level: Level | None, layers: int) -> int:
+def _capacity(prompt: Prompt, level: Level | None, layers: int) -> int:
     """The most KVs that a layer of a pass has in its context at any time, so that no buffer ever has to be doubled.
 
     Where heads keep different numbers it is that of equal heads, since what the longest keeps is not known before.
@@ -321,8 +354,8 @@ def _room(prompt: Prompt, level: Level | None, layers: int) -> int:
     """
     if level is None:
         return prompt.tokens
-    whole = max(chunk.tokens for chunk in prompt.chunks)
-    return prompt.prefix + sum(_left(prompt, level, layers)) + whole
+    largest = max(chunk.tokens for chunk in prompt.chunks)
+    return prompt.prefix + sum(_left(prompt, level, layers)) + largest
 
 
 def _left(prompt: Prompt, level: Level, layers: int) -> list[int]:

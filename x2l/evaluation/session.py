@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from x2l.compressors.base import Level
+from x2l.compressors.draws import seed_of
 from x2l.engine.assignment import assigned
 from x2l.engine.context_length import check_question
 from x2l.engine.decode import Answer, answer
@@ -151,8 +151,7 @@ class Session:
 
 def video_seed(seed: int, path: str) -> int:
     """Of the draws about one video: the run's seed and the file's name, wherever it lies and whoever asks."""
-    digest = hashlib.sha256(f"{seed}/{Path(path).name}".encode()).digest()
-    return int.from_bytes(digest[:7], "big")
+    return seed_of(seed, Path(path).name)
 
 
 def open_session(

@@ -1,7 +1,7 @@
 """One attention function for the language model: a stock kernel's arithmetic, plus what compression needs.
 
 It adds a bias per KV (the log of how many tokens a merged KV stands for), copes with layers of different length,
-and shows queries and keys to whoever watches. What it should do is said by a `with`, never stored on a model.
+and shows queries and keys to an `AttentionCapture`. What it should do is said by a `with`, never stored on a model.
 
 Registered under its name for masks too: a name unknown to Hugging Face's mask registry gets no mask, and sdpa then
 cuts the keys to the first `q_len` of them, silently (facts measured on every architecture tried).
@@ -33,7 +33,7 @@ Kernel = Literal["eager", "masked", "flash", "plain", "fused", "split"]
 
 
 @dataclass(frozen=True)
-class Watch:
+class AttentionCapture:
     """Collects what attention saw, by layer index.
 
     Attributes:
@@ -41,7 +41,7 @@ class Watch:
         keys: `(1, H, T_all, D)`, rotated, the cache included.
         scaling: the factor on query-key products.
         want_keys: whether keys are collected as well.
-        last: the last layer watched. The forward ends before that layer attends: later layers do not run, and what it
+        last: the last layer captured. The forward ends before that layer attends: later layers do not run, and what it
             would return is not there. None: all layers, to the end.
     """
 
@@ -52,15 +52,15 @@ class Watch:
     scaling: dict[int, float] = field(default_factory=dict)
 
 
-class WatchedEnough(Exception):  # noqa: N818 - not an error: it ends a forward whose rest nobody asked for
-    """The queries of the last layer watched are known."""
+class CapturedEnough(Exception):  # noqa: N818 - not an error: it ends a forward whose rest nobody asked for
+    """The queries of the last layer captured are known."""
 
 
 @dataclass(frozen=True)
 class _Scope:
     """What one `with attending(...)` says. `masks` holds the last mask made, for the layers of equal length."""
 
-    watch: Watch | None = None
+    capture: AttentionCapture | None = None
     bias: Sequence[Tensor | None] | None = None
     masks: dict[tuple[int, int, torch.device], Tensor] = field(default_factory=dict)
 
@@ -70,15 +70,15 @@ _scope: ContextVar[_Scope | None] = ContextVar("x2l_attention_scope", default=No
 
 @contextmanager
 def attending(
-    watch: Watch | None = None, bias: Sequence[Tensor | None] | None = None
+    capture: AttentionCapture | None = None, bias: Sequence[Tensor | None] | None = None
 ) -> Iterator[None]:
     """Says what attention does inside the block.
 
     Args:
-        watch: collects queries (and keys), or None.
+        capture: collects queries (and keys), or None.
         bias: per layer `(h, T_cached)` float added to the logits of the cached KVs, h in (1, H); None = no bias.
     """
-    token = _scope.set(_Scope(watch, bias))
+    token = _scope.set(_Scope(capture, bias))
     try:
         yield
     finally:
@@ -207,7 +207,7 @@ def attend(
 
     Raises:
         ValueError: a mask that was made for another number of keys.
-        WatchedEnough: this is the last layer watched.
+        CapturedEnough: this is the last layer captured.
     """
     scope = _scope.get() or _Scope()
     layer = int(module.layer_idx)  # type: ignore[arg-type]
@@ -217,13 +217,13 @@ def attend(
             f"attention_mask: is for {attention_mask.shape[-1]} keys, layer {layer} holds {keys}; "
             "layers may differ in length only under plain causal attention, so pass no mask"
         )
-    if scope.watch is not None:
-        scope.watch.queries[layer] = query
-        scope.watch.scaling[layer] = float(options.get("scaling") or query.shape[-1] ** -0.5)
-        if scope.watch.want_keys:
-            scope.watch.keys[layer] = key
-        if layer == scope.watch.last:
-            raise WatchedEnough
+    if scope.capture is not None:
+        scope.capture.queries[layer] = query
+        scope.capture.scaling[layer] = float(options.get("scaling") or query.shape[-1] ** -0.5)
+        if scope.capture.want_keys:
+            scope.capture.keys[layer] = key
+        if layer == scope.capture.last:
+            raise CapturedEnough
     bias = None if scope.bias is None else scope.bias[layer]
     explicit = bias is not None or attention_mask is not None
     kernel = kernel_for(

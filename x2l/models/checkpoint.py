@@ -29,7 +29,8 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from x2l.models.huggingface import FAMILIES, check_supported
+from x2l.models.families import FAMILIES
+from x2l.models.huggingface import check_supported
 
 PACKAGED = {"x2l_tiny": Path(__file__).with_name("x2l_tiny")}
 _TIMEOUT = 10.0  # seconds that the Hub has to answer
@@ -118,7 +119,7 @@ def _reason(source: Source, what: str, error: BaseException) -> str:
     chain: list[BaseException] = [error]
     while (before := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(before)
-    kinds = tuple(type(one) for one in chain)
+    kinds = tuple(map(type, chain))
     if any(issubclass(kind, GatedRepoError) for kind in kinds):
         return (
             f"the repository is gated; accept its terms at {constants.ENDPOINT}/{source.path}, then "
@@ -153,24 +154,24 @@ def _check_class(source: Source, values: Mapping[str, Any]) -> None:
     kind = values.get("model_type")
     if kind in FAMILIES:
         return
-    known = None
+    config_class = None
     if kind in CONFIG_MAPPING:  # not `.get`: the lazy mapping fills itself on `[...]` only
-        known = CONFIG_MAPPING[str(kind)]
+        config_class = CONFIG_MAPPING[str(kind)]
     if kind is None:
         what = "its config.json names no model_type"
-    elif known is None and "auto_map" in values:
+    elif config_class is None and "auto_map" in values:
         what = (
             f"model type {kind!r} is not a video language model that transformers "
             f"{transformers.__version__} knows (its code lies in the repository); many such models also have a "
             "repository in transformers' own format, often ending in -hf"
         )
-    elif known is None:
+    elif config_class is None:
         what = f"model type {kind!r} is not a video language model that transformers {transformers.__version__} knows"
-    elif known in VIDEO_PROCESSOR_MAPPING:
+    elif config_class in VIDEO_PROCESSOR_MAPPING:
         what = f"model type {kind!r} takes video, but has not been shown to equal the stock model chunk by chunk"
-    elif known in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+    elif config_class in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         what = f"model type {kind!r} takes images but no video"
-    elif known in MODEL_FOR_CAUSAL_LM_MAPPING:
+    elif config_class in MODEL_FOR_CAUSAL_LM_MAPPING:
         what = f"model type {kind!r} takes text only"
     else:
         what = f"model type {kind!r} is not a video language model"

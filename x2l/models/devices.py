@@ -23,6 +23,6 @@ def layer_devices(hf: Any) -> tuple[torch.device, ...]:
 
 def _runs_on(module: Any) -> torch.device:
     hooks = (getattr(part, "_hf_hook", None) for part in module.modules())
-    told = (getattr(hook, "execution_device", None) for hook in hooks)
-    runs_on = next((device for device in told if device is not None), None)
+    devices = (getattr(hook, "execution_device", None) for hook in hooks)
+    runs_on = next((device for device in devices if device is not None), None)
     return torch.device(next(module.parameters()).device if runs_on is None else runs_on)

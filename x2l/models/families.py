@@ -1,4 +1,4 @@
-"""What one family of models needs beyond the generic adapter. The defaults fit a family that needs nothing."""
+"""What each family of models needs beyond the generic adapter, one entry each."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+from transformers.models.smolvlm.processing_smolvlm import DEFAULT_MEDIA_OUTTRO
 
-from x2l.models.positions import Placement
+from x2l.models.positions import Placement, after_video, mrope_video
 
 
 @dataclass(frozen=True)
 class Family:
-    """How one family differs; each family that does has a small file of its own.
+    """How one family differs from the defaults, which fit a family that needs nothing.
 
     Attributes:
         label_follows: text between two time steps tells the time of the earlier one (GLM-4V), not of the later.
@@ -41,3 +42,61 @@ class Family:
     ) = None
     extras: tuple[str, ...] = ()
     space_follows_time: bool = False
+
+
+def _qwen2_positions(
+    config: Any, grid: tuple[int, int, int], base: int, sampled_fps: float, rule: str
+) -> tuple[Tensor, Placement]:
+    """M-RoPE positions `(3, visual tokens)` of the video at `base`, of which `sampled_fps` frames a second were taken.
+
+    Seconds a step are not cut to whole ones first: transformers 4.5x did so by accident (fixed in pull request
+    48669), Qwen's own code never did.
+    """
+    interval = 1.0
+    if config.model_type == "qwen2_5_vl":
+        vision = config.vision_config
+        interval = vision.tokens_per_second * (vision.temporal_patch_size / sampled_fps)
+    video = mrope_video(base, grid, interval)
+    return video, after_video(base, grid, int(video[0, -1]), rule)
+
+
+def _video_llama_3_trim(inputs: dict[str, Any], frames: int) -> dict[str, Any]:
+    """Processor outputs without the first `frames` frames, which were there for the comparison only."""
+    grid = inputs["video_grid_thw"].clone()
+    patches = frames * int(grid[0, 1] * grid[0, 2])
+    tokens = patches // int(inputs["video_merge_sizes"][0]) ** 2
+    grid[0, 0] -= frames
+    return {
+        **inputs,
+        "video_grid_thw": grid,
+        "pixel_values_videos": inputs["pixel_values_videos"][patches:],
+        "video_compression_mask": inputs["video_compression_mask"][tokens:],
+    }
+
+
+# One block of visual tokens without text inside, placed by M-RoPE in time, rows and columns.
+_QWEN2 = Family(positions=_qwen2_positions)
+
+# Every model type whose parity with the stock model is tested. Others are refused: they might run and be wrong.
+FAMILIES = {
+    "qwen2_vl": _QWEN2,
+    "qwen2_5_vl": _QWEN2,
+    # Every time step is a block of its own, behind the text of its time. transformers 5 keeps the template's marks
+    # around the whole expanded video; 4.57, which the models were published with, replaced them too (each time step
+    # brings its own pair). The `reference` rule does so.
+    "qwen3_vl": Family(
+        wrapper=("<|vision_start|>", "<|vision_end|>"),
+        extras=("visual_pos_masks", "deepstack_visual_embeds"),
+        space_follows_time=True,
+    ),
+    # One learned `image_newline` ends the whole video; the stock forward adds it on every call.
+    "llava_onevision": Family(newline=1),
+    "llava_next_video": Family(),
+    "internvl": Family(),
+    # Its processor drops visual tokens whose pixels hardly differ from the frame before.
+    "video_llama_3": Family(lookback=1, trim=_video_llama_3_trim, dropped="video_compression_mask"),
+    # The expanded video ends in an empty line, which the tokenizer may join with the question.
+    "smolvlm": Family(outro=DEFAULT_MEDIA_OUTTRO),
+    # Every time step is a block of its own, and the text of its time stands behind it.
+    "glm4v": Family(label_follows=True, space_follows_time=True),
+}

@@ -36,7 +36,7 @@ def fingerprint(hf: Any, processor: Any, more: object = None) -> str:
     """
     commit = getattr(hf.config, "_commit_hash", None)
     configs = [hf.config, *(getattr(hf.config, name) for name in hf.config.sub_configs)]
-    told = {
+    identity = {
         "class": f"{type(hf).__module__}.{type(hf).__qualname__}",
         "weights": weights_digest(hf, commit),
         "config": _without_place(hf.config.to_dict()),
@@ -48,7 +48,7 @@ def fingerprint(hf: Any, processor: Any, more: object = None) -> str:
         "versions": [importlib.metadata.version(name) for name in _PACKAGES],
         "more": repr(more),
     }
-    text = json.dumps(told, sort_keys=True, default=str)
+    text = json.dumps(identity, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 

@@ -1,7 +1,7 @@
 """One adapter for stock Hugging Face video language models. No modeling code is copied or changed.
 
 A pre-hook on the decoder shows what the language model would receive for a chunk; then the decoder itself is called
-with those embeddings, explicit positions and a cache. What differs between families lies in one small file each.
+with those embeddings, explicit positions and a cache. What differs between families lies in families.py.
 """
 
 from __future__ import annotations
@@ -13,18 +13,12 @@ import torch
 from torch import Tensor
 
 from x2l.kv import LayerKV
-from x2l.models import glm4v, llava_onevision, qwen3_vl, qwen_vl, smolvlm, video_llama_3
-from x2l.models.attention import Watch, WatchedEnough, attending, register
-from x2l.models.decoder_inputs import (
-    capture,
-    counted_attention,
-    flop_counter,
-    last_token_only,
-    work,
-)
+from x2l.models.attention import AttentionCapture, CapturedEnough, attending, register
+from x2l.models.decoder_inputs import decoder_inputs, last_token_only
 from x2l.models.devices import input_device, layer_devices
-from x2l.models.families import Family
+from x2l.models.families import FAMILIES
 from x2l.models.fingerprint import fingerprint
+from x2l.models.flop_counter import counted_attention, flop_counter, work
 from x2l.models.interface import Embedded, ModelShape, VideoModel
 from x2l.models.kv_cache import BufferCache
 from x2l.models.positions import Placement
@@ -35,19 +29,6 @@ from x2l.models.time_steps import step_starts
 from x2l.video import Frames
 
 POSITION_RULES = ("reference", "hf")
-
-# Every model type whose parity with the stock model is tested. Others are refused: they might run and be wrong.
-FAMILIES = {
-    "qwen2_vl": qwen_vl.FAMILY,
-    "qwen2_5_vl": qwen_vl.FAMILY,
-    "qwen3_vl": qwen3_vl.FAMILY,
-    "llava_onevision": llava_onevision.FAMILY,
-    "llava_next_video": Family(),
-    "internvl": Family(),
-    "video_llama_3": video_llama_3.FAMILY,
-    "smolvlm": smolvlm.FAMILY,
-    "glm4v": glm4v.FAMILY,
-}
 
 
 def check_supported(config: Any) -> None:
@@ -85,7 +66,7 @@ class HFVideoModel(VideoModel):
             hf: a `...ForConditionalGeneration`.
             processor: its processor.
             positions: `reference`: prompt and positions as the published models were trained with; `hf`: as
-                transformers 5 makes them, see `models/positions.py` and the family files.
+                transformers 5 makes them, see `models/positions.py` and `models/families.py`.
 
         Raises:
             ValueError: an unknown rule, or a model that is not supported.
@@ -190,8 +171,8 @@ class HFVideoModel(VideoModel):
             torch.tensor(kinds),
             video_grid_thw=video.grid_thw,
         )
-        following = int(whole[0, 0, stop])
-        return whole[:, 0], Placement(following, following)
+        next_position = int(whole[0, 0, stop])
+        return whole[:, 0], Placement(next_position, next_position)
 
     def question(self, text: str) -> Question:
         """The tokens of the user's turn after the video.
@@ -260,17 +241,17 @@ class HFVideoModel(VideoModel):
         if chunk.index + 1 < len(prompt.chunks) and self.family.newline:
             # The stock forward ends every call with the newlines of a whole video; only the last chunk keeps them.
             ids = torch.cat([ids, ids[chunk.is_visual][:1].expand(self.family.newline)])
-        given = {
+        stock_inputs = {
             "input_ids": ids[None],
             # Only so that the model does not infer any: positions do not reach the embeddings.
             "position_ids": torch.zeros((self.axes, 1, len(ids)), dtype=torch.long),
             **inputs,
         }
         if self.axes == 1:
-            given["position_ids"] = given["position_ids"][0]
+            stock_inputs["position_ids"] = stock_inputs["position_ids"][0]
         placed = {
             name: value.to(self.device) if isinstance(value, Tensor) else value
-            for name, value in given.items()
+            for name, value in stock_inputs.items()
         }
         received, flops = self._captured(placed)
         extras = {name: received[name] for name in self.family.extras}
@@ -280,9 +261,9 @@ class HFVideoModel(VideoModel):
         """What the decoder would receive, and the operations until there."""
         key = work(inputs)
         if key in self._vision_flops:
-            return capture(self.hf, inputs), self._vision_flops[key]
+            return decoder_inputs(self.hf, inputs), self._vision_flops[key]
         with counted_attention(self.hf), flop_counter() as counter:
-            received = capture(self.hf, inputs)
+            received = decoder_inputs(self.hf, inputs)
         self._vision_flops[key] = counter.get_total_flops()
         return received, self._vision_flops[key]
 
@@ -302,11 +283,15 @@ class HFVideoModel(VideoModel):
         return at[:, None] if self.axes == 3 else at
 
     @torch.no_grad()
-    def advance(
-        self, embedded: Embedded, positions: Tensor, cache: BufferCache, watch: Watch | None = None
+    def prefill_span(
+        self,
+        embedded: Embedded,
+        positions: Tensor,
+        cache: BufferCache,
+        capture: AttentionCapture | None = None,
     ) -> None:
         """Runs the decoder over a span; its rotated KVs are appended to the cache."""
-        with suppress(WatchedEnough), attending(watch=watch, bias=cache.bias):
+        with suppress(CapturedEnough), attending(capture=capture, bias=cache.bias):
             self.decoder(
                 inputs_embeds=embedded.embeds,
                 position_ids=self._placed(positions),
@@ -317,10 +302,14 @@ class HFVideoModel(VideoModel):
 
     @torch.no_grad()
     def logits(
-        self, embedded: Embedded, positions: Tensor, cache: BufferCache, watch: Watch | None = None
+        self,
+        embedded: Embedded,
+        positions: Tensor,
+        cache: BufferCache,
+        capture: AttentionCapture | None = None,
     ) -> Tensor:
-        """Like `advance`, and returns the logits after the last token, `(vocabulary,)`."""
-        with attending(watch=watch, bias=cache.bias), last_token_only(self.hf):
+        """Like `prefill_span`, and returns the logits after the last token, `(vocabulary,)`."""
+        with attending(capture=capture, bias=cache.bias), last_token_only(self.hf):
             out = self.hf(
                 inputs_embeds=embedded.embeds,
                 position_ids=self._placed(positions),
@@ -335,9 +324,9 @@ class HFVideoModel(VideoModel):
         return self.rotary.rotate(layer)
 
     @torch.no_grad()
-    def turn(self, vectors: Tensor, positions: Tensor) -> Tensor:
+    def apply_rope(self, vectors: Tensor, positions: Tensor) -> Tensor:
         """Vectors `(1, heads, T, D)` with RoPE at `(A, T)`."""
-        return self.rotary.turn(vectors, positions)
+        return self.rotary.apply_rope(vectors, positions)
 
     @torch.no_grad()
     def unrotate(self, keys: Tensor, positions: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from x2l.kv import KV, LayerKV
-from x2l.models.attention import Watch
+from x2l.models.attention import AttentionCapture
 from x2l.models.kv_cache import BufferCache
 from x2l.models.prompt import Chunk, Prompt, Question
 from x2l.video import Frames
@@ -54,7 +54,7 @@ class VideoModel(ABC):
     """A video language model that can be pre-filled chunk by chunk. Abstract; holds no state between calls.
 
     Attributes:
-        shape: sizes, for compute.py.
+        shape: sizes, for engine/flops.py.
         axes: position axes, 1 or 3 (M-RoPE).
         temporal_patch: frames that make one time step.
         device: where the language model's first layer lies.
@@ -104,8 +104,12 @@ class VideoModel(ABC):
         """Embeddings of `(tokens,)` text ids."""
 
     @abstractmethod
-    def advance(
-        self, embedded: Embedded, positions: Tensor, cache: BufferCache, watch: Watch | None = None
+    def prefill_span(
+        self,
+        embedded: Embedded,
+        positions: Tensor,
+        cache: BufferCache,
+        capture: AttentionCapture | None = None,
     ) -> None:
         """Runs the decoder over a span at explicit positions `(A, T)`; its rotated KVs are appended to the cache.
 
@@ -114,16 +118,20 @@ class VideoModel(ABC):
 
     @abstractmethod
     def logits(
-        self, embedded: Embedded, positions: Tensor, cache: BufferCache, watch: Watch | None = None
+        self,
+        embedded: Embedded,
+        positions: Tensor,
+        cache: BufferCache,
+        capture: AttentionCapture | None = None,
     ) -> Tensor:
-        """Like `advance`, and returns the logits after the last token, `(vocabulary,)`."""
+        """Like `prefill_span`, and returns the logits after the last token, `(vocabulary,)`."""
 
     @abstractmethod
     def rotate(self, layer: LayerKV) -> Tensor:
         """Keys `(1, H, T, D)` with RoPE at the layer's positions."""
 
     @abstractmethod
-    def turn(self, vectors: Tensor, positions: Tensor) -> Tensor:
+    def apply_rope(self, vectors: Tensor, positions: Tensor) -> Tensor:
         """Vectors `(1, heads, T, D)` with RoPE at `(A, T)`: what `rotate` does to keys."""
 
     @abstractmethod
@@ -139,13 +147,13 @@ class VideoModel(ABC):
     def end_tokens(self) -> frozenset[int]:
         """Token ids that end an answer."""
 
-    def fill(self, kv: KV, room: int = 0) -> BufferCache:
-        """A cache that holds `kv`, rotated and weighted, with space for `room` more tokens."""
+    def load_cache(self, kv: KV, reserve: int = 0) -> BufferCache:
+        """A cache that holds `kv`, rotated and weighted, with space for `reserve` more tokens."""
         cache = self.new_cache()
         for index, layer in enumerate(kv.layers):
-            cache.append(index, self.rotate(layer), layer.values, layer.weights, room)
+            cache.append(index, self.rotate(layer), layer.values, layer.weights, reserve)
         return cache
 
-    def new_cache(self, room: int = 0) -> BufferCache:
-        """An empty cache for this model, with space for `room` tokens."""
-        return BufferCache(self.shape.layers, room)
+    def new_cache(self, reserve: int = 0) -> BufferCache:
+        """An empty cache for this model, with space for `reserve` tokens."""
+        return BufferCache(self.shape.layers, reserve)

@@ -19,10 +19,10 @@ class BufferLayer(CacheLayerMixin):
     is_sliding = False
     is_croppable = True
 
-    def __init__(self, room: int = 0) -> None:
-        """An empty layer; device, dtype and shape come with the first KVs, and then space for `room` KVs."""
+    def __init__(self, reserve: int = 0) -> None:
+        """An empty layer; device, dtype and shape come with the first KVs, and then space for `reserve` KVs."""
         super().__init__()
-        self.length, self.room = 0, room
+        self.length, self.reserved = 0, reserve
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Takes dtype, device and shape from the first KVs."""
@@ -49,15 +49,15 @@ class BufferLayer(CacheLayerMixin):
         return self.extend(key_states, value_states)
 
     def extend(
-        self, key_states: Tensor, value_states: Tensor, room: int = 0
+        self, key_states: Tensor, value_states: Tensor, reserve: int = 0
     ) -> tuple[Tensor, Tensor]:
-        """Like `update`, and keeps space for `room` more."""
+        """Like `update`, and keeps space for `reserve` more."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None and self.values is not None
         end = self.length + key_states.shape[2]
-        if end + room > self.keys.shape[2]:
-            self.reserve(max(end + room, 2 * self.keys.shape[2] or self.room))
+        if end + reserve > self.keys.shape[2]:
+            self.reserve(max(end + reserve, 2 * self.keys.shape[2] or self.reserved))
         self.keys[:, :, self.length : end] = key_states
         self.values[:, :, self.length : end] = value_states
         self.length = end
@@ -106,15 +106,15 @@ class BufferCache(Cache):
 
     layers: list[BufferLayer]  # type: ignore[assignment]  # every layer is one of ours
 
-    def __init__(self, layers: int, room: int = 0) -> None:
+    def __init__(self, layers: int, reserve: int = 0) -> None:
         """An empty cache of `layers` layers.
 
         Args:
             layers: of the model.
-            room: KVs a layer makes space for at its first one. A cache that outgrows its buffer needs three times
+            reserve: KVs a layer makes space for at its first one. A cache that outgrows its buffer needs three times
                 its size while it is copied to one of twice the size.
         """
-        super().__init__(layers=[BufferLayer(room) for _ in range(layers)])
+        super().__init__(layers=[BufferLayer(reserve) for _ in range(layers)])
         self._bias: list[Tensor | None] = [None] * layers
 
     @property
@@ -140,7 +140,7 @@ class BufferCache(Cache):
             self._bias[index] = None if bias is None else bias[:, :length]
 
     def append(
-        self, layer: int, keys: Tensor, values: Tensor, weights: Tensor, room: int = 0
+        self, layer: int, keys: Tensor, values: Tensor, weights: Tensor, reserve: int = 0
     ) -> None:
         """Adds rotated KVs to a layer.
 
@@ -149,10 +149,10 @@ class BufferCache(Cache):
             keys: `(1, H, n, D)`, rotated.
             values: `(1, H, n, D)`.
             weights: `(h, n)`; the log of each is added to its attention logits from now on.
-            room: space to reserve for that many more.
+            reserve: space to reserve for that many more.
         """
         before = self.layers[layer].length
-        self.layers[layer].extend(keys, values, room)
+        self.layers[layer].extend(keys, values, reserve)
         old = self._bias[layer]
         if old is None and bool((weights == 1).all()):
             return

@@ -7,9 +7,9 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import torch
 
 from x2l import UserError
@@ -17,7 +17,6 @@ from x2l import UserError
 if TYPE_CHECKING:
     from x2l.models.interface import VideoModel
 
-_MEMORY = Path("/proc/meminfo")
 # How torch, its allocators and its libraries word it where they do not raise OutOfMemoryError.
 _WORDS = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
 
@@ -53,9 +52,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def requested_bytes(error: BaseException) -> int | None:
     """The bytes that an allocator says it was asked for in vain; None where it does not."""
-    if (found := _ASKED.search(str(error))) is None:
+    if (size := _ASKED.search(str(error))) is None:
         return None
-    return int(float(found[1]) * 1024 ** _UNITS.index(found[2]))
+    return int(float(size[1]) * 1024 ** _UNITS.index(size[2]))
 
 
 @contextmanager
@@ -78,10 +77,7 @@ def available_bytes(device: torch.device) -> int | None:
     """Memory that can still be taken on a device; None where that cannot be told."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    if device.type == "cpu" and _MEMORY.exists():
-        line = next(row for row in _MEMORY.read_text().splitlines() if row.startswith("MemAvail"))
-        return int(line.split()[1]) * 1024
-    return None
+    return psutil.virtual_memory().available if device.type == "cpu" else None
 
 
 @dataclass(frozen=True)

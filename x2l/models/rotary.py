@@ -85,7 +85,7 @@ class Rotary:
         cos, sin = self._tables(layer.positions, layer.keys.device)
         return self._apply(layer.keys, cos, sin)
 
-    def turn(self, vectors: Tensor, positions: Tensor) -> Tensor:
+    def apply_rope(self, vectors: Tensor, positions: Tensor) -> Tensor:
         """Vectors `(1, heads, T, D)` with RoPE at `(A, T)`."""
         return self._apply(vectors, *self._tables(positions[:, None], vectors.device))
 

@@ -52,13 +52,13 @@ def ensure_torchvision_imports() -> None:
     """
     if "torchvision" in sys.modules or _declared:
         return
-    found = importlib.util.find_spec("torchvision")
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None or spec.origin is None:
         raise ModuleNotFoundError(
             "torchvision is not installed: Hugging Face's video processors need it; "
             "run `pip install torchvision` in the version that pairs with your torch"
         )
-    if _compiled_operators_load(Path(found.origin).parent):
+    if _compiled_operators_load(Path(spec.origin).parent):
         return
     library = torch.library.Library("torchvision", "DEF")
     for name in _OPERATORS:

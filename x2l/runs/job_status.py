@@ -4,7 +4,6 @@ A failed job must say so itself: Hydra's job log stays empty when the job dies, 
 leaves nothing behind but what was on disk before. Read by `status.py`.
 """
 
-import fcntl
 import json
 import logging
 import os
@@ -14,9 +13,10 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from io import RawIOBase
 from pathlib import Path
 from typing import Any, Literal
+
+from filelock import FileLock, Timeout
 
 from x2l.runs.processes import this_process
 from x2l.runs.records import append_json
@@ -48,10 +48,11 @@ class StatusFile:
             overrides: what tells this job from others of its sweep.
         """
         self.path = folder / STATUS
-        before = read_status(folder)
-        same = before is not None and before.get("run_id") == run_id
-        earlier = before if before is not None and same else {}
-        asked: list[list[str]] = earlier.get("overrides", [])
+        before = read_status(folder) or {}
+        earlier = before if before.get("run_id") == run_id else {}
+        requests = [
+            request for request in earlier.get("overrides", []) if request != list(overrides)
+        ]
         # Several requests of one run share a folder: the sweep must know of each that it has begun.
         self._base = {
             "run_id": run_id,
@@ -59,11 +60,11 @@ class StatusFile:
             "host": socket.gethostname(),
             "process": this_process(),
             "started": now(),
-            "overrides": [one for one in asked if one != list(overrides)] + [list(overrides)],
+            "overrides": [*requests, list(overrides)],
         }
         kept = ("records", "expected")
         self._counts: dict[str, Any] = {n: earlier[n] for n in kept if n in earlier}
-        self._told = 0.0
+        self._written = 0.0
         self._beating = False
 
     def write(self, state: State, **counts: Any) -> None:
@@ -84,7 +85,7 @@ class StatusFile:
     def tell(self, **counts: Any) -> None:
         """Replaces the file of a running job, but not more than every `TELL` seconds."""
         self.count(**counts)
-        if time.monotonic() - self._told >= TELL:
+        if time.monotonic() - self._written >= TELL:
             self._write("running")
 
     @contextmanager
@@ -115,7 +116,7 @@ class StatusFile:
     def _write(self, state: State, **more: Any) -> None:
         first: dict[str, Any] = {"state": state, **self._base, "updated": now()}
         write_json(self.path, {**first, **self._counts, **more})
-        self._told = time.monotonic()
+        self._written = time.monotonic()
 
     def _beat(self, stop: threading.Event) -> None:
         while not stop.wait(BEAT):
@@ -130,40 +131,25 @@ def alone(folder: Path) -> Iterator[None]:
     """Inside, no other job answers in `folder`; waits for one that does.
 
     Two at once would answer everything twice: the same command given again while a cluster still works on it, or
-    parallel jobs that differ in what is no part of the folder's name. The lock ends with the process: the system
-    lets go of it when the last file that holds it is closed, and a forked child closes its own at once.
+    parallel jobs that differ in what is no part of the folder's name. The lock ends with the process, whatever became
+    of its forked children.
     """
-    with (folder / LOCK).open("wb", buffering=0) as file, _closed_in_children(file):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            status = read_status(folder) or {}
-            other = f"process {status.get('pid', '?')} on {status.get('host', '?')}"
-            log.warning("%s: %s answers in it; waiting until it has ended", folder, other)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:  # a file system without locks
-            log.warning("%s cannot be locked (%s): give it to one job at a time", folder, error)
-        yield
-
-
-@contextmanager
-def _closed_in_children(file: RawIOBase) -> Iterator[None]:
-    _locked.add(file)
+    lock = FileLock(
+        folder / LOCK, fallback_to_soft=False
+    )  # a file that only exists outlives a kill
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        status = read_status(folder) or {}
+        holder = f"process {status.get('pid', '?')} on {status.get('host', '?')}"
+        log.warning("%s: %s answers in it; waiting until it has ended", folder, holder)
+        lock.acquire()
+    except OSError as error:  # a file system without locks
+        log.warning("%s cannot be locked (%s): give it to one job at a time", folder, error)
     try:
         yield
     finally:
-        _locked.discard(file)
-
-
-def _close_in_child() -> None:
-    """Ends no lock of the parent's: only the last one to close would, as nothing is unlocked by hand."""
-    for file in _locked:
-        file.close()
-    _locked.clear()
-
-
-_locked: set[RawIOBase] = set()
-os.register_at_fork(after_in_child=_close_in_child)
+        lock.release()
 
 
 def read_status(folder: Path) -> dict[str, Any] | None:

@@ -3,11 +3,14 @@
 import os
 from pathlib import Path
 
-_PROC = Path("/proc")
+import psutil
+
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+_NAMESPACE = "/proc/self/ns/pid"
 
 
 def this_process() -> str | None:
-    """`machine/pid/start`: names this process among all that ever ran; None where /proc does not tell.
+    """`machine/pid/start`: names this process among all that ever ran; None where the system does not tell.
 
     The machine is its boot and its PID namespace: equal host names may be other containers, and a
     number is given to another process after the first has ended.
@@ -26,18 +29,20 @@ def lives(process: str | None) -> bool | None:
 
 
 def _machine() -> str | None:
-    boot, space = _PROC / "sys/kernel/random/boot_id", _PROC / "self/ns/pid"
     try:
-        return f"{boot.read_text().strip()}/{os.readlink(space)}"
+        return f"{_BOOT.read_text().strip()}/{os.readlink(_NAMESPACE)}"
     except OSError:
         return None
 
 
 def _start(pid: int) -> str | None:
-    """Clock ticks from the boot to the start of a process; None if it has ended (a zombie has)."""
+    """Seconds from the boot to the start of a process; None if it has ended (a zombie has)."""
+    booted = (
+        psutil.boot_time()
+    )  # moves with the system's clock, as `create_time` does: their difference stays
     try:
-        text = (_PROC / str(pid) / "stat").read_text()
-    except OSError:
+        process = psutil.Process(pid)
+        ended = process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+        return None if ended else f"{process.create_time() - booted:.2f}"
+    except psutil.NoSuchProcess:
         return None
-    fields = text.rpartition(")")[2].split()  # the name in front may hold anything
-    return None if fields[0] in "ZX" else fields[19]

@@ -7,12 +7,13 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from x2l.runs.records import RECORDS
+from x2l.runs.whole_file import whole_file
 
 RUN = "run.json"
 PACKAGE = Path(__file__).parents[1]
@@ -180,35 +181,38 @@ def identity(config: Mapping[str, Any]) -> str:
     Args:
         config: plain values, resolved.
     """
-    text = json.dumps(_leaves(config), sort_keys=True, default=str)
+    text = json.dumps(flattened(config, NOT_IDENTITY), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def flattened(
+    values: Mapping[str, Any], without: Collection[str] = (), prefix: str = ""
+) -> dict[str, Any]:
+    """Nested values by dotted names, but for the names in `without` and what is below them."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if (name := f"{prefix}{key}") in without:
+            continue
+        flat |= (
+            flattened(value, without, f"{name}.") if isinstance(value, Mapping) else {name: value}
+        )
+    return flat
 
 
 def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
     """Replaces a JSON file in one step: a reader sees the old or the new one, never a half."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False, default=str) + "\n")
-    os.replace(temporary, path)
+    with whole_file(path) as part:
+        part.write_text(json.dumps(values, indent=1, ensure_ascii=False, default=str) + "\n")
 
 
 def _other_run(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    old, new = _leaves(before), _leaves(now)
+    old, new = flattened(before, NOT_IDENTITY), flattened(now, NOT_IDENTITY)
     differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     shown = "; ".join(f"{key}: {old.get(key)} there, {new.get(key)} now" for key in differing[:3])
     return (
         f"hydra.run.dir={folder}: must be empty or hold this very run, but it holds another "
         f"({shown}); give another folder"
     )
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if name not in NOT_IDENTITY:
-            found |= _leaves(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
-    return found
 
 
 def _commit() -> tuple[str | None, bool | None]:
@@ -236,13 +240,13 @@ def _code() -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in _VERSIONS:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions[name] = "not installed"
+    return versions
 
 
 def now() -> str:

@@ -17,7 +17,7 @@ from x2l.runs.records import RECORDS, read_json_lines
 
 SILENT = 9 * BEAT  # seconds without a sign of life
 GOING = ("running", "queued")
-# Beside those of `jobstatus.State`, which jobs write themselves.
+# Beside those of `job_status.State`, which jobs write themselves.
 MEANING = {
     "queued": "the sweep goes on and has not begun it",
     "not-started": "the process that was to begin it has ended (a cluster may still begin it)",
@@ -34,7 +34,7 @@ class Job:
     Attributes:
         name: of its folder; where it has none yet, the overrides that tell it from the other jobs.
         folder: of its results; None if it has not begun.
-        state: as `jobstatus.State`, or one of `MEANING`.
+        state: as `job_status.State`, or one of `MEANING`.
         values: of its status.json; of a job that has not begun, its overrides.
     """
 
@@ -60,28 +60,25 @@ class Job:
     @property
     def reason(self) -> str:
         """Why it is not simply done, in one line."""
-        told: list[str] = []
+        reasons: list[str] = []
         if error := self.values.get("error"):
-            told.append(" ".join(str(error).removeprefix("ConfigError: ").split()))
+            reasons.append(" ".join(str(error).removeprefix("ConfigError: ").split()))
         if self.state == "running" and (doing := self.values.get("doing")):
-            told.append(doing)
+            reasons.append(doing)
         if errors := self.values.get("errors"):
             more = f", and {len(errors) - 1} more" if len(errors) > 1 else ""
-            told.append(" ".join(f"left out: {errors[0]}{more}".split()))
-        if short := self.values.get("out_of_memory"):
-            told.append(f"{short} answers out of memory")
-        return "; ".join(told)
+            reasons.append(" ".join(f"left out: {errors[0]}{more}".split()))
+        if missing := self.values.get("out_of_memory"):
+            reasons.append(f"{missing} answers out of memory")
+        return "; ".join(reasons)
 
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:
     """Every folder with records or a status at or under the given ones, sorted, once each."""
-    found = {
-        file.parent.resolve()
-        for folder in folders
-        for name in (RECORDS, STATUS)
-        for file in folder.rglob(name)
-    }
-    return sorted(found)
+    files = (
+        file for folder in folders for name in (RECORDS, STATUS) for file in folder.rglob(name)
+    )
+    return sorted({file.parent.resolve() for file in files})
 
 
 def jobs(folders: Sequence[Path]) -> list[Job]:
@@ -102,10 +99,10 @@ def jobs(folders: Sequence[Path]) -> list[Job]:
         for key, (job, started) in expected.items():
             goes_on = lives(started["process"]) is not False
             if key not in begun:
-                told = " ".join(word for word in job if word not in shared)
+                name = " ".join(word for word in job if word not in shared)
                 state = "queued" if goes_on else "not-started"
-                known = {"overrides": [job]}
-                waiting.append(Job(told or "the only job", None, state, known))
+                values = {"overrides": [job]}
+                waiting.append(Job(name or "the only job", None, state, values))
                 continue
             status = statuses[begun[key]] or {}
             old = _seconds(status["updated"]) < _seconds(started["started"])
@@ -116,10 +113,10 @@ def jobs(folders: Sequence[Path]) -> list[Job]:
 
 def _expected(file: Path) -> dict[tuple[str, ...], tuple[list[str], dict[str, Any]]]:
     """The jobs that a sweep was started for: their overrides, and the last time it was started for each."""
-    found: dict[tuple[str, ...], tuple[list[str], dict[str, Any]]] = {}
+    expected: dict[tuple[str, ...], tuple[list[str], dict[str, Any]]] = {}
     for _, started in read_json_lines(file):
-        found |= {tuple(sorted(job)): (job, started) for job in started["jobs"]}
-    return found
+        expected |= {tuple(sorted(job)): (job, started) for job in started["jobs"]}
+    return expected
 
 
 def _state(run: Path, status: Mapping[str, Any] | None) -> str:

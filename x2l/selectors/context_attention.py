@@ -12,7 +12,7 @@ from x2l.engine.decode import question_positions
 from x2l.engine.kv_store import KVStore
 from x2l.engine.meter import Meter
 from x2l.kv import KV
-from x2l.models.attention import Watch
+from x2l.models.attention import AttentionCapture
 from x2l.models.interface import VideoModel
 from x2l.models.prompt import Question
 from x2l.selectors.question_pass import pass_flops
@@ -58,16 +58,16 @@ def attention_to(
     """
     last, count = layers[-1], len(question.input_ids)
     mixed = store.mix(assignment)
-    cache = model.fill(KV(mixed.kv.layers[: last + 1]), room=count)
-    biases, watch = cache.bias, Watch(want_keys=True, last=last)
+    cache = model.load_cache(KV(mixed.kv.layers[: last + 1]), reserve=count)
+    biases, capture = cache.bias, AttentionCapture(want_keys=True, last=last)
     positions = question_positions(model.axes, mixed.place, count)
-    model.advance(model.embed_text(question.input_ids), positions, cache, watch)
+    model.prefill_span(model.embed_text(question.input_ids), positions, cache, capture)
     meter.add("selection", pass_flops(model.shape, count, mixed.mean_tokens, last))
     meter.streamed_bytes += _streamed(store, assignment, last)
     for layer in layers:
-        queries, keys = watch.queries[layer], watch.keys[layer]
+        queries, keys = capture.queries[layer], capture.keys[layer]
         meter.add("selection", 2 * queries.numel() * keys.shape[2])
-        paid = _paid(queries, keys, watch.scaling[layer], biases[layer])
+        paid = _paid(queries, keys, capture.scaling[layer], biases[layer])
         yield LayerAttention(layer, paid[..., : keys.shape[2] - count], mixed.spans[layer])
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from x2l.compressors.draws import seeded
 from x2l.engine.kv_store import KVStore
 from x2l.engine.meter import Meter
 from x2l.models.interface import VideoModel
@@ -56,7 +56,7 @@ class RandomSelector(ChunkSelector):
 
     def relevance(self, query: Query, store: KVStore, model: VideoModel, meter: Meter) -> Tensor:
         """Uniform draws."""
-        return torch.rand(len(store.prompt.chunks), generator=draws(self.seed, query.key))
+        return torch.rand(len(store.prompt.chunks), generator=seeded(self.seed, query.key))
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class MatchedRandomSelector(ChunkSelector):
 
     def relevance(self, query: Query, store: KVStore, model: VideoModel, meter: Meter) -> Tensor:
         """Uniform draws, the same as `random`'s; how many are taken follows from the budget."""
-        return torch.rand(len(store.prompt.chunks), generator=draws(self.seed, query.key))
+        return torch.rand(len(store.prompt.chunks), generator=seeded(self.seed, query.key))
 
 
 @dataclass(frozen=True)
@@ -129,9 +129,3 @@ class UniformSelector(ChunkSelector):
         relevance = torch.empty(chunks)
         relevance[order] = -torch.arange(chunks, dtype=torch.float32)
         return relevance
-
-
-def draws(seed: int, key: str) -> torch.Generator:
-    """A generator that depends on the seed and the question alone."""
-    digest = hashlib.sha256(f"{seed}/{key}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, AutoProcessor
 
-from x2l.models.decoder_inputs import flop_counter
+from x2l.models.flop_counter import flop_counter
 
 DTYPES = ("float32", "bfloat16", "float16")
 

@@ -87,7 +87,8 @@ def read_index(
         vectors_of: the vectors to keep of one KV head, and how many belong to each chunk.
         dtype: to keep them in; None = as they are.
     """
-    vectors, counts, streamed = {}, (), 0
+    counts: tuple[int, ...] = ()
+    vectors, streamed = {}, 0
     for layer, groups in kv_heads(heads, model.shape).items():
         for head, keys in zip(groups, store.keys(level, layer, list(groups)), strict=True):
             kept, counts = vectors_of(keys, model)
@@ -98,7 +99,7 @@ def read_index(
 
 def every_key(keys: LevelKeys, model: VideoModel) -> tuple[Tensor, tuple[int, ...]]:
     """All keys, after RoPE."""
-    return model.turn(keys.vectors[None, None], keys.positions)[0, 0], keys.counts
+    return model.apply_rope(keys.vectors[None, None], keys.positions)[0, 0], keys.counts
 
 
 def every_plain_key(keys: LevelKeys, model: VideoModel) -> tuple[Tensor, tuple[int, ...]]:

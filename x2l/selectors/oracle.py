@@ -8,12 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from x2l.compressors.draws import seeded
 from x2l.engine.ground_truth import gt_chunks
 from x2l.engine.kv_store import KVStore
 from x2l.engine.meter import Meter
 from x2l.models.interface import VideoModel
 from x2l.selectors.base import ChunkSelector, Query
-from x2l.selectors.controls import draws
 from x2l.selectors.roles import Role
 
 MISSES = ("none", "random")
@@ -75,7 +75,7 @@ class HitRateSelector(ChunkSelector):
             ValueError: the benchmark does not say where the answer lies.
         """
         truth = _truth(self.name, query, store)
-        generator = draws(self.seed, f"hit/{query.key}")
+        generator = seeded(self.seed, "hit", query.key)
         hit = float(torch.rand(1, generator=generator)) < self.rate
         relevance = torch.full((len(store.prompt.chunks),), float("-inf"))
         if hit:

@@ -12,7 +12,7 @@ from x2l.engine.flops import decoder_flops
 from x2l.engine.kv_store import KVStore
 from x2l.engine.meter import Meter
 from x2l.kv import KV
-from x2l.models.attention import Watch
+from x2l.models.attention import AttentionCapture
 from x2l.models.interface import ModelShape, VideoModel
 from x2l.models.positions import Placement
 from x2l.models.prompt import Question
@@ -27,12 +27,12 @@ class QuestionPass:
 
     Attributes:
         model: that ran it.
-        watch: queries, rotated, of every layer up to the last one asked for.
+        capture: queries, rotated, of every layer up to the last one asked for.
         positions: `(A, n)` of the question's tokens.
     """
 
     model: VideoModel
-    watch: Watch
+    capture: AttentionCapture
     positions: Tensor
 
     def queries(self, layer: int, tokens: Tensor, place: Placement | None) -> Tensor:
@@ -43,7 +43,7 @@ class QuestionPass:
             tokens: `(n,)` indices.
             place: where the question is to stand; None = before RoPE.
         """
-        rotated, positions = self.watch.queries[layer][:, :, tokens], self.positions[:, tokens]
+        rotated, positions = self.capture.queries[layer][:, :, tokens], self.positions[:, tokens]
         wide = rotated.to(torch.promote_types(rotated.dtype, torch.float32))
         if place is not None and place.next_position == int(self.positions[0, 0]):
             return wide[0]
@@ -51,7 +51,7 @@ class QuestionPass:
         if place is None:
             return plain[0]
         moved = positions - int(self.positions[0, 0]) + place.next_position
-        return self.model.turn(plain, moved)[0]
+        return self.model.apply_rope(plain, moved)[0]
 
 
 def run_question(
@@ -67,13 +67,13 @@ def run_question(
         last: the layer; KVs of later ones, and its own, are not even assembled.
     """
     mixed = store.mix([store.coarsest] * len(store.prompt.chunks))
-    cache = model.fill(KV(mixed.kv.layers[:last]), room=len(question.input_ids))
-    watch = Watch(last=last)
+    cache = model.load_cache(KV(mixed.kv.layers[:last]), reserve=len(question.input_ids))
+    capture = AttentionCapture(last=last)
     count = len(question.input_ids)
     positions = question_positions(model.axes, mixed.place, count)
-    model.advance(model.embed_text(question.input_ids), positions, cache, watch)
+    model.prefill_span(model.embed_text(question.input_ids), positions, cache, capture)
     meter.add("selection", pass_flops(model.shape, count, mixed.mean_tokens, last))
-    return QuestionPass(model, watch, positions)
+    return QuestionPass(model, capture, positions)
 
 
 def pass_flops(shape: ModelShape, tokens: int, cached: int, last: int) -> int:

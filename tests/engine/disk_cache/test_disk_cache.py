@@ -25,7 +25,8 @@ from x2l.cli.ask.reply import head_text
 from x2l.cli.compose import engine
 from x2l.compressors.base import Level
 from x2l.compressors.merging import ToMe
-from x2l.compressors.pruning_by_keys import KeyNorm, RandomPruning
+from x2l.compressors.pruning_by_keys import KeyNorm
+from x2l.compressors.pruning_controls import RandomPruning
 from x2l.engine.disk_cache import cache as prefill_cache
 from x2l.engine.disk_cache import file_format as store_files
 from x2l.engine.disk_cache.cache import PrefillCache, open_cache
@@ -174,6 +175,44 @@ def test_what_cannot_be_addressed_is_computed_and_said_once(tmp_path, caplog, mo
     assert run.computed == {0: 2} and not files(tmp_path)
     (said,) = caplog.messages
     assert "prefill.cache is not used: module 'typed_in' has no source file" in said
+
+
+LATE = """
+from dataclasses import dataclass
+from x2l.compressors.pruning_base import ScoredPruning
+
+@dataclass(frozen=True)
+class Late(ScoredPruning):
+    name: str = "late"
+
+    def score(self, kv, obs):
+        import {helper}
+        return {helper}.norms(kv)
+
+    def flops(self, sizes):
+        return 0
+"""
+
+
+def test_a_module_that_is_imported_only_while_compressing_is_never_served_old_kvs(
+    tmp_path, monkeypatch, caplog
+):
+    """Its source is not known when the address is made: computed each time, and said once."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "late_method.py").write_text(LATE.format(helper="late_helper"))
+    (tmp_path / "late_helper.py").write_text("def norms(kv):\n    return kv.keys[0].norm(dim=-1)\n")
+    import late_method
+
+    try:
+        run = Prefills(tmp_path / "cache", levels={"high": Level(late_method.Late(), 8)})
+        run(), run()
+        assert run.computed == {0: 2} and not files(tmp_path / "cache")
+        assert caplog.messages == [
+            "prefill.cache is not used: late_helper is imported only while compressing"
+        ]
+    finally:
+        for name in ("late_method", "late_helper"):
+            sys.modules.pop(name, None)
 
 
 def test_weights_that_cannot_be_told_apart_are_computed_and_said_once(
@@ -377,13 +416,11 @@ def test_a_folder_that_is_removed_is_made_again(tmp_path):
     assert run.computed == {0: 2}
 
 
-@pytest.mark.parametrize("gigabytes", [0, -1, float("nan"), float("inf"), "many", None, True])
-def test_a_limit_that_cannot_be_is_refused(gigabytes):
-    with pytest.raises(
-        ValueError,
-        match=r"prefill\.cache_gb=.*: must be a number above 0.*leave prefill\.cache=null",
-    ):
-        settings(prefill_cache_gb=gigabytes)
+def test_a_limit_that_cannot_be_is_refused():
+    rule = r"prefill\.cache_gb=.*: must be a number above 0.*leave prefill\.cache=null"
+    for gigabytes in (0, -1, float("nan"), float("inf"), "many", None, True):
+        with pytest.raises(ValueError, match=rule):
+            settings(prefill_cache_gb=gigabytes)
 
 
 def test_a_folder_that_cannot_be_is_refused_early(tmp_path):

@@ -109,7 +109,7 @@ def test_every_form_comes_back_bit_for_bit(tmp_path, family, levels):
     model, (names, chunks) = ours(family), (list(store.levels), store.prompt.chunks)
     question = model.question("What is the colour of the star?")
     mixed = [one.mix([names[c.index % len(names)] for c in chunks]) for one in (store, got)]
-    logits = [ask(model, model.fill(one.kv), question, one.place) for one in mixed]
+    logits = [ask(model, model.load_cache(one.kv), question, one.place) for one in mixed]
     assert torch.equal(*logits) and mixed[0].nbytes == mixed[1].nbytes
 
 
@@ -165,8 +165,8 @@ def layers(draw, heads=None):
     )
     kind = draw(st.sampled_from(["plain", "encoded", "ragged", "interleaved", "view"]))
     if kind == "view":  # not contiguous, and of a larger tensor
-        return plain.each(lambda tensor: torch.cat([tensor, tensor], dim=-1)[..., ::2])
-    finite = plain.each(lambda t: t.float().nan_to_num().clamp(-9, 9).to(t.dtype))
+        return plain.map(lambda tensor: torch.cat([tensor, tensor], dim=-1)[..., ::2])
+    finite = plain.map(lambda t: t.float().nan_to_num().clamp(-9, 9).to(t.dtype))
     if kind == "encoded" and tokens:
         return Quantised(draw(st.sampled_from([2, 4, 8])), 2).encode(finite)
     if kind == "ragged":

@@ -23,6 +23,7 @@ from matplotlib.patches import Polygon, Rectangle
 
 from x2l.analysis.figure_style import INK, RC, SOFT, style_of_level
 from x2l.cli.ask.clock import clock, is_fine
+from x2l.runs.whole_file import whole_file
 
 # Inches.
 WIDTH, MARGIN, GAP = 10.0, 0.25, 0.1
@@ -84,6 +85,11 @@ class _Grid:
         """Height of a row."""
         return LABEL + self.picture[1] + BAR + MARK + 2 * GAP
 
+    @property
+    def height(self) -> float:
+        """Of all rows."""
+        return self.rows * self.row
+
 
 def draw_sheet(
     question: str,
@@ -117,7 +123,7 @@ def draw_sheet(
         foot = [line for fact in facts for line in _wrapped(fact, _measure(FOOT))]
         above = MARGIN + len(head) * LEADING * HEAD / 72 + 0.15
         below = MARGIN + 0.32 + len(foot) * LEADING * FOOT / 72
-        height = above + grid.rows * grid.row + below
+        height = above + grid.height + below
         figure = Figure(figsize=(WIDTH, height))
         FigureCanvasAgg(figure)
         axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(0, height), frame_on=False)
@@ -139,26 +145,24 @@ def draw_sheet(
 
 def save_sheet(figure: Figure, path: Path) -> None:
     """Writes a PNG file, whole or not at all."""
-    temporary = path.with_name(f".{path.name}")
-    with warnings.catch_warnings():
+    with whole_file(path) as part, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=_NO_GLYPH)
-        figure.savefig(temporary, format="png", dpi=DPI)
-    temporary.replace(path)
+        figure.savefig(part, format="png", dpi=DPI)
 
 
 def _grid(chunks: int, shape: Sequence[int]) -> _Grid:
     """The grid with the largest thumbnails that is not too tall."""
     group = math.ceil(chunks / MOST_THUMBNAILS)
-    cells, found = math.ceil(chunks / group), []
+    cells, grids = math.ceil(chunks / group), []
     for columns in COLUMNS:
         pitch = (WIDTH - 2 * MARGIN + GAP) / columns
         scale = min((pitch - GAP) / shape[1], TALLEST / shape[0])
         picture = (scale * shape[1], scale * shape[0])
-        grid = _Grid(group, columns, math.ceil(cells / columns), pitch, picture)
-        found.append((grid.rows * grid.row > ROWS_HEIGHT, -round(scale, 9), columns, grid))
-    fitting = [one for one in found if not one[0]]
-    # Of equal sizes the fewest columns; if none fits, the least tall.
-    return min(fitting)[3] if fitting else min(found, key=lambda one: one[3].rows * one[3].row)[3]
+        grids.append(_Grid(group, columns, math.ceil(cells / columns), pitch, picture))
+    # Of equal sizes the first, with the fewest columns; if none fits, the least tall.
+    if fitting := [grid for grid in grids if grid.height <= ROWS_HEIGHT]:
+        return max(fitting, key=lambda grid: round(grid.picture[0], 9))
+    return min(grids, key=lambda grid: grid.height)
 
 
 def _cell(
@@ -192,14 +196,14 @@ def _cell(
     base = bottom - GAP - BAR
     axes.plot([left, left + width], [base, base], color=_OTHER, lw=0.6)
     for place, index in enumerate(members):
-        one, middle = chunks[index], left + (place + 0.5) * step
-        if one.relevance is not None and high > low:
-            thick, tall = min(0.75 * step, 0.3), BAR * (one.relevance - low) / (high - low)
-            colour = _RELOADED if one.reloaded else _OTHER
+        member, middle = chunks[index], left + (place + 0.5) * step
+        if member.relevance is not None and high > low:
+            thick, tall = min(0.75 * step, 0.3), BAR * (member.relevance - low) / (high - low)
+            colour = _RELOADED if member.reloaded else _OTHER
             bar = Rectangle((middle - thick / 2, base), thick, tall, fc=colour, ec="none")
             bar.set_gid(f"bar-{index}")
             axes.add_patch(bar)
-        if one.reloaded:
+        if member.reloaded:
             _triangle(axes, middle, base - 0.03, f"mark-{index}")
 
 
@@ -261,11 +265,11 @@ def _wrapped(text: str, measure: Callable[[str], float]) -> list[str]:
     for paragraph in text.strip().splitlines() or [""]:
         line, taken = "", 0.0
         for word in _words(paragraph):
-            own = measure(word)
-            if line and taken + own > room:
+            width = measure(word)
+            if line and taken + width > room:
                 lines.append(line.rstrip())
                 line, taken = "", 0.0
-            line, taken = line + word, taken + own
+            line, taken = line + word, taken + width
         lines.append(line.rstrip())
     if len(lines) > LINES:
         lines = [*lines[: LINES - 1], lines[LINES - 1][:-4] + " …"]

@@ -1,7 +1,7 @@
 """Pre-fills kept on disk, for other jobs and later runs: `prefill.cache=DIR prefill.cache_gb=N`.
 
 One file a video with all its levels, since these come from one pass, share its counts and are wanted together. Its
-name is the hash of all that its KVs follow from (`prefill_address.py`), so a file is never out of date, only unused.
+name is the hash of all that its KVs follow from (`key.py`), so a file is never out of date, only unused.
 Any number of processes may use a folder, without locks: a file appears whole or not at all (`os.replace`), of two
 writers the last one's stays, and a file that another process removes while it is read is read to its end. Beyond
 the limit, the files that were used longest ago go first. Nothing that goes wrong with the folder once a run has begun
@@ -24,7 +24,8 @@ from typing import Any
 
 from x2l.compressors.base import Level
 from x2l.engine.disk_cache.file_format import DamagedFile, Unstorable, plan, read, write
-from x2l.engine.disk_cache.key import Unaddressable, address, code_digest
+from x2l.engine.disk_cache.key import Unaddressable, address, code_digest, users_bases
+from x2l.engine.disk_cache.source_hash import users_modules
 from x2l.engine.kv_store import KVStore
 from x2l.engine.meter import Meter
 from x2l.engine.stages import PREFILL_STAGES
@@ -41,7 +42,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Loaded:
-    """What loading a pre-fill took, beside what computing it had taken, which the meter is told.
+    """What loading a pre-fill took, beside what computing it had taken, which the meter is given.
 
     Attributes:
         seconds: of reading and checking the file.
@@ -82,6 +83,7 @@ class PrefillCache:
         self._said: set[str] = set()
         self._fingerprint: tuple[VideoModel, str] | None = None
         self._code: str | None = None
+        self._users = False  # whether a method is not x2l's
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
@@ -92,7 +94,7 @@ class PrefillCache:
                 "null to keep no pre-fills"
             ) from error
         try:
-            self._code = code_digest(levels)
+            self._code, self._users = code_digest(levels), bool(users_bases(levels))
         except Unaddressable as error:
             self._say_once("unused", f"prefill.cache is not used: {error}")
 
@@ -115,31 +117,40 @@ class PrefillCache:
             levels: of classes that the run's levels have.
             settings: context and positions.
             video_seed: for compressors that draw at random.
-            meter: at zero; of a pre-fill from the folder it is told FLOPs and seconds of when it was computed.
+            meter: at zero; of a pre-fill from the folder it is given FLOPs and seconds of when it was computed.
 
         Returns:
             The KVs, and what loading took; None if they were computed.
         """
         key = self._address(model, prompt, levels, settings, video_seed)
-        if key is not None and (found := self._find(key, model, prompt, meter)) is not None:
+        if key is not None and (known := self._find(key, model, prompt, meter)) is not None:
             self.loaded += 1
-            return found
+            return known
+        before = users_modules()
         store = compute()
         self.computed += 1
-        if key is not None:
+        if self._users and (late := sorted(users_modules() - before)):
+            # Its source is not in the address, of this video or of a later one.
+            self._code = None
+            self._say_once(
+                "unused", f"prefill.cache is not used: {late[0]} is imported only while compressing"
+            )
+        elif key is not None:
             self._keep(key, store, meter)
         return store, None
 
     def summary(self) -> str:
         """One line on what came of it."""
         dropped = f", {self.dropped} damaged ones dropped" if self.dropped else ""
-        told = f"pre-fills: {self.loaded} loaded, {self.computed} computed{dropped}; {self.folder} "
+        counts = (
+            f"pre-fills: {self.loaded} loaded, {self.computed} computed{dropped}; {self.folder} "
+        )
         try:
             sizes = [size for _, size, _ in self._entries()]
         except OSError as error:
-            return f"{told}cannot be listed ({error.strerror})"
-        of = f"{sum(sizes) / 1e9:.3g} of {self.limit / 1e9:g} GB"
-        return f"{told}holds {len(sizes)} in {of}"
+            return f"{counts}cannot be listed ({error.strerror})"
+        used = f"{sum(sizes) / 1e9:.3g} of {self.limit / 1e9:g} GB"
+        return f"{counts}holds {len(sizes)} in {used}"
 
     def path(self, key: str) -> Path:
         """The file of an address."""
@@ -162,8 +173,8 @@ class PrefillCache:
             self._say_once("unused", f"prefill.cache is not used: {error}")
             return None
         probes = {name: level.compressor.probe for name, level in levels.items()}
-        asked = {name: model.question(text).input_ids for name, text in probes.items() if text}
-        settings = {**settings, "probes": asked}
+        tokens = {name: model.question(text).input_ids for name, text in probes.items() if text}
+        settings = {**settings, "probes": tokens}
         try:
             return address(self._fingerprint[1], self._code, prompt, levels, settings, video_seed)
         except Unaddressable as error:

@@ -79,11 +79,11 @@ def plan(store: KVStore, facts: Mapping[str, Any]) -> Plan:
     Raises:
         Unstorable: a level is in a form that is not of x2l.
     """
-    found: dict[str, Tensor] = {"step_embeds": store.step_embeds}
+    tensors: dict[str, Tensor] = {"step_embeds": store.step_embeds}
     forms: dict[str, int] = {}  # most layers have the same form, which is written once
 
     def form_of(name: str, value: Any) -> int:
-        return forms.setdefault(json.dumps(_apart(name, value, found)), len(forms))
+        return forms.setdefault(json.dumps(_apart(name, value, tensors)), len(forms))
 
     prefix = [form_of(f"prefix/{i}", layer) for i, layer in enumerate(store.prefix.layers)]
     levels = {
@@ -96,13 +96,13 @@ def plan(store: KVStore, facts: Mapping[str, Any]) -> Plan:
     # A level of ratio 1 holds the very tensors of another: they are written once.
     first: dict[tuple[Any, ...], str] = {}
     same = {}
-    for name, tensor in found.items():
+    for name, tensor in tensors.items():
         what = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
         if tensor.numel() and first.setdefault(what, name) != name:
             same[name] = first[what]
     # By size of a number, so that each begins at a multiple of it.
-    names = sorted(found.keys() - same.keys(), key=lambda n: -found[n].dtype.itemsize)
-    told = {
+    names = sorted(tensors.keys() - same.keys(), key=lambda n: -tensors[n].dtype.itemsize)
+    layout = {
         "prefix": prefix,
         "levels": levels,
         "forms": [json.loads(form) for form in forms],
@@ -111,10 +111,10 @@ def plan(store: KVStore, facts: Mapping[str, Any]) -> Plan:
         "step_chunk": store.step_chunk,
         "facts": facts,
     }
-    entries: dict[str, Any] = {"__metadata__": {"x2l": json.dumps(told)}}
+    entries: dict[str, Any] = {"__metadata__": {"x2l": json.dumps(layout)}}
     at = 0
     for name in names:
-        tensor = found[name]
+        tensor = tensors[name]
         kind, shape, end = _NAMES[tensor.dtype], list(tensor.shape), at + tensor.nbytes
         entries[name] = {"dtype": kind, "shape": shape, "data_offsets": [at, end]}
         at = end
@@ -123,7 +123,7 @@ def plan(store: KVStore, facts: Mapping[str, Any]) -> Plan:
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     header = len(text).to_bytes(8, "little") + text
-    return Plan(header, tuple(found[name] for name in names), len(header) + end)
+    return Plan(header, tuple(tensors[name] for name in names), len(header) + end)
 
 
 def write(planned: Plan, file: BinaryIO) -> None:
@@ -163,25 +163,25 @@ def read(
     buffer = _verified(path, pinned)
     length = int.from_bytes(bytes(buffer[:8].tolist()), "little")
     header = json.loads(buffer[8 : 8 + length].numpy().tobytes())
-    told = json.loads(header.pop("__metadata__")["x2l"])
-    data, found = buffer[8 + length :], {}
+    layout = json.loads(header.pop("__metadata__")["x2l"])
+    data, tensors = buffer[8 + length :], {}
     for name, entry in header.items():
         start, stop = entry["data_offsets"]
-        found[name] = data[start:stop].view(_DTYPES[entry["dtype"]]).view(entry["shape"])
-    found |= {name: found[other] for name, other in told["same"].items()}
-    forms = told["forms"]
+        tensors[name] = data[start:stop].view(_DTYPES[entry["dtype"]]).view(entry["shape"])
+    tensors |= {name: tensors[other] for name, other in layout["same"].items()}
+    forms = layout["forms"]
 
     def layers(name: str, of: Sequence[int]) -> tuple[Any, ...]:
-        return tuple(_whole(f"{name}/{i}", forms[form], found) for i, form in enumerate(of))
+        return tuple(_whole(f"{name}/{i}", forms[form], tensors) for i, form in enumerate(of))
 
     def placed(layers: Sequence[StoredLayer]) -> tuple[StoredLayer, ...]:
         return tuple(layer.to(device) for layer, device in zip(layers, devices, strict=True))
 
     # What is small is copied, so as not to keep the buffer; a copy is aligned like what a pre-fill makes, too.
-    prefix = [layer.each(Tensor.clone) for layer in layers("prefix", told["prefix"])]
+    prefix = [layer.map(Tensor.clone) for layer in layers("prefix", layout["prefix"])]
     levels = {
         level: tuple(layers(f"{level}/{chunk}", of) for chunk, of in enumerate(chunks))
-        for level, chunks in told["levels"].items()
+        for level, chunks in layout["levels"].items()
     }
     coarsest = tuple(levels)[-1]
     levels[coarsest] = tuple(placed(chunk) for chunk in levels[coarsest])
@@ -189,11 +189,11 @@ def read(
         prompt=replace(prompt, visual={}),
         prefix=KV(placed(prefix)),
         levels={level: tuple(map(StoredKV, chunks)) for level, chunks in levels.items()},
-        positions=told["positions"],
-        step_embeds=found["step_embeds"].clone(),
-        step_chunk=tuple(told["step_chunk"]),
+        positions=layout["positions"],
+        step_embeds=tensors["step_embeds"].clone(),
+        step_chunk=tuple(layout["step_chunk"]),
     )
-    return store, told["facts"]
+    return store, layout["facts"]
 
 
 def tensor_bytes(tensor: Tensor) -> memoryview:

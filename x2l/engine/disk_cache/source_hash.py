@@ -1,7 +1,8 @@
-"""The source files behind a value: those of some modules, and of what they import, as far as somebody may edit them.
+"""The source files that KVs follow from: those of x2l up to the engine, and the user's own modules.
 
-Followed are x2l itself and every module outside Python's and the installed packages' folders; of an installed package
-that is imported its version is told. What is imported by a computed name is not seen.
+Coarse on purpose: an edit anywhere in x2l's kv.py, models/, compressors/ or engine/ counts, and of a method that is not
+x2l's every module that is loaded and neither x2l's nor installed. Installed packages count by version: of torch and
+transformers in the model's fingerprint, of one that a method's class is from here.
 
 What counts is the code that runs, not the file: a source is read when it is first asked for, which should be soon after
 it was imported, and again only if the module is loaded again. So a file that is edited while a process runs tells
@@ -10,23 +11,34 @@ nothing about that process.
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import importlib.util
 import site
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[2]
+_UP_TO_THE_ENGINE = ("kv.py", "models", "compressors", "engine")
 # Module -> the spec that it was loaded by (`importlib.reload` makes a new one), and its source then.
 _read: dict[str, tuple[object, bytes]] = {}
 
 
-def sources_digest(modules: Iterable[str]) -> str:
-    """A hash of the source of modules and of what they import.
+@cache
+def engine_digest(package: Path = PACKAGE) -> str:
+    """A hash of all source files of x2l that KVs follow from."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in _UP_TO_THE_ENGINE:
+        place = package / name
+        for path in [place] if place.is_file() else sorted(place.rglob("*.py")):
+            digest.update(f"{path.relative_to(package).as_posix()}\n".encode())
+            digest.update(hashlib.blake2b(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def users_digest(modules: Iterable[str]) -> str:
+    """A hash of the source of modules outside x2l, and of all of the user's own that are loaded.
 
     Args:
         modules: their names; each must be imported already.
@@ -34,66 +46,40 @@ def sources_digest(modules: Iterable[str]) -> str:
     Raises:
         ValueError: a module has no source file, as one that was typed into a notebook or a prompt.
     """
-    roots = sorted(set(modules))
-    for name in roots:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted({*modules} | users_modules()):
         if _file(name) is None:
             raise ValueError(
                 f"module {name!r} has no source file; put what it defines into a .py file"
             )
-    digest = hashlib.blake2b(digest_size=16)
-    found, versions = _closure(roots)
-    for name, source in sorted(found.items()):
-        digest.update(f"{name}\n".encode())
-        digest.update(hashlib.blake2b(source).digest())
-    digest.update(repr(sorted(versions.items())).encode())
+        version = getattr(sys.modules.get(name.partition(".")[0]), "__version__", None)
+        digest.update(f"{name} {version}\n".encode())
+        digest.update(hashlib.blake2b(_source(name)).digest())
     return digest.hexdigest()
 
 
-def _closure(roots: Iterable[str]) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Sources by module, and versions of the installed packages that these import."""
-    found: dict[str, bytes] = {}
-    versions: dict[str, str] = {}
-    waiting = list(roots)
-    while waiting:
-        name = waiting.pop()
-        package = name.partition(".")[0]
-        known = package in versions or package in sys.stdlib_module_names
-        if name in found or (known and name not in roots):
-            continue
-        path = _file(name)
-        if path is None:
-            continue  # compiled, or no module but a name in one
-        if not _installed(path):
-            found[name] = _source(name, path)
-            inside = name if path.name == "__init__.py" else name.rpartition(".")[0]
-            waiting += _imports(inside, found[name])
-        elif name in roots:
-            found[name] = _source(name, path)  # a class of it is in use: no version says so exactly
-        else:
-            versions[package] = str(getattr(sys.modules.get(package), "__version__", None))
-    return found, versions
+def users_modules() -> frozenset[str]:
+    """Names of the loaded modules that are neither x2l's nor installed, the script that was started aside."""
+    return frozenset(
+        name
+        for name in tuple(sys.modules)
+        if name not in ("__main__", "__mp_main__")
+        and (path := _file(name)) is not None
+        and not _installed(path)
+    )
 
 
 def _file(name: str) -> Path | None:
-    """The source of a module, without importing it."""
-    module = sys.modules.get(name)
-    place = getattr(module, "__file__", None)
-    if module is None:
-        try:
-            spec = importlib.util.find_spec(name)
-        except (ImportError, ValueError, AttributeError):  # its parent is no package, or not there
-            return None
-        place = None if spec is None or not spec.has_location else spec.origin
+    place = getattr(sys.modules.get(name), "__file__", None)
     path = None if place is None else Path(place)
     return path if path is not None and path.suffix == ".py" and path.is_file() else None
 
 
+@cache
 def _installed(path: Path) -> bool:
-    """Whether a file is Python's or of an installed package, x2l aside."""
+    """Whether a file is x2l's, Python's, or an installed package's."""
     whole = path.resolve()
-    if whole.is_relative_to(PACKAGE):
-        return False
-    return any(whole.is_relative_to(folder) for folder in _install_folders())
+    return any(whole.is_relative_to(folder) for folder in (PACKAGE, *_install_folders()))
 
 
 @cache
@@ -104,31 +90,12 @@ def _install_folders() -> frozenset[Path]:
     return frozenset(Path(folder).resolve() for folder in folders)
 
 
-def _source(name: str, path: Path) -> bytes:
-    """The source that a module was loaded from; of one that is not loaded, its file."""
-    module = sys.modules.get(name)
-    if module is None:
-        return path.read_bytes()
+def _source(name: str) -> bytes:
+    """The source that a module was loaded from."""
+    module = sys.modules[name]
     loaded = getattr(module, "__spec__", None) or module
     if name not in _read or _read[name][0] is not loaded:
+        path = _file(name)
+        assert path is not None
         _read[name] = loaded, path.read_bytes()
     return _read[name][1]
-
-
-@cache  # by what is in the source
-def _imports(package: str, source: bytes) -> frozenset[str]:
-    """Names of modules that a source imports anywhere in it, and of the packages that hold them."""
-    return frozenset(_names(package, ast.parse(source)))
-
-
-def _names(package: str, tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
-        whole: list[str] = []
-        if isinstance(node, ast.Import):
-            whole = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-            whole = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        for one in whole:
-            parts = one.split(".")
-            yield from (".".join(parts[:length]) for length in range(1, len(parts) + 1))

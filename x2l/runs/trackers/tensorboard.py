@@ -14,6 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tabulate import tabulate
+
+from x2l.runs.run_info import flattened
 from x2l.runs.trackers.base import Chart, SweepTables, written_anew
 
 HOME = "tensorboard"
@@ -53,8 +56,8 @@ class TensorBoardTracker:
     def __enter__(self) -> Self:
         """Starts the run and writes its configuration."""
         self._writer = _writer(self.folder)
-        told = "\n".join(f"- {name}: `{value}`" for name, value in self._run.items())
-        self._writer.add_text("run", told)
+        about = "\n".join(f"- {name}: `{value}`" for name, value in self._run.items())
+        self._writer.add_text("run", about)
         text = json.dumps(self._config, indent=1, default=str, ensure_ascii=False)
         self._writer.add_text("config", f"```\n{text}\n```")
         return self
@@ -83,7 +86,11 @@ class TensorBoardTracker:
         for name, value in values.items():
             self._writer.add_scalar(name, value, self._answers)
         shown = {n: v for n, v in values.items() if re.fullmatch(r"final/.*/accuracy", n)}
-        for summary in hparams(_leaves(self._config), shown):
+        plain = {  # what hyperparameters may be
+            name: value if isinstance(value, int | float) else str(value)
+            for name, value in flattened(self._config).items()
+        }
+        for summary in hparams(plain, shown):
             self._writer.file_writer.add_summary(summary)
 
 
@@ -167,22 +174,10 @@ def _image(tag: str, picture: Path) -> Any:
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """As Markdown, which the text tab shows as a table."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(_word(cell) for cell in line)} |" for line in lines)
+    words = [[_word(cell) for cell in row] for row in rows]
+    return tabulate(words, columns, tablefmt="github", disable_numparse=True)
 
 
 def _word(value: Any) -> str:
     text = f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
     return text.replace("|", "\\|").replace("\n", " ")
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, str | float]:
-    """The configuration as the plain, flat values that hyperparameters are."""
-    found: dict[str, str | float] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            found |= _leaves(value, f"{name}.")
-        else:
-            found[name] = value if isinstance(value, int | float) else str(value)
-    return found
