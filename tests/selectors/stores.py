@@ -39,3 +39,24 @@ def watched(family, store, assignment, question):
     mixed = store.mix(assignment)
     ask(model, model.load_cache(mixed.kv), question, mixed.place, capture)
     return mixed, capture
+
+
+def attention(family, store, assignment, question, layer):
+    """Attention by a softmax for every head and token, `(Q, n, T)` over the cached KVs; and each chunk's span."""
+    mixed, capture = watched(family, store, assignment, question)
+    queries, keys = capture.queries[layer][0], capture.keys[layer][0]
+    cached, count = mixed.kv.tokens[layer], len(question.input_ids)
+    weights = mixed.kv.layers[layer].weights
+    rows = []
+    for head, of_head in enumerate(queries):
+        own = head // (len(queries) // len(keys))
+        for token, query in enumerate(of_head):
+            logits = keys[own, : cached + token + 1] @ query * capture.scaling[layer]
+            logits[:cached] += weights[own % len(weights)].log()
+            rows.append(logits.softmax(dim=0)[:cached])
+    return torch.stack(rows).view(len(queries), count, cached), mixed.spans[layer]
+
+
+def by_chunk(paid, spans):
+    """Attention to each chunk, `(Q, n, chunks)`."""
+    return torch.stack([paid[..., start:stop].sum(dim=-1) for start, stop in spans], dim=-1)

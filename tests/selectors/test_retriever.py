@@ -92,8 +92,8 @@ def test_frames_are_pooled_by_maximum_or_mean(checkpoints, store):
     assert torch.allclose(mean, want, atol=1e-5)
 
 
-def test_options_are_searched_for_only_where_asked(checkpoints, store):
-    plain, wide = load(checkpoints, "clip"), load(checkpoints, "clip", options=True)
+def test_options_are_searched_for_unless_told_otherwise(checkpoints, store):
+    plain, wide = load(checkpoints, "clip", options=False), load(checkpoints, "clip")
     choices = ("a red one", "a blue one")
     alone = relevance(plain, store)
     assert torch.equal(alone, relevance(plain, store, choices=choices))

@@ -1,8 +1,12 @@
 """What each selector looks at, and what it must not look at."""
 
+import importlib
+import pkgutil
+
 import pytest
 import torch
 
+import x2l.selectors
 from tests.tiny import frames, ours, stock
 from x2l.compressors.base import Level
 from x2l.compressors.merging import ToMe
@@ -11,7 +15,7 @@ from x2l.engine.assignment import select
 from x2l.engine.meter import Meter
 from x2l.engine.prefill import prefill
 from x2l.selectors.attention import AttentionSelector
-from x2l.selectors.base import Query
+from x2l.selectors.base import ChunkSelector, Query
 from x2l.selectors.context_attention import attention_to
 from x2l.selectors.controls import (
     FirstLastSelector,
@@ -23,7 +27,18 @@ from x2l.selectors.controls import (
     UniformSelector,
 )
 from x2l.selectors.embedding import EmbeddingSelector
+from x2l.selectors.flexmem import FlexMemSelector
+from x2l.selectors.from_file import FileSelector
+from x2l.selectors.keys import KeysSelector
 from x2l.selectors.oracle import HitRateSelector, OracleSelector
+from x2l.selectors.probe import ProbeSelector
+from x2l.selectors.quest import QuestSelector
+from x2l.selectors.rekv import ReKVSelector
+from x2l.selectors.retrieval_heads import RetrievalHeadsSelector
+from x2l.selectors.retriever import RetrieverSelector
+from x2l.selectors.roles import ROLES
+from x2l.selectors.shallow_votes import ShallowVotesSelector
+from x2l.selectors.yes_no import YesNoSelector
 
 EVERY = [
     SelectAll(),
@@ -37,7 +52,32 @@ EVERY = [
     HitRateSelector(0.5),
     EmbeddingSelector(),
     AttentionSelector(),
+    KeysSelector(),
+    KeysSelector(((0, 3),)),
+    ReKVSelector(index="host"),
+    QuestSelector(index="host"),
+    RetrievalHeadsSelector(),
+    FlexMemSelector(),
+    ShallowVotesSelector(layers=2),
+    ShallowVotesSelector(layers=2, gate=True, threshold=0.0),
+    YesNoSelector(),
+    ProbeSelector(),
 ]
+ELSEWHERE = {FileSelector, RetrieverSelector}  # need files; their own tests
+
+
+def finals(kind):
+    """Classes that no other is made of."""
+    below = kind.__subclasses__()
+    return {kind} if not below else set().union(*map(finals, below))
+
+
+def test_every_selector_of_the_package_is_walked_here():
+    for module in pkgutil.iter_modules(x2l.selectors.__path__, "x2l.selectors."):
+        importlib.import_module(module.name)
+    package = {kind for kind in finals(ChunkSelector) if kind.__module__.startswith("x2l.")}
+    assert package == {type(selector) for selector in EVERY} | ELSEWHERE
+    assert all(kind.role in ROLES for kind in package)
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +103,15 @@ def test_gives_every_chunk_a_number_and_repeats_itself(selector, store):
     assert torch.equal(first, again)
 
 
-TOLD = ("oracle", "hit_rate")
-
-
-@pytest.mark.parametrize("selector", [s for s in EVERY if s.name not in TOLD], ids=lambda s: s.name)
-def test_only_the_oracle_looks_at_the_spans(selector, store):
-    assert torch.equal(
-        relevance(selector, store), relevance(selector, store, spans=((20.0, 21.0),))
-    )
+@pytest.mark.parametrize("selector", EVERY, ids=lambda s: s.name)
+def test_only_a_bound_looks_at_the_spans(selector, store):
+    """Other spans, and none at all; a bound needs them, and another answer follows from others."""
+    same = [relevance(selector, store, spans=spans) for spans in (((4.0, 6.0),), ((20.0, 21.0),))]
+    if selector.role == "bound":
+        pytest.raises(ValueError, relevance, selector, store, spans=None)
+        assert selector.name == "hit_rate" or not torch.equal(*same)
+    else:
+        assert torch.equal(*same) and torch.equal(same[0], relevance(selector, store, spans=None))
 
 
 def test_all_and_none(store):

@@ -183,8 +183,8 @@ def _machine(device: str | None) -> tuple[str, int]:
 
 
 def _report(summary: Any, folder: Path) -> None:
-    from x2l.analysis.points_table import table
     from x2l.analysis.points import points
+    from x2l.analysis.points_table import table
     from x2l.runs.out_of_memory_log import summary_lines
 
     if summary.records or summary.out_of_memory:

@@ -20,7 +20,7 @@ from x2l.engine.kv_store import KVStore
 from x2l.engine.meter import Meter
 from x2l.engine.prefill import check_budgets, check_prefill, prefill
 from x2l.evaluation.progress import Progress
-from x2l.evaluation.settings import config_errors
+from x2l.evaluation.settings import ConfigError, config_errors
 from x2l.models.interface import VideoModel
 from x2l.models.prompt import Prompt, Question
 from x2l.selectors.base import (
@@ -109,7 +109,7 @@ class Session:
             query: the question; `prepared` is filled in here.
 
         Raises:
-            ConfigError: a file of chosen chunks does not fit the video.
+            ConfigError: a file of chosen chunks does not fit the video, or the relevance is not a number.
             ValueError: the selector looks at frames and was not shown them.
         """
         if isinstance(selector, FrameSelector) and name not in self.prepared:
@@ -124,6 +124,11 @@ class Session:
         expected = config_errors() if isinstance(selector, FileSelector) else nullcontext()
         with expected, meter.stage("selection"):
             relevance = selector.relevance(query, self.store, self.model, meter)
+        if relevance.isnan().any():
+            raise ConfigError(
+                f"selector={name}: its relevance to question {query.key!r} holds NaN, {relevance.tolist()}; where the "
+                "model overflows, another model.dtype helps (bfloat16 for float16)"
+            )
         return Rating(relevance, meter)
 
     def assign(

@@ -107,6 +107,18 @@ class ChunkSelector(ABC):
             ValueError: it cannot: heads or layers that the model does not have.
         """
 
+    def check_words(self, allowed: Mapping[str, Sequence[object]]) -> None:
+        """Checks settings that are one of some words.
+
+        Raises:
+            ValueError: one is not; names selector, setting, value and words.
+        """
+        for setting, words in allowed.items():
+            if (value := getattr(self, setting)) not in words:
+                raise ValueError(
+                    f"selector.{self.name}.{setting}={value!r}: must be one of {', '.join(map(str, words))}"
+                )
+
     @abstractmethod
     def relevance(self, query: Query, store: KVStore, model: VideoModel, meter: Meter) -> Tensor:
         """Relevance of each chunk, `(chunks,)` float on the host; +inf = always re-load, -inf = never.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,8 +15,9 @@ from x2l.models.interface import ModelShape, VideoModel
 from x2l.selectors.calibration import Head
 
 Pool = Literal["max", "lse", "mean"]
-Combine = Literal["mean", "z_max"]
-POOLS: tuple[str, ...] = ("max", "lse", "mean")
+Combine = Literal["max", "mean", "z_max"]
+POOLS: tuple[Pool, ...] = get_args(Pool)
+COMBINES: tuple[Combine, ...] = get_args(Combine)
 INDEXES = ("host", "resident")
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -97,14 +98,11 @@ def read_index(
     return KeyIndex(vectors, counts), streamed
 
 
-def every_key(keys: LevelKeys, model: VideoModel) -> tuple[Tensor, tuple[int, ...]]:
-    """All keys, after RoPE."""
-    return model.apply_rope(keys.vectors[None, None], keys.positions)[0, 0], keys.counts
-
-
-def every_plain_key(keys: LevelKeys, model: VideoModel) -> tuple[Tensor, tuple[int, ...]]:
-    """All keys, before RoPE."""
-    return keys.vectors, keys.counts
+def turned(keys: LevelKeys, model: VideoModel, rope: bool) -> Tensor:
+    """Keys `(T, D)` after RoPE or before."""
+    return (
+        model.apply_rope(keys.vectors[None, None], keys.positions)[0, 0] if rope else keys.vectors
+    )
 
 
 def products(
@@ -114,8 +112,8 @@ def products(
     shape: ModelShape,
     scaling: float,
     meter: Meter,
-) -> Iterator[tuple[int, list[int], Tensor]]:
-    """Scaled products of queries and an index, a KV head at a time: layer, its query heads, `(heads, n, keys)`.
+) -> Iterator[Tensor]:
+    """Scaled products of queries and an index, a KV head at a time: `(query heads, n, keys)`, all heads rising.
 
     Args:
         queries: layer -> `(Q, n, D)`.
@@ -130,7 +128,7 @@ def products(
         for head, shared in groups.items():
             vectors = index.vectors[layer, head]
             meter.add("selection", 2 * len(shared) * asked.shape[1] * vectors.numel())
-            yield layer, shared, asked[shared] @ vectors.to(asked.dtype).T * scaling
+            yield asked[shared] @ vectors.to(asked.dtype).T * scaling
 
 
 def pooled(logits: Tensor, counts: Sequence[int], pool: Pool) -> Tensor:
@@ -146,11 +144,13 @@ def pooled(logits: Tensor, counts: Sequence[int], pool: Pool) -> Tensor:
 def combined(scores: Tensor, combine: Combine) -> Tensor:
     """One value a chunk, `(chunks,)` on the host, of `(heads, tokens, chunks)`.
 
-    `mean`: over heads, of each one's most by a token. `z_max`: every head and token on a scale of its own, mean 0 and
-    deviation 1 over chunks (0 where all are equal); then the most of all.
+    `max`: the most of a head's tokens, mean over heads. `mean`: over heads and tokens. `z_max`: every head and token on
+    a scale of its own, mean 0 and deviation 1 over chunks (0 where all are equal); then the most of all.
     """
-    if combine == "mean":
+    if combine == "max":
         return scores.amax(dim=1).mean(dim=0).cpu()
+    if combine == "mean":
+        return scores.mean(dim=(0, 1)).cpu()
     spread = scores.std(dim=-1, keepdim=True, correction=0)
     z = (scores - scores.mean(dim=-1, keepdim=True)) / spread.clamp(
         min=torch.finfo(scores.dtype).tiny

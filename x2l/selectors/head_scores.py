@@ -14,7 +14,7 @@ from x2l.models.interface import VideoModel
 from x2l.selectors.base import Query
 from x2l.selectors.calibration import Head
 from x2l.selectors.context_attention import attention_to
-from x2l.selectors.head_keys import all_heads, every_key, pooled, products, read_index
+from x2l.selectors.head_keys import all_heads, pooled, products, read_index, turned
 from x2l.selectors.question_pass import looked_at, run_question, without_content
 
 COUNTS = (1, 2, 4, 8, 16, 32)
@@ -42,12 +42,18 @@ def look(query: Query, store: KVStore, model: VideoModel, truth: Sequence[int]) 
     """Asks every head, of the finest level's keys."""
     meter, shape = Meter(model.device), model.shape
     heads, tokens = all_heads(shape), looked_at(query, "all")
-    index, _ = read_index(store, model, store.finest, heads, every_key)
+    index, _ = read_index(
+        store,
+        model,
+        store.finest,
+        heads,
+        lambda keys, model: (turned(keys, model, True), keys.counts),
+    )
     run = run_question(query.question, store, model, meter, shape.layers - 1)
     place = store.place(store.finest)
     scores = [
         pooled(logits, index.counts, "max").amax(dim=1).cpu()
-        for _, _, logits in products(
+        for logits in products(
             lambda layer: run.queries(layer, tokens, place),
             index,
             heads,

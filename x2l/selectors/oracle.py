@@ -1,4 +1,8 @@
-"""The ground truth as a selector: what selection could gain at best, apart from what compression loses."""
+"""The ground truth as a selector: the chunks that hold the frames a question is about.
+
+Not the best that selection can do: it re-loads no more chunks than hold the evidence, and selector `keys` has answered
+more questions at four chunks, of which those beyond the evidence helped too.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,10 @@ MISSES = ("none", "random")
 
 @dataclass(frozen=True)
 class OracleSelector(ChunkSelector):
-    """Ground-truth chunks only, earlier ones first; never others, however large top_k is. Final."""
+    """Ground-truth chunks only, earlier ones first; never others, however large top_k is. Final.
+
+    A `bound` in that it is told where the answer lies, not in that nothing can do better.
+    """
 
     role: ClassVar[Role] = "bound"
     name: str = "oracle"

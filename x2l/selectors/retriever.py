@@ -48,7 +48,7 @@ class RetrieverSelector(FrameSelector):
     @staticmethod
     def load(
         name_or_path: str = "openai/clip-vit-base-patch32",
-        options: bool = False,
+        options: bool = True,
         pool: str = "max",
         device: str | None = "cpu",
         dtype: str = "float32",
@@ -59,7 +59,7 @@ class RetrieverSelector(FrameSelector):
 
         Args:
             name_or_path: a CLIP, SigLIP, SigLIP 2 or X-CLIP; `AutoModel` and `AutoProcessor` must know it.
-            options: add the options to the question. Texts are cut to the model's length (64 or 77 tokens).
+            options: add the options to the question, if it has any. Texts are cut to the model's length (64, 77).
             pool: `max` or `mean`.
             device: where the towers run; None (a model spread over several) = the first GPU, if there is one.
             dtype: float32, bfloat16 or float16.

@@ -1,0 +1,107 @@
+"""ShallowStream: the first layers vote for chunks, and may find that none is needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from x2l.engine.kv_store import KVStore
+from x2l.engine.meter import Meter
+from x2l.models.interface import ModelShape, VideoModel
+from x2l.selectors.base import ChunkSelector, Query, RunFacts
+from x2l.selectors.context_attention import attention_to
+from x2l.selectors.first_answer import first_logits, log_odds
+
+GATE = (
+    "{}\nDo the last moments of the video tell the answer, or is an earlier part needed? "
+    "Answer with one word, recent or earlier."
+)
+
+
+@dataclass(frozen=True)
+class ShallowVotesSelector(ChunkSelector):
+    """Votes of the first layers: each for the KVs that the prompt's last token attends to most. Final.
+
+    ShallowStream (arXiv 2609.02780): 5 layers of Qwen3-VL-8B, 4 of LLaVA-OneVision-7B, 64 votes each; attention is the
+    mean over heads in the whole context of a level. Equal votes go by attention. Its choice of diverse chunks among
+    those voted for is not here; `selection.taking` has others.
+
+    Attributes:
+        layers: that vote.
+        votes: of each layer.
+        level: the context; None = the finest, which is streamed for it as far as the last voting layer.
+        gate: whether the model is first asked, over the coarsest level, if it needs an earlier part of the video at
+            all; where it does not, no chunk is re-loaded.
+        threshold: least logit of "earlier" less that of "recent" at which it does.
+    """
+
+    layers: int = 5
+    votes: int = 64
+    level: str | None = None
+    gate: bool = False
+    threshold: float | None = None
+    name: str = "shallow_votes"
+
+    def __post_init__(self) -> None:
+        """Checks the values.
+
+        Raises:
+            ValueError: no layer or vote, or a gate without a threshold.
+        """
+        for setting in ("layers", "votes"):
+            if not isinstance(value := getattr(self, setting), int) or value < 1:
+                raise ValueError(
+                    f"selector.shallow_votes.{setting}={value!r}: must be a whole number above 0"
+                )
+        if self.gate != (self.threshold is not None):
+            raise ValueError(
+                f"selector.shallow_votes.threshold={self.threshold}: must be given with gate=true, and only then; it "
+                "is the least difference of two logits, e.g. 0"
+            )
+
+    def check(self, run: RunFacts) -> None:
+        """The level must keep KVs; the gate reads the coarsest."""
+        run.check_level(self.name, self.level)
+        if self.gate:
+            run.check_level(self.name, tuple(run.dropped)[-1])
+
+    def check_shape(self, shape: ModelShape) -> None:
+        """The model must have the layers.
+
+        Raises:
+            ValueError: it has not.
+        """
+        if self.layers > shape.layers:
+            raise ValueError(
+                f"selector.shallow_votes.layers={self.layers}: must be at most {shape.layers}, the model's layers; use "
+                "fewer"
+            )
+
+    def relevance(self, query: Query, store: KVStore, model: VideoModel, meter: Meter) -> Tensor:
+        """Votes for each chunk; -inf for all where the gate stays shut."""
+        self.check_shape(model.shape)
+        chunks = len(store.prompt.chunks)
+        if self.gate and self._gap(query, store, model, meter) < float(self.threshold or 0):
+            return torch.full((chunks,), float("-inf"))
+        context = [self.level or store.finest] * chunks
+        layers = range(self.layers)
+        total = torch.zeros(chunks, dtype=torch.float64)
+        for one in attention_to(query.question, store, model, meter, context, layers):
+            paid = one.paid[:, -1].mean(dim=0)
+            first, last = one.spans[0][0], one.spans[-1][1]
+            ranked = paid[first:last].argsort(descending=True, stable=True) + first
+            voted = torch.zeros_like(paid).index_fill(0, ranked[: self.votes], 1.0)
+            both = torch.stack(
+                [voted, paid / len(layers)]
+            )  # of attention all layers have less than one vote
+            total += torch.stack([both[:, a:b].sum() for a, b in one.spans]).double().cpu()
+        return total
+
+    def _gap(self, query: Query, store: KVStore, model: VideoModel, meter: Meter) -> float:
+        """How much rather the model says that it needs an earlier part of the video."""
+        question = model.question(GATE.format(query.text or query.question.text))
+        everything = [store.coarsest] * len(store.prompt.chunks)
+        logits = first_logits(question, store, model, meter, everything)
+        return log_odds(logits, model, ("earlier", "recent"))
