@@ -5,6 +5,7 @@ from collections.abc import Hashable, Mapping, Sequence
 
 from tabulate import tabulate
 
+from x2l.analysis import units
 from x2l.analysis.cell_names import value_text, varying
 from x2l.analysis.comparison import Comparison
 from x2l.analysis.statistics import Difference
@@ -36,8 +37,8 @@ def table(comparisons: Sequence[Comparison], points: float = 5.0) -> str:
             columns[f"{side} {name}"] = [value_text(of.get(name)) for of in traits[side]]
     if any(c.mean == "tasks" for c in comparisons):
         columns["mean over"] = [c.mean for c in comparisons]
-    columns["A %"] = [_percent(c.headline_accuracies[0].value) for c in comparisons]
-    columns["B %"] = [_percent(c.headline_accuracies[1].value) for c in comparisons]
+    columns["A %"] = [units.percent(c.headline_accuracies[0].value) for c in comparisons]
+    columns["B %"] = [units.percent(c.headline_accuracies[1].value) for c in comparisons]
     columns["B - A (95 %)"] = [_interval(c.headline) for c in comparisons]
     if drawn := [c.bootstrap for c in comparisons if c.bootstrap is not None]:
         title = "bootstrap" if "mean over" not in columns else "micro bootstrap"
@@ -46,21 +47,21 @@ def table(comparisons: Sequence[Comparison], points: float = 5.0) -> str:
     columns["wrong>right"] = [str(c.micro.gained) for c in comparisons]
     columns["n"] = [str(c.micro.count) for c in comparisons]
     columns["videos"] = [str(c.micro.videos) for c in comparisons]
-    columns["p"] = [_p(c.headline.p_value) for c in comparisons]
-    columns["p Holm"] = [_p(c.p_holm) for c in comparisons]
+    columns["p"] = [units.p_value(c.headline.p_value) for c in comparisons]
+    columns["p Holm"] = [units.p_value(c.p_holm) for c in comparisons]
     if any(_interval(c.macro) != _interval(c.micro) for c in comparisons):
         for mean, name in (("tasks", "micro"), ("questions", "macro")):
             if any(c.mean == mean for c in comparisons):  # the mean that is not the headline
                 first = 0 if name == "micro" else 2
                 for side, at in (("A", first), ("B", first + 1)):
                     columns[f"{name} {side} %"] = [
-                        _percent(c.accuracies[at].value) for c in comparisons
+                        units.percent(c.accuracies[at].value) for c in comparisons
                     ]
                 columns[f"{name} B - A (95 %)"] = [
                     _interval(c.micro if name == "micro" else c.macro) for c in comparisons
                 ]
-    columns["KV % A"] = [_percent(c.kv_share_a) for c in comparisons]
-    columns["KV % B"] = [_percent(c.kv_share_b) for c in comparisons]
+    columns["KV % A"] = [units.percent(c.kv_share_a) for c in comparisons]
+    columns["KV % B"] = [units.percent(c.kv_share_b) for c in comparisons]
     for title, recalls in (
         ("recall A", [c.recall_a for c in comparisons]),
         ("recall B", [c.recall_b for c in comparisons]),
@@ -93,20 +94,9 @@ def _words(traits: Mapping[str, Hashable]) -> str:
     return ", ".join(f"{name} {word}" for name, word in words.items() if word != "-")
 
 
-def _percent(share: float) -> str:
-    return "-" if math.isnan(share) else f"{100 * share:.1f}"
-
-
 def _interval(difference: Difference) -> str:
-    value, low, high = (
-        f"{round(100 * v, 1) + 0.0:+.1f}"
-        for v in (difference.value, difference.low, difference.high)
-    )
-    return f"{value} ({low} to {high})"  # no -0.0
-
-
-def _p(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.001 else "<0.001"
+    value, low, high = map(units.points, (difference.value, difference.low, difference.high))
+    return f"{value} ({low} to {high})"
 
 
 def unequal_bytes(comparisons: Sequence[Comparison]) -> str:
@@ -117,8 +107,8 @@ def unequal_bytes(comparisons: Sequence[Comparison]) -> str:
     most = max(unequal, key=lambda c: abs(c.kv_share_b - c.kv_share_a))
     return (
         f"KV bytes of A and B differ by more than 10 % in {len(unequal)} of {len(comparisons)} comparisons "
-        f"(most: {_percent(most.kv_share_a)} % and {_percent(most.kv_share_b)} % of the uncompressed cache): these "
-        "are not at equal compute"
+        f"(most: {units.percent(most.kv_share_a)} % and {units.percent(most.kv_share_b)} % of the uncompressed cache): "
+        "these are not at equal compute"
     )
 
 

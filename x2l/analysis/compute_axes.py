@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from x2l.analysis.points import Point, pareto
 from x2l.analysis.scoring import ALL_TASKS
-
-_PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
+from x2l.analysis.units import prefix
 
 
 @dataclass(frozen=True)
@@ -34,10 +33,7 @@ class ComputeAxis:
         """What to multiply values by so that the largest has one to three digits, and the unit then."""
         if self.unit == "s" or self.unit.startswith("%"):
             return (1.0 if self.unit == "s" else 100.0), self.unit
-        for factor, prefix in _PREFIXES:
-            if largest >= factor:
-                return 1 / factor, f"{prefix}{self.unit}"
-        return 1.0, self.unit
+        return prefix(largest, self.unit)
 
 
 KV_BYTES = ComputeAxis("kv_bytes", "kv_bytes_resident", "B", "KV bytes resident while answering")

@@ -23,6 +23,7 @@ from x2l.analysis.lmms_eval import ReferenceLine
 from x2l.analysis.points import Point, pareto
 from x2l.analysis.scoring import ALL_TASKS
 from x2l.runs.condition import FULL, Condition, choice_names, setting_names, trait_label
+from x2l.runs.whole_file import whole_file
 
 _DASHES = ((0, (1, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)))
 
@@ -124,9 +125,8 @@ def save(figure: Figure, folder: Path) -> tuple[Path, Path]:
     png, pdf = folder / "curve.png", folder / "curve.pdf"
     with matplotlib.rc_context(RC):
         for path, metadata in ((png, {}), (pdf, {"CreationDate": None})):
-            temporary = path.with_name(f".{path.name}")
-            figure.savefig(temporary, format=path.suffix[1:], dpi=160, metadata=metadata)
-            temporary.replace(path)
+            with whole_file(path) as part:
+                figure.savefig(part, format=path.suffix[1:], dpi=160, metadata=metadata)
     return png, pdf
 
 

@@ -7,7 +7,6 @@ import csv
 import dataclasses
 import io
 import math
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from x2l.engine.top_k import order_key
 from x2l.runs.condition import FULL, Condition
 from x2l.runs.out_of_memory_log import OutOfMemory, unanswered
 from x2l.runs.records import Record
+from x2l.runs.whole_file import whole_file
 
 POINTS = "points.csv"
 
@@ -162,10 +162,8 @@ def write_points(path: str | Path, rows: Sequence[Point]) -> None:
     writer.writeheader()
     for row in flat:
         writer.writerow({k: "+".join(v) if isinstance(v, tuple) else v for k, v in row.items()})
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text.getvalue())
-    os.replace(temporary, path)
+    with whole_file(path) as part:
+        part.write_text(text.getvalue())
 
 
 def pareto(rows: Sequence[Point], x: str) -> list[Point]:

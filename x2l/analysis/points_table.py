@@ -1,6 +1,5 @@
 """Points as aligned text, for terminals and notebooks."""
 
-import math
 from collections.abc import Sequence
 
 from tabulate import tabulate
@@ -9,6 +8,7 @@ from x2l.analysis.cell_names import names, value_text
 from x2l.analysis.lmms_eval import ReferenceLine
 from x2l.analysis.points import Point
 from x2l.analysis.scoring import ALL_TASKS
+from x2l.analysis.units import number, percent, percent_range
 from x2l.runs.condition import FULL, setting_names
 
 
@@ -33,15 +33,15 @@ def table(points: Sequence[Point], references: Sequence[ReferenceLine] = ()) -> 
             "k": value_text(p.condition.top_k),
             **{name: value_text(traits.get(name)) for name in called.varying},
             "accuracy": _accuracy(p),
-            "95% interval": _interval(p.accuracy_low, p.accuracy_high) if p.questions else "-",
+            "95% interval": percent_range(p.accuracy_low, p.accuracy_high) if p.questions else "-",
             "n": str(p.questions),
             "unparsed": str(p.parse_failures),
-            "recall": "-" if p.condition.baseline else _number(p.recall, ".2f"),
-            "KV %": _percent(p.kv_share),
-            "GFLOPs": _number(p.flops_total * 1e-9, ".3g"),
-            "next": _number(p.flops_next * 1e-9, ".2g"),
-            "s": _number(p.seconds_total, ".2g"),
-            "next s": _number(p.seconds_next, ".2g"),
+            "recall": "-" if p.condition.baseline else number(p.recall, ".2f"),
+            "KV %": percent(p.kv_share),
+            "GFLOPs": number(p.flops_total * 1e-9, ".3g"),
+            "next": number(p.flops_next * 1e-9, ".2g"),
+            "s": number(p.seconds_total, ".2g"),
+            "next s": number(p.seconds_next, ".2g"),
         }
         rows.append(row | {"OOM": str(p.out_of_memory)} if short else row)
     for reference in references:
@@ -49,8 +49,8 @@ def table(points: Sequence[Point], references: Sequence[ReferenceLine] = ()) -> 
         row = {
             "compressor": reference.name,
             "selector": reference.benchmark,
-            "accuracy": _percent(accuracy.value),
-            "95% interval": _interval(accuracy.low, accuracy.high),
+            "accuracy": percent(accuracy.value),
+            "95% interval": percent_range(accuracy.low, accuracy.high),
             "n": str(accuracy.count),
             "unparsed": str(reference.parse_failures),
         }
@@ -64,17 +64,5 @@ def table(points: Sequence[Point], references: Sequence[ReferenceLine] = ()) -> 
 def _accuracy(point: Point) -> str:
     """Over fewer questions than the others' if memory ran out for some."""
     if not point.out_of_memory:
-        return _percent(point.accuracy)
-    return f"{_percent(point.accuracy)}*" if point.questions else "OOM"
-
-
-def _interval(low: float, high: float) -> str:
-    return f"{_percent(low)} to {_percent(high)}"
-
-
-def _percent(share: float) -> str:
-    return _number(100 * share, ".1f")
-
-
-def _number(value: float, form: str) -> str:
-    return "-" if math.isnan(value) else format(value, form)
+        return percent(point.accuracy)
+    return f"{percent(point.accuracy)}*" if point.questions else "OOM"

@@ -5,7 +5,6 @@ said in it, with what to run.
 """
 
 import math
-import os
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from x2l.runs.condition import FULL
 from x2l.runs.out_of_memory_log import load_out_of_memory
 from x2l.runs.run_info import now
 from x2l.runs.sweep_status import Job, jobs
+from x2l.runs.whole_file import whole_file
 
 REPORT = "report.html"
 TEMPLATE = "report.html.j2"
@@ -143,9 +143,8 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
     text = render(gather(folder))
     path = out or folder / REPORT
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8")
     return path
 
 

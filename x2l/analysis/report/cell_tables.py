@@ -15,10 +15,10 @@ from x2l.analysis.report.table import (
     largest,
     number,
     percent,
-    unit,
     words,
 )
 from x2l.analysis.scoring import ALL_TASKS
+from x2l.analysis.units import prefix
 from x2l.engine.stages import STAGES
 from x2l.runs.condition import Condition
 
@@ -114,7 +114,7 @@ def selection_table(rows: Sequence[Point], called: Names) -> Table | None:
     known = [p for p in rows if not p.condition.baseline and math.isfinite(p.recall)]
     if not known:
         return None
-    scale, name = unit(largest([p.kv_bytes_reloaded for p in known]), "B")
+    scale, name = prefix(largest([p.kv_bytes_reloaded for p in known]), "B")
     columns = (
         _CELL,
         Column("recall %", title="share of ground-truth chunks that were re-loaded"),
@@ -139,7 +139,7 @@ def selection_table(rows: Sequence[Point], called: Names) -> Table | None:
 
 def stages_table(rows: Sequence[Point], called: Names) -> Table:
     """Compute of a question by stage: FLOPs (closed form) and seconds (measured), as stacked bars."""
-    flops, name = unit(largest([p.flops_total for p in rows]), "FLOPs")
+    flops, name = prefix(largest([p.flops_total for p in rows]), "FLOPs")
     columns = (
         _CELL,
         Column(name),

@@ -1,6 +1,5 @@
 """Paired differences of a sweep's cells: against full KVs, and against controls. Pure."""
 
-import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from x2l.analysis.points import Point
 from x2l.analysis.report.cell_tables import cell_name
 from x2l.analysis.report.table import Column, Interval, Table, Value, number, percent
 from x2l.analysis.statistics import Difference
+from x2l.analysis.units import p_value, points
 from x2l.runs.condition import FULL, Condition, choice_names
 
 Pair = tuple["CellResult", "CellResult"]
@@ -107,7 +107,7 @@ def _row(
     d = comparison.headline
     low, value, high = 100 * d.low, 100 * d.value, 100 * d.high
     a, b = comparison.headline_accuracies
-    difference = f"{round(value, 1) + 0.0:+.1f}"
+    difference = points(d.value)
     return (
         name,
         number(a.value, "{:.1f}", 100, against),
@@ -117,7 +117,7 @@ def _row(
         number(comparison.micro.lost, "{:.0f}"),
         number(comparison.micro.gained, "{:.0f}"),
         number(comparison.micro.count, "{:.0f}"),
-        Value(_p(comparison.p_holm), sort=comparison.p_holm),
+        Value(p_value(comparison.p_holm), sort=comparison.p_holm),
         number(comparison.kv_share_b, "{:.1f}", 100, f"against {100 * comparison.kv_share_a:.1f}"),
     )
 
@@ -125,12 +125,6 @@ def _row(
 def _interval(d: Difference, left: float, right: float) -> Interval:
     width = (right - left) or 1.0
     return Interval(*(100 * (v - left) / width for v in (d.low, d.value, d.high, 0.0)))
-
-
-def _p(value: float) -> str:
-    if math.isnan(value):
-        return "–"
-    return f"{value:.3f}" if value >= 0.001 else "<0.001"
 
 
 def _traits_but(cell: CellResult, names: Sequence[str]) -> dict[str, Hashable]:

@@ -97,14 +97,6 @@ def percent(share: float, low: float | None = None, high: float | None = None) -
     return number(share, "{:.1f}", 100.0, note)
 
 
-def unit(largest: float, name: str) -> tuple[float, str]:
-    """A factor for values up to `largest`, and the unit with its prefix: 3e9, "B" -> 1e-9, "GB"."""
-    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if largest >= factor:
-            return 1 / factor, f"{prefix}{name}"
-    return 1.0, name
-
-
 def largest(values: Sequence[float]) -> float:
     """The largest of what is known; 0 where nothing is."""
     return max((value for value in values if math.isfinite(value)), default=0.0)
