@@ -15,6 +15,7 @@ from typing import Self
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 
 class StoredLayer(ABC):
@@ -106,8 +107,8 @@ class LayerKV(StoredLayer):
                 )
 
     @property
+    @override
     def tokens(self) -> int:
-        """KVs a head."""
         return self.keys.shape[2]
 
     @property
@@ -121,8 +122,8 @@ class LayerKV(StoredLayer):
         return self.keys.nbytes + self.values.nbytes
 
     @property
+    @override
     def device(self) -> torch.device:
-        """Where they lie."""
         return self.keys.device
 
     def take(self, index: Tensor) -> LayerKV:
@@ -145,8 +146,8 @@ class LayerKV(StoredLayer):
             self.weights.expand(heads, -1).gather(1, index),
         )
 
+    @override
     def decoded_positions(self) -> Tensor:
-        """The positions."""
         return self.positions
 
     def with_positions(self, positions: Tensor) -> LayerKV:
@@ -157,8 +158,8 @@ class LayerKV(StoredLayer):
         """The same with `do` applied to every tensor."""
         return LayerKV(do(self.keys), do(self.values), do(self.positions), do(self.weights))
 
+    @override
     def decode(self) -> LayerKV:
-        """These KVs."""
         return self
 
 

@@ -24,7 +24,7 @@ class Cell:
         name: of the selector, as records and figures give it.
         selector: the selector.
         config: short hash of its settings.
-        top_k: chunks re-loaded; see `selection.py` and `assignment.py` for the words.
+        top_k: chunks re-loaded; see `engine/top_k.py` for the words.
         pinned: chunks always re-loaded.
         like: another cell whose re-loaded bytes are matched, question by question; top_k is then only its name.
     """
