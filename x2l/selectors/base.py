@@ -1,4 +1,4 @@
-"""What a selector is: it gives every chunk a relevance to the question; engine/assignment.py says how many are taken."""
+"""What a selector is: it gives every chunk a relevance to the question. How many are taken: see engine/assignment.py."""
 
 from __future__ import annotations
 
