@@ -15,6 +15,7 @@ from typing import Self
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,8 @@ class LayerKV(StoredLayer):
                 )
 
     @property
+    @override
     def tokens(self) -> int:
-        """KVs a head."""
         return self.keys.shape[2]
 
     @property
@@ -142,8 +143,8 @@ class LayerKV(StoredLayer):
         return self.keys.nbytes + self.values.nbytes
 
     @property
+    @override
     def device(self) -> torch.device:
-        """Where they lie."""
         return self.keys.device
 
     def take(self, index: Tensor) -> LayerKV:
@@ -166,8 +167,8 @@ class LayerKV(StoredLayer):
             self.weights.expand(heads, -1).gather(1, index),
         )
 
+    @override
     def decoded_positions(self) -> Tensor:
-        """The positions."""
         return self.positions
 
     def with_positions(self, positions: Tensor) -> LayerKV:
@@ -178,8 +179,8 @@ class LayerKV(StoredLayer):
         """The same with `do` applied to every tensor."""
         return LayerKV(do(self.keys), do(self.values), do(self.positions), do(self.weights))
 
+    @override
     def decode(self) -> LayerKV:
-        """These KVs."""
         return self
 
     def head_keys(self, head: int, device: torch.device) -> HeadKeys:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from x2l.compressors.base import Sizes
 from x2l.compressors.grouping import KeyGrouping, by_group, group_sums
@@ -76,8 +77,8 @@ class KMeans(KeyGrouping):
         if self.iterations < 1:
             raise ValueError(f"iterations={self.iterations}: must be >= 1; 5 is enough as a rule")
 
+    @override
     def by_keys(self, keys: Tensor, keep: int) -> Tensor:
-        """Clusters of each head."""
         points, tokens = _centred(keys), keys.shape[1]
         spaced = (2 * torch.arange(keep, device=keys.device) + 1) * tokens // (2 * keep)
         group, centres = torch.empty(0), points[:, spaced]
@@ -125,8 +126,8 @@ class DensityPeaks(KeyGrouping):
                 f"neighbours={self.neighbours}: must be >= 2, as the first is the token itself"
             )
 
+    @override
     def by_keys(self, keys: Tensor, keep: int) -> Tensor:
-        """Clusters of each head."""
         points = _centred(keys)
         squares = _squares(points, points)
         near = squares.topk(min(self.neighbours, keys.shape[1]), dim=-1, largest=False).values

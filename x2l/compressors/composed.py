@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
+from typing_extensions import override
 
 from x2l.compressors.base import Compressor, Observation, Sizes
 from x2l.compressors.grouping import (
@@ -16,7 +17,7 @@ from x2l.compressors.grouping import (
     in_time_order,
     unweighted,
 )
-from x2l.compressors.pruning_base import Pruning
+from x2l.compressors.pruning_base import OnPruning, Pruning
 from x2l.kv import LayerKV, concat_layers
 
 FOLDED = ("values", "keys_values")
@@ -51,32 +52,30 @@ def check_pruner(method: str, pruner: Compressor) -> None:
         )
 
 
-class AfterPruning(Compressor):
-    """Abstract: what a pruning method drops is made use of.
+def kept_by(pruner: Pruning, kv: LayerKV, obs: Observation, keep: int) -> Tensor:
+    """Ascending indices `(H, keep)` of what a pruning method keeps."""
+    return pruner.chosen(kv, obs, keep).expand(kv.keys.shape[1], -1)
 
-    Attributes:
-        pruner: the pruning method.
-    """
 
-    pruner: Pruning
+class IntoKept(OnPruning):
+    """Abstract: folds what a pruning method drops into what it keeps."""
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """What the pruning method needs."""
-        return self.pruner.needs
+    def __post_init__(self) -> None:
+        """Checks the pruning method.
 
-    @property
-    def probe(self) -> str:
-        """The pruning method's probe text."""
-        return self.pruner.probe
+        Raises:
+            ValueError: it does not prune.
+        """
+        check_pruner(self.name, self.pruner)
 
-    def kept(self, kv: LayerKV, obs: Observation, keep: int) -> Tensor:
-        """Ascending indices `(H, keep)` of what the pruning method keeps."""
-        return self.pruner.chosen(kv, obs, keep).expand(kv.keys.shape[1], -1)
+    @override
+    def flops(self, sizes: Sizes) -> int:
+        """The pruning method's, similarities to all kept keys, and the means."""
+        return self.pruner.flops(sizes) + 2 * sizes.entries * sizes.keep + 4 * sizes.entries
 
 
 @dataclass(frozen=True)
-class MergeIntoKept(AfterPruning):
+class MergeIntoKept(IntoKept):
     """Prunes, then averages each dropped KV into the kept one of most similar key before RoPE, head by head. Final.
 
     `fold: keys_values` is the averaged merging of LOOK-M (Wan et al., arXiv 2406.18139) on top of any scorer, there of
@@ -100,31 +99,22 @@ class MergeIntoKept(AfterPruning):
         Raises:
             ValueError: an unknown word, or a method that does not prune.
         """
-        check_pruner(self.name, self.pruner)
+        super().__post_init__()
         if self.fold not in FOLDED:
             raise ValueError(f"fold={self.fold!r}: must be one of {FOLDED}")
 
-    def check(self, tokens: int, keep: int) -> None:
-        """The pruning method's."""
-        self.pruner.check(tokens, keep)
-
     def compress(self, kv: LayerKV, obs: Observation, keep: int) -> LayerKV:
         """The kept KVs with what was folded into them."""
-        kept = self.kept(kv, obs, keep)
+        kept = kept_by(self.pruner, kv, obs, keep)
         means = averaged(kv, nearest(kv.keys[0], kept)[1], keep)
         if self.fold == "values":
             means = replace(kv.take(kept), values=means.values, weights=means.weights)
         means = in_time_order(means)
         return means if self.proportional else unweighted(means)
 
-    def flops(self, sizes: Sizes) -> int:
-        """The pruning method's, similarities to all kept keys, and the means."""
-        similarities = 2 * sizes.entries * sizes.keep
-        return self.pruner.flops(sizes) + similarities + 4 * sizes.entries
-
 
 @dataclass(frozen=True)
-class D2O(AfterPruning):
+class D2O(IntoKept):
     """Prunes, then recalls dropped KVs that are similar enough to a kept one and merges them into it. Final.
 
     The token-level part of D2O (Wan et al., arXiv 2406.13035): a dropped KV is merged into the kept one of largest key
@@ -141,21 +131,9 @@ class D2O(AfterPruning):
     proportional: bool = False
     name: str = "d2o"
 
-    def __post_init__(self) -> None:
-        """Checks the pruning method.
-
-        Raises:
-            ValueError: it does not prune.
-        """
-        check_pruner(self.name, self.pruner)
-
-    def check(self, tokens: int, keep: int) -> None:
-        """The pruning method's."""
-        self.pruner.check(tokens, keep)
-
     def compress(self, kv: LayerKV, obs: Observation, keep: int) -> LayerKV:
         """The kept KVs with what was recalled into them."""
-        kept = self.kept(kv, obs, keep)
+        kept = kept_by(self.pruner, kv, obs, keep)
         cosine, place = nearest(kv.keys[0], kept)
         dropped = torch.ones_like(place, dtype=torch.bool).scatter_(1, kept, False)
         threshold = (cosine * dropped).sum(dim=-1, keepdim=True) / (kv.tokens - keep)
@@ -164,14 +142,9 @@ class D2O(AfterPruning):
         means = in_time_order(averaged(counted, place, keep, cosine.exp() * used))
         return means if self.proportional else unweighted(means)
 
-    def flops(self, sizes: Sizes) -> int:
-        """As `MergeIntoKept`."""
-        similarities = 2 * sizes.entries * sizes.keep
-        return self.pruner.flops(sizes) + similarities + 4 * sizes.entries
-
 
 @dataclass(frozen=True)
-class PruneThenMerge(AfterPruning):
+class PruneThenMerge(OnPruning):
     """Spends a share of the budget on the most important KVs and merges all others into the rest of it. Final.
 
     As VisionZip (Yang et al., arXiv 2412.04467) keeps dominant tokens and merges the others into contextual ones; there
@@ -214,13 +187,13 @@ class PruneThenMerge(AfterPruning):
         """KVs that are kept as they are: at least one, and one less than all; of one KV in all none."""
         return min(math.ceil(self.share * keep), keep - 1)
 
+    @override
     def compress(self, kv: LayerKV, obs: Observation, keep: int) -> LayerKV:
-        """Kept and merged KVs."""
         kept, heads = self._kept(keep), kv.keys.shape[1]
         rest = torch.ones(heads, kv.tokens, dtype=torch.bool, device=kv.keys.device)
         index = torch.empty(heads, 0, dtype=torch.long, device=kv.keys.device)
         if kept:
-            index = self.kept(kv, obs, kept)
+            index = kept_by(self.pruner, kv, obs, kept)
         left = kv.take(rest.scatter_(1, index, False).nonzero()[:, 1].view(heads, -1))
         # Head by head: heads leave different tokens over, which must not be taken for one.
         rows = [self.merger.by_keys(keys[None], keep - kept) for keys in left.keys[0]]

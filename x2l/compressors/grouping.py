@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from x2l.compressors.base import Compressor, Observation
 from x2l.kv import LayerKV
@@ -43,8 +44,8 @@ class KeyGrouping(Grouping):
     def by_keys(self, keys: Tensor, keep: int) -> Tensor:
         """Group of each token by its keys `(H, T, D)`, un-rotated; `(h, T)`."""
 
+    @override
     def grouped(self, kv: LayerKV, obs: Observation, keep: int) -> Tensor:
-        """Groups by keys."""
         return self.by_keys(kv.keys[0], keep)
 
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from x2l.compressors.base import Compressor, Observation, Sizes
-from x2l.compressors.pruning_base import RankedPruning
+from x2l.compressors.base import Observation
+from x2l.compressors.pruning_base import OnPruning, RankedPruning
 from x2l.kv import LayerKV
 
 
 @dataclass(frozen=True)
-class AdaKV(Compressor):
+class AdaKV(OnPruning):
     """Keeps the KVs of highest importance of all heads of a layer together, so heads keep different numbers. Final.
 
     Ada-KV (Feng et al., arXiv 2407.11550) on top of any scorer; the total is that of equal heads. Meant for scores that
@@ -45,20 +45,6 @@ class AdaKV(Compressor):
         if not 0 <= self.floor <= 1:
             raise ValueError(f"floor={self.floor}: must be in [0, 1], a part of an equal budget")
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """What the pruning method needs."""
-        return self.pruner.needs
-
-    @property
-    def probe(self) -> str:
-        """The pruning method's probe text."""
-        return self.pruner.probe
-
-    def check(self, tokens: int, keep: int) -> None:
-        """The pruning method's."""
-        self.pruner.check(tokens, keep)
-
     def kept(self, importance: Tensor, keep: int) -> Tensor:
         """Which of `(H, T)` are kept: keep * H in all, at least the floor in each head."""
         heads, tokens = importance.shape
@@ -80,7 +66,3 @@ class AdaKV(Compressor):
         place = torch.arange(order.shape[1], device=order.device).expand_as(order)
         kept = kv.take(order.gather(1, place.minimum(counts - 1)))
         return replace(kept, weights=kept.weights * (place < counts))
-
-    def flops(self, sizes: Sizes) -> int:
-        """The pruning method's."""
-        return self.pruner.flops(sizes)

@@ -6,8 +6,9 @@ from abc import abstractmethod
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from x2l.compressors.base import Compressor, Observation
+from x2l.compressors.base import Compressor, Observation, Sizes
 from x2l.kv import LayerKV
 
 
@@ -22,8 +23,8 @@ class Pruning(Compressor):
             ValueError: a window, sink or lag does not fit `keep` of this chunk's tokens.
         """
 
+    @override
     def compress(self, kv: LayerKV, obs: Observation, keep: int) -> LayerKV:
-        """The chosen KVs."""
         return kv.take(self.chosen(kv, obs, keep))
 
 
@@ -59,9 +60,37 @@ class ScoredPruning(RankedPruning):
     def score(self, kv: LayerKV, obs: Observation) -> Tensor:
         """Importance `(H, T)`; higher = keep."""
 
+    @override
     def importance(self, kv: LayerKV, obs: Observation, keep: int) -> Tensor:
-        """The score."""
         return self.score(kv, obs)
+
+
+class OnPruning(Compressor):
+    """Abstract: built on a pruning method, whose needs, probe text, check and operations are its own.
+
+    Attributes:
+        pruner: the pruning method.
+    """
+
+    pruner: Pruning
+
+    @property
+    @override
+    def needs(self) -> frozenset[str]:
+        return self.pruner.needs
+
+    @property
+    @override
+    def probe(self) -> str:
+        return self.pruner.probe
+
+    @override
+    def check(self, tokens: int, keep: int) -> None:
+        self.pruner.check(tokens, keep)
+
+    @override
+    def flops(self, sizes: Sizes) -> int:
+        return self.pruner.flops(sizes)
 
 
 def exact(x: Tensor) -> Tensor:

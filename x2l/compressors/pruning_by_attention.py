@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool1d
+from typing_extensions import override
 
 from x2l.compressors.base import Observation, Sizes
 from x2l.compressors.draws import seeded
@@ -99,8 +100,8 @@ class TOVA(ScoredPruning):
         weights = _last(kv, obs, 1)
         return weights.mean(dim=(0, 1)).expand(len(weights), -1)
 
+    @override
     def flops(self, sizes: Sizes) -> int:
-        """Logits of one query."""
         return 2 * sizes.query_heads * sizes.tokens * sizes.head_dim
 
 
@@ -241,8 +242,8 @@ class Compactor(RankedPruning):
         if self.blending is not None and not self.blending >= 0:
             raise ValueError(f"{self.name}: blending={self.blending}: must be a number >= 0")
 
+    @override
     def importance(self, kv: LayerKV, obs: Observation, keep: int) -> Tensor:
-        """The blend."""
         blending = 1 - keep / kv.tokens if self.blending is None else self.blending
         return blending * _standardised(self.leverage(kv, obs)) + _standardised(
             self.attention(kv, obs)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
+from typing_extensions import override
 
 from x2l.compressors.base import Observation, Sizes
 from x2l.compressors.pruning_base import (
@@ -251,8 +252,8 @@ class Streaming(RankedPruning):
         score[:, kv.tokens - (keep - sink) :] = 1
         return score
 
+    @override
     def flops(self, sizes: Sizes) -> int:
-        """None."""
         return 0
 
 

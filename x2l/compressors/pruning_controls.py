@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from x2l.compressors.base import Observation, Sizes
 from x2l.compressors.draws import seeded
@@ -25,8 +26,8 @@ class RandomPruning(ScoredPruning):
         generator = seeded(obs.video_seed, obs.chunk, obs.layer)
         return torch.rand(kv.keys.shape[1], kv.tokens, generator=generator).to(kv.keys.device)
 
+    @override
     def flops(self, sizes: Sizes) -> int:
-        """None."""
         return 0
 
 
@@ -41,6 +42,6 @@ class UniformPruning(Pruning):
         index = torch.arange(keep, device=kv.keys.device)
         return ((2 * index + 1) * kv.tokens) // (2 * keep)
 
+    @override
     def flops(self, sizes: Sizes) -> int:
-        """None."""
         return 0

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from x2l.kv import HeadKeys, LayerKV, StoredLayer
 
@@ -163,12 +164,12 @@ class EncodedLayer(StoredLayer):
         return self.keys.nbytes + self.values.nbytes
 
     @property
+    @override
     def device(self) -> torch.device:
-        """Where they lie."""
         return self.keys.codes.device
 
+    @override
     def decoded_positions(self) -> Tensor:
-        """The positions."""
         return self.positions
 
     def map(self, do: Callable[[Tensor], Tensor]) -> EncodedLayer:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from x2l.kv import HeadKeys, LayerKV, StoredLayer, concat_layers
 
@@ -50,8 +51,8 @@ class Interleaved(StoredLayer):
         return self.text.nbytes + self.visual.nbytes
 
     @property
+    @override
     def device(self) -> torch.device:
-        """Where both lie."""
         return self.text.device
 
     def decoded_positions(self) -> Tensor:
@@ -126,8 +127,8 @@ class Ragged(StoredLayer):
         return sum(head.nbytes for head in self.heads)
 
     @property
+    @override
     def device(self) -> torch.device:
-        """Where the heads lie."""
         return self.heads[0].device
 
     def decoded_positions(self) -> Tensor:

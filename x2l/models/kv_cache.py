@@ -92,10 +92,6 @@ class BufferLayer(CacheLayerMixin):
         """No limit."""
         return -1
 
-    def get_max_cache_shape(self) -> int:
-        """No limit (the name that transformers used before 5.23)."""
-        return -1
-
     def reset(self) -> None:
         """Forgets everything."""
         self.length = 0

@@ -1,4 +1,4 @@
-"""What a selector is: it gives every chunk a relevance to the question. How many are taken is selection.py's job."""
+"""What a selector is: it gives every chunk a relevance to the question. How many are taken is said elsewhere."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from x2l.compressors.quantisation import EncodedLayer, Packed
 from x2l.compressors.stored_forms import Interleaved, Ragged
 from x2l.engine.kv_store import KVStore
-from x2l.kv import KV, LayerKV, StoredKV, StoredLayer
+from x2l.kv import KV, LayerKV, StoredKV
 from x2l.models.prompt import Prompt
 
 _CHECK_BYTES = 32
@@ -174,7 +174,7 @@ def read(
     def layers(name: str, of: Sequence[int]) -> tuple[Any, ...]:
         return tuple(_whole(f"{name}/{i}", forms[form], tensors) for i, form in enumerate(of))
 
-    def placed(layers: Sequence[StoredLayer]) -> tuple[StoredLayer, ...]:
+    def placed(layers: Sequence[Any]) -> tuple[Any, ...]:
         return tuple(layer.to(device) for layer, device in zip(layers, devices, strict=True))
 
     # What is small is copied, so as not to keep the buffer; a copy is aligned like what a pre-fill makes, too.
