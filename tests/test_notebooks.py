@@ -74,7 +74,9 @@ def test_the_analysis_draws_every_point_of_whatever_the_sweep_varies(tmp_path, m
     """Two ratios beside each other, and budgets instead of numbers of chunks."""
     budgets = {0: "7.5%", 1: "10.4%", 2: "22%", 4: "100%"}  # as text they rise in another order
     records = [
-        replace(record, top_k=budgets.get(record.top_k))
+        replace(
+            record, condition=replace(record.condition, top_k=budgets.get(record.condition.top_k))
+        )
         for record in sweep(compressors=("tome",), ratios_high=(8.0, 32.0), videos=4, questions=3)
     ]
     drawn = (
@@ -88,10 +90,8 @@ def test_the_analysis_draws_every_point_of_whatever_the_sweep_varies(tmp_path, m
     lines, ticks, texts = json.loads(notebook.cells[-1].outputs[0].text)
     assert ticks == list(budgets.values())
     ratios, selectors = ("high 8x", "high 32x"), ("attention", "oracle", "random")
-    selecting = {f"tome {selector} {ratio}" for selector in selectors for ratio in ratios}
-    controls = {
-        f"tome {control} {ratio}" for control in ("all-low", "all-high") for ratio in ratios
-    }
+    selecting = {f"{selector} {ratio}" for selector in selectors for ratio in ratios}
+    controls = {f"{control} {ratio}" for control in ("all-low", "all-high") for ratio in ratios}
     assert sorted(name for name, _ in lines) == sorted(selecting | controls)
     assert all(x == [0, 1, 2, 3] for name, x in lines if name in selecting)
     assert len(set(texts)) == len(texts) == 8
