@@ -2,8 +2,11 @@
 
     python -m experiments.paper.make    # all, on needle with x2l_tiny -> outputs/paper/README.md
     python -m experiments.paper.make paper_main --jobs 1  # some; started again, it goes on where it stopped
-    python -m experiments.paper.make --draw  # runs nothing: figures, tables and page of the records there are
+    python -m experiments.paper.make --draw  # runs nothing: figures, tables and page of the answers there are
     python -m experiments.paper.make --draw --publish experiments/results/paper  # what of it the repository keeps
+    python -m experiments.paper.make paper_main --records outputs/sweeps/mine  # draws runs of your own, beside them
+
+Answers of the last run are in outputs/paper; of an experiment that was not run here, those of the repository are drawn.
 
 An experiment's commands are the lines `# x2l ...` at the top of its yaml; what the page shows is what was run.
 """
@@ -24,14 +27,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.paper.kit.output import Result, made, write
+from experiments.paper.answers import load, read_sweep, save
+from experiments.paper.kit.output import result_of, write
+from experiments.paper.kit.spec import FigureSpec
 from experiments.paper.page import Shown, page
 from x2l.analysis.collect import records_under
 from x2l.cli.compose import CONF
-from x2l.runs import sweep_status as status
 from x2l.runs.records import RECORDS
 
 OUT = Path(os.environ.get("X2L_OUTPUTS", "outputs")) / "paper"
+KEPT = Path(__file__).parents[1] / "results" / "paper"  # in the repository
 # The order of the page.
 NAMES = (
     "paper_main",
@@ -45,6 +50,8 @@ NAMES = (
     "paper_positions",
     "paper_compressors",
     "paper_haystack",
+    "ladder",
+    "quantised",
     "paper_efficiency",
 )
 ALONE = ("paper_efficiency",)  # measures seconds: nothing of ours runs beside it
@@ -130,48 +137,59 @@ def run_all(names: Sequence[str], overrides: Sequence[str], jobs: int, out: Path
     return all(good)
 
 
-def result_of(name: str, records: Path) -> Result:
-    """What an experiment's module makes of a folder of records."""
-    return made(
-        importlib.import_module(f"experiments.paper.figures.{name}").make, records_under([records])
-    )
+def spec_of(name: str) -> FigureSpec:
+    """The figure of an experiment."""
+    return importlib.import_module(f"experiments.paper.figures.{name}").SPEC
 
 
 def draw_all(names: Sequence[str], out: Path) -> bool:
-    """Figures and tables of every experiment with records, and the page.
+    """Figures and tables of every experiment with answers, and the page.
 
     Returns:
         Whether every experiment is there, and finished.
     """
     shown, missing = [], []
     for name in names:
-        sweep = out / "sweeps" / name
-        lines = [ran(command, out / "logs") for command in commands(name)]
-        if not any(sweep.rglob(RECORDS)):
-            missing.append(f"{name}: not run yet")
-            continue
+        sweep, file = out / "sweeps" / name, Path("answers") / f"{name}.json.xz"
         try:
-            result = result_of(name, sweep)
+            if any(sweep.rglob(RECORDS)):
+                lines = [ran(command, out / "logs") for command in commands(name)]
+                save(read_sweep(sweep, lines), out / file)
+            elif (KEPT / file).exists():
+                (out / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(KEPT / file, out / file)
+            else:
+                missing.append(f"{name}: not run yet")
+                continue
+            answers = load(out / file)
+            result = result_of(spec_of(name), answers.records)
         except ValueError as error:
             missing.append(f"{name}: {error}")
             continue
         write(result, name, out)
-        problems = status.unfinished(status.jobs([sweep]))
-        missing += [f"{name}: {problem}" for problem in problems]
-        shown.append(Shown(name, result, tuple(lines), status.find_runs([sweep]), tuple(problems)))
+        missing += [f"{name}: {problem}" for problem in answers.problems]
+        shown.append(Shown(name, result, answers))
     (out / "README.md").write_text(page(shown, missing))
     print(*missing, out / "README.md", sep="\n", file=sys.stderr if missing else sys.stdout)
     return not missing
 
 
 def publish(out: Path, folder: Path) -> None:
-    """Copies the page, the tables as Markdown and the figures as PNG; what is no longer made goes."""
+    """Copies the page, the tables as Markdown, the figures as PNG and the answers; what is no longer made goes."""
     shutil.rmtree(folder, ignore_errors=True)
-    for path in sorted([*out.glob("figures/*.png"), *out.glob("tables/*.md"), out / "README.md"]):
+    kinds = ("README.md", "figures/*.png", "tables/*.md", "answers/*.xz")
+    for path in sorted(path for kind in kinds for path in out.glob(kind)):
         target = folder / path.relative_to(out)
         target.parent.mkdir(parents=True, exist_ok=True)
         text = path.suffix == ".md" and re.sub(r" · \[(PDF|LaTeX)\]\([^)]*\)", "", path.read_text())
         target.write_text(text) if text else shutil.copyfile(path, target)
+
+
+def draw_own(name: str, folders: Sequence[Path], out: Path) -> None:
+    """Draws other runs of an experiment: another model, or another set."""
+    result = result_of(spec_of(name), records_under(folders))
+    files = write(result, name, out)
+    print(files[2].read_text(), *result.notes, "", *files, sep="\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -182,17 +200,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", help=f"of {', '.join(NAMES)}; all, if none is given")
     parser.add_argument("--jobs", type=int, default=2, help="commands at a time, one core each")
     parser.add_argument("--draw", action="store_true", help="run nothing")
-    parser.add_argument("--publish", type=Path, help="copy the page, PNGs and Markdown to a folder")
+    parser.add_argument(
+        "--publish", type=Path, help="copy page, PNGs, Markdown, answers to a folder"
+    )
     parser.add_argument("--set", nargs="+", default=[], help="overrides, e.g. benchmark.videos=2")
-    given = parser.parse_args(arguments)
-    if unknown := sorted(set(given.names) - set(NAMES)):
+    parser.add_argument("--records", type=Path, nargs="+", help="draw one figure of these runs")
+    parser.add_argument("--out", type=Path, help="with --records; default: the first of them")
+    values = parser.parse_args(arguments)
+    if unknown := sorted(set(values.names) - set(NAMES)):
         parser.error(f"{', '.join(unknown)}: no such experiment; there are {', '.join(NAMES)}")
-    names = [name for name in NAMES if not given.names or name in given.names]
-    good = given.draw or run_all(names, given.set, given.jobs, OUT)
-    good = draw_all(NAMES, OUT) and good
-    if given.publish:
-        publish(OUT, given.publish)
-    return 0 if good else 1
+    if values.records:
+        if len(values.names) != 1:
+            parser.error("--records: give the name of one experiment with it")
+        try:
+            draw_own(values.names[0], values.records, values.out or values.records[0])
+        except ValueError as error:
+            parser.exit(2, f"error: {error}\n")
+        return 0
+    names = [name for name in NAMES if not values.names or name in values.names]
+    complete = values.draw or run_all(names, values.set, values.jobs, OUT)
+    complete = draw_all(NAMES, OUT) and complete
+    if values.publish:
+        publish(OUT, values.publish)
+    return 0 if complete else 1
 
 
 if __name__ == "__main__":

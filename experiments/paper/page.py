@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from experiments.paper.answers import Answers
 from experiments.paper.kit.output import Result
-from x2l.runs.run_info import RUN
 
 HEAD = """# The experiments of Video-X²L, run with x2l
 
 Written by `make paper` (`python -m experiments.paper.make`); do not edit. Each experiment is a pair:
-`conf/experiment/NAME.yaml` runs it, `experiments/paper/figures/NAME.py` draws it. Shown here: {what}. At this size
-the page shows that every experiment runs and how it reads, not what the paper's models do; the commands for a
-real checkpoint and the published sets are at the top of each yaml.
+`conf/experiment/NAME.yaml` runs it, `experiments/paper/figures/NAME.py` says what is drawn; `answers/NAME.json.xz`
+holds every answer that the figure is drawn of, so that it can be drawn again without the runs (`--draw`).
+
+Shown here: {what}. At this size the page shows that every experiment runs and how it reads, not what the paper's
+models do; the commands for a real checkpoint and the published sets are at the top of each yaml.
 
 **No number of the paper's tables or figures was available, so none is shown.** What is grey and hollow was
 reported by the paper's authors elsewhere (a notebook, logs), of other models on other sets: it is there to
@@ -30,21 +30,11 @@ sentence filled in with numbers of the records.
 
 @dataclass(frozen=True)
 class Shown:
-    """One experiment on the page.
-
-    Attributes:
-        name: of its yaml.
-        result: what its module made of the records.
-        commands: what was run.
-        runs: folders of its runs.
-        problems: what is not finished.
-    """
+    """One experiment on the page: name of its yaml, the answers, and what was made of them."""
 
     name: str
     result: Result
-    commands: tuple[str, ...]
-    runs: Sequence[Path]
-    problems: tuple[str, ...] = ()
+    answers: Answers
 
 
 def page(shown: Sequence[Shown], missing: Sequence[str] = ()) -> str:
@@ -52,89 +42,66 @@ def page(shown: Sequence[Shown], missing: Sequence[str] = ()) -> str:
 
     Args:
         shown: in the order of the page.
-        missing: experiments without records, and what is not finished.
+        missing: experiments without answers, and what is not finished.
     """
-    found = [run / RUN for one in shown for run in one.runs]
-    infos = [json.loads(path.read_text()) for path in found if path.exists()]
-    parts = [HEAD.format(what=_what(infos), provenance=_provenance(infos))]
+    runs = [run for entry in shown for run in entry.answers.runs]
+    parts = [HEAD.format(what=_what(runs), provenance=_provenance(runs))]
     if missing:
         parts.append("Not there, or not finished:\n\n" + "".join(f"- {line}\n" for line in missing))
-    contents = [f"- [{one.result.title}](#{_anchor(one.result.title)})\n" for one in shown]
-    parts.append("".join(contents))
+    titles = [entry.result.title for entry in shown]
+    parts.append("".join(f"- [{title}](#{_anchor(title)})\n" for title in titles))
     return "\n".join([*parts, *map(_section, shown)])
 
 
-def _section(one: Shown) -> str:
-    result = one.result
-    files = f"[table](tables/{one.name}.md) · [PDF](figures/{one.name}.pdf) · [LaTeX](tables/{one.name}.tex)"
-    lines = [
-        f"## {result.title}",
-        "",
-        *_unfinished(one.problems),
-        result.finding,
-        "",
-        f"![{result.title}](figures/{one.name}.png)",
-        "",
-        files,
-        "",
-        "```sh",
-        *one.commands,
-        "```",
-        "",
-    ]
+def _section(entry: Shown) -> str:
+    result, name = entry.result, entry.name
+    problems = [f"- {problem}" for problem in entry.answers.problems]
+    if problems:
+        problems = ["**Not finished; drawn of the answers that there are:**", "", *problems, ""]
+    files = f"[table](tables/{name}.md) · [PDF](figures/{name}.pdf) · [LaTeX](tables/{name}.tex)"
+    picture = f"![{result.title}](figures/{name}.png)"
+    lines = [f"## {result.title}", "", *problems, result.finding, "", picture, "", files, ""]
+    lines += ["```sh", *entry.answers.commands, "```", ""]
     return "\n".join(lines + [f"{note}\n" for note in result.notes])
-
-
-def _unfinished(problems: Sequence[str]) -> list[str]:
-    """The mark of an experiment that is drawn of a part of its answers."""
-    lines = [
-        "**Not finished; drawn of the answers that there are:**",
-        "",
-        *(f"- {p}" for p in problems),
-        "",
-    ]
-    return lines if problems else []
 
 
 def _anchor(title: str) -> str:
     """As GitHub makes it."""
-    kept = (c for c in title.lower().replace(" ", "-") if c.isalnum() or c in "-_")
-    return "".join(kept)
+    return "".join(c for c in title.lower().replace(" ", "-") if c.isalnum() or c in "-_")
 
 
-def _what(infos: Sequence[dict[str, Any]]) -> str:
+def _what(runs: Sequence[Mapping[str, Any]]) -> str:
     """Models and videos, as the runs say."""
-    configs = [info["config"] for info in infos]
-    models = _several(config["model"]["name_or_path"] for config in configs)
-    videos = sorted({config["benchmark"].get("videos", 0) for config in configs})
-    sets = _several(config["benchmark"]["_target_"].split(".")[-1].lower() for config in configs)
+    videos = sorted({run["videos"] for run in runs})
     if not videos:
         return "nothing"
+    models, sets = (_several(run[name] for run in runs) for name in ("model", "benchmark"))
     span = f"{videos[0]} to {videos[-1]}" if videos[1:] else f"{videos[0]}"
     return f"{models} on {sets} ({span} videos an experiment)"
 
 
-def _provenance(infos: Sequence[dict[str, Any]]) -> str:
+def _provenance(runs: Sequence[Mapping[str, Any]]) -> str:
     """Commits, versions and machine of the runs."""
-    if not infos:
+    if not runs:
         return ""
-    known = [i for i in infos if i["commit"]]
-    commits = _several(
-        f"{i['commit'][:7]}{' with changes not committed' if i['dirty'] else ''}" for i in known
-    )
-    told = [f"{len(known)} at commit {commits}"] if known else []
-    if unknown := [i for i in infos if not i["commit"]]:
-        code = _several(i["code"] for i in unknown)
-        told.append(
+    known, unknown = [r for r in runs if r["commit"]], [r for r in runs if not r["commit"]]
+    words = []
+    if known:
+        dirty = {True: " with changes not committed", False: "", None: ""}
+        commits = _several(f"{run['commit'][:7]}{dirty[run['dirty']]}" for run in known)
+        words.append(f"{len(known)} at commit {commits}")
+    if unknown:
+        code = _several(run["code"] for run in unknown)
+        words.append(
             f"{len(unknown)} outside a git checkout, so at no known commit (source files: {code})"
         )
     versions = [
-        f"{name} {_several(i['versions'][name] for i in infos)}"
+        f"{name} {_several(r['versions'][name] for r in runs)}"
         for name in ("torch", "transformers")
     ]
-    threads = ", ".join(str(n) for n in sorted({i["cpu_threads"] for i in infos}))
+    threads = _several(str(run["cpu_threads"]) for run in runs)
     return (
-        f"Runs: {len(infos)}, {'; '.join(told)}; {', '.join(versions)}; {_several(i['processor'] for i in infos)}; "
+        f"Runs: {len(runs)}, {'; '.join(words)}; {', '.join(versions)}; {_several(r['processor'] for r in runs)}; "
         f"CPU threads a run: {threads}; FLOPs and bytes are closed forms, seconds were measured."
     )
 

@@ -1,34 +1,31 @@
 """Figures of the experiments: records in; figure, tables and one sentence out, whatever the records say."""
 
-import importlib
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
 from matplotlib.colors import to_hex
 
-from experiments import paper
-from experiments.paper.figures import paper_efficiency, paper_haystack, paper_hit_rate, paper_main
-from experiments.paper.kit.cells import cells, only
-from experiments.paper.kit.drawing import GREY
-from experiments.paper.kit.output import made, main, write
-from experiments.paper.kit.sourced import FILE, sourced
+from experiments.paper import make
+from experiments.paper.answers import Answers, load, read_sweep, save
+from experiments.paper.figures import paper_haystack
+from experiments.paper.kit.cells import cells_of
+from experiments.paper.kit.output import result_of, write
+from experiments.paper.kit.pairs import Pair, family
+from experiments.paper.kit.spec import SOURCED, Reported
 from experiments.paper.kit.tables import Table, latex, markdown
-from experiments.paper.kit.words import family
 from experiments.paper.page import Shown, page
 from tests import paper_records
 from tests.synthetic import record
+from x2l.analysis.figure_style import OTHERS
 from x2l.runs.records import RecordWriter
 from x2l.runs.run_info import RUN
 
-SOURCED = json.loads(FILE.read_text())
-DRAWN = (*paper.NAMES, "ladder")
-
 
 def result(name, records=None):
-    module = importlib.import_module(f"experiments.paper.figures.{name}")
-    return made(module.make, paper_records.of(name) if records is None else records)
+    return result_of(make.spec_of(name), paper_records.of(name) if records is None else records)
 
 
 def drawn(figure):
@@ -38,7 +35,7 @@ def drawn(figure):
             yield label, getattr(handle, "lines", [handle])[0]
 
 
-@pytest.mark.parametrize("name", DRAWN)
+@pytest.mark.parametrize("name", make.NAMES)
 def test_an_experiment_becomes_a_figure_tables_and_a_sentence(name):
     records = paper_records.of(name)
     whole = result(name, records)
@@ -50,17 +47,17 @@ def test_an_experiment_becomes_a_figure_tables_and_a_sentence(name):
     for label, line in drawn(whole.figure):
         if "Video-XL" not in label:
             continue
-        assert (line.get_markerfacecolor(), to_hex(line.get_markeredgecolor())) == ("white", GREY)
+        assert (line.get_markerfacecolor(), to_hex(line.get_markeredgecolor())) == ("white", OTHERS)
         assert line.get_linestyle() in (":", "None")
 
 
-@pytest.mark.parametrize("name", [n for n in DRAWN if paper_records.told(n)])
+@pytest.mark.parametrize("name", [n for n in make.NAMES if paper_records.needs_truth(n)])
 def test_a_set_that_does_not_say_where_answers_lie_is_drawn_as_well(name):
     records = paper_records.without_spans(name)
     shown = result(name, records)
     assert all(axes.has_data() for axes in shown.figure.axes)
-    told = " ".join([shown.finding, *map(markdown, shown.tables)])
-    assert "oracle" not in told and "nan" not in told
+    words = " ".join([shown.finding, *map(markdown, shown.tables)])
+    assert "oracle" not in words and "nan" not in words
 
 
 def test_the_order_of_records_is_no_matter():
@@ -75,16 +72,25 @@ def test_findings_are_counted():
     finding = result("paper_main", records).finding
     assert "kmeans with oracle 100.0 %, +100.0 points" in finding and "against all-high" in finding
     # One of the oracle's eight answers wrong: it is told.
-    at = {
-        "selector": "oracle",
-        "compressor": "kmeans",
-        "top_k": 3,
-        "context": "full",
-        "sample_id": "needle-128/v0/q0",
-    }
-    (index,) = [n for n, r in enumerate(records) if all(getattr(r, k) == v for k, v in at.items())]
-    records[index] = replace(records[index], correct=0.0)
+    (index,) = [
+        n
+        for n, r in enumerate(records)
+        if (r.condition.selector, r.condition.compressor) == ("oracle", "kmeans")
+        and (r.condition.top_k, r.condition.context) == (3, "full")
+        and r.question.sample_id == "needle-128/v0/q0"
+    ]
+    records[index] = changed(records[index], correct=0.0)
     assert "kmeans with oracle 87.5 %, +87.5 points" in result("paper_main", records).finding
+
+
+def changed(answer, correct=None, **condition):
+    """A record with another answer, or of another condition."""
+    answer = replace(answer, condition=replace(answer.condition, **condition))
+    return (
+        answer
+        if correct is None
+        else replace(answer, answer=replace(answer.answer, correct=correct))
+    )
 
 
 TESTED = ("main", "hit_rate", "base_ratio", "selectors", "low_ratio", "context")
@@ -106,49 +112,58 @@ def test_p_values_of_a_finding_are_those_of_the_stars_in_its_table(name):
         assert f" {value} ({low} to {high}){star} |" in tables
 
 
-def test_a_difference_outside_the_family_is_not_told():
-    found = cells(paper_records.of("paper_hit_rate"))
-    tested = family([(found[0], found[1]), (found[0], found[1])])
-    assert len(tested.found) == 1 and "points" in tested.difference(found[1], found[0])
-    with pytest.raises(ValueError, match="not of the 1 pairs that were corrected together"):
-        tested.difference(found[2], found[0])
+def test_two_pairs_of_the_same_cells_are_one_difference():
+    first, second = cells_of(paper_records.of("paper_hit_rate"))[:2]
+    tested = family([Pair(first, second), Pair(first, second, "again")])
+    assert len(tested) == 1 and len(tested.pairs) == 2
+    assert tested.to(second, "again").gap == tested.to(second).gap != "-"
+    assert tested.to(first) is None
 
 
 def test_a_line_of_runs_of_two_sizes_is_refused():
     records = paper_records.of("paper_efficiency")
-    first = [r for r in records if r.video_id.endswith("/v0")]
-    records += [replace(r, run_id=f"{r.run_id}-small") for r in first]
-    with pytest.raises(
-        ValueError, match=r"2 cells of full KVs at 32 frames \(8 questions, .* and 2 "
-    ):
-        paper_efficiency.make(records)
+    first = [r for r in records if r.video.video_id.endswith("/v0")]
+    records += [changed(r, run_id=f"{r.condition.run_id}-small") for r in first]
+    with pytest.raises(ValueError, match=r"2 cells with system=\('full',\), frames=32"):
+        result("paper_efficiency", records)
 
 
 def test_a_map_of_several_settings_is_refused():
     records = paper_records.of("paper_haystack")
-    chosen = [r for r in records if r.selector == "attention"]
-    (k,) = {r.top_k for r in chosen}
+    chosen = [r for r in records if r.condition.selector == "attention"]
+    (k,) = {r.condition.top_k for r in chosen}
+    others = [changed(r, top_k=k + 1) for r in chosen]
     with pytest.raises(ValueError, match=rf"attention of several values of top_k \({k}, {k + 1}\)"):
-        paper_haystack.make([*records, *(replace(r, top_k=k + 1) for r in chosen)])
+        result("paper_haystack", [*records, *others])
+    again = [changed(r, run_id=f"{r.condition.run_id}-again") for r in records]
     with pytest.raises(ValueError, match="answers 32 questions more than once"):
-        paper_haystack.make([*records, *(replace(r, run_id=f"{r.run_id}-again") for r in records)])
+        result("paper_haystack", [*records, *again])
 
 
 def test_two_levels_or_three_need_runs_of_both():
     records = paper_records.of("ladder")
-    finding = result("ladder", [r for r in records if r.selector != "random"]).finding
+    some = [r for r in records if r.condition.selector != "random"]
+    finding = result("ladder", some).finding
     assert "with attention three levels" in finding and "random" not in finding
-    with pytest.raises(ValueError, match="run `x2l -m experiment=ladder` as well"):
-        result("ladder", [r for r in records if not r.between])
-    four = {"ratios_between": {"mid": 4.0}, "run_id": "four"}
-    others = [replace(r, **four) for r in records if r.between and r.compressor == "tome"]
-    with pytest.raises(ValueError, match=r"several levels between \(mid 4x, mid 8x\)"):
-        result("ladder", [*records, *others])
+    two = [r for r in records if len(r.condition.levels) == 2]
+    with pytest.raises(ValueError, match="none with the coarsest, between that the figure needs"):
+        result("ladder", two)
+
+
+def test_the_controls_of_compressors_are_needed():
+    records = paper_records.of("paper_compressors")
+    some = [r for r in records if r.condition.compressor != "uniform"]
+    with pytest.raises(ValueError, match="none with the compressor that the figure needs"):
+        result("paper_compressors", some)
 
 
 def test_differences_are_paired_with_controls_of_the_same_k():
-    found = cells(paper_records.of("paper_main"))
-    others = paper_main.rivals(found, "tome", "attention", 2)
+    cells = cells_of(paper_records.of("paper_main"))
+    cell = cells.only(
+        compressor="tome", system="attention", top_k=2, context="full", positions="keep"
+    )
+    pairs = [pair for pairs in make.spec_of("paper_main").pairs for pair in pairs.of(cells)]
+    others = {pair.name: pair.before for pair in pairs if pair.after is cell}
     assert list(others) == [
         "all-high",
         "random chunks",
@@ -156,42 +171,48 @@ def test_differences_are_paired_with_controls_of_the_same_k():
         "random pruning",
         "uniform pruning",
     ]
-    assert {cell.point.top_k for name, cell in others.items() if name != "all-high"} == {2}
-    pruned = others["random pruning"].point
-    assert (pruned.selector, pruned.compressor) == ("attention", "random")
+    assert {other["top_k"] for name, other in others.items() if name != "all-high"} == {2}
+    pruned = others["random pruning"]
+    assert (pruned["system"], pruned["compressor"]) == ("attention", "random")
 
 
 def test_records_that_do_not_belong_together_are_refused():
     with pytest.raises(ValueError, match=r"several values of model \(a, b\)"):
-        cells([record(model="a"), record(model="b", run_id="other")])
+        cells_of([record(model="a"), record(model="b", run_id="other")])
     with pytest.raises(ValueError, match="there are none"):
-        cells([])
+        cells_of([])
     with pytest.raises(ValueError, match="2 cells with selector=attention"):
-        only(cells([record(), record(run_id="other")]), selector="attention")
+        cells_of([record(), record(run_id="other")]).only(selector="attention")
 
 
-@pytest.mark.parametrize("name", SOURCED)
+@pytest.mark.parametrize("name", json.loads(SOURCED.read_text()))
 def test_what_others_reported_names_its_model_and_its_source(name):
-    series = sourced(name)
-    assert "Video-XL" in series.label and re.search("notebook|logs", series.label)
-    assert series.source.startswith("github.com/") and re.search(r"cell \d+|/log", series.source)
-    assert series.points and series.note
-    assert "the paper" not in f"{series.label} {series.source} {series.note}"
-    assert f"{series.points[0][1]:g}" in series.told and series.source in series.told
+    reported = Reported(name)
+    entry = reported.entry
+    label, source, note = entry["label"], entry["source"], entry["note"]
+    assert "Video-XL" in label and re.search("notebook|logs", label)
+    assert source.startswith("github.com/") and re.search(r"cell \d+|/log", source)
+    assert entry["points"] and note
+    assert "the paper" not in f"{label} {source} {note}"
+    assert f"{entry['points'][0][1]:g}" in reported.note and source in reported.note
 
 
 def test_tables():
     table = Table("a < b", ("name_1", "50 %"), (("x|y", "1 ± 2"),))
-    assert markdown(table) == "a < b.\n\n| name_1 | 50 % |\n| --- | ---: |\n| x\\|y | 1 ± 2 |\n"
+    caption, _, header, rules, row = markdown(table).splitlines()
+    assert caption == "a < b." and re.fullmatch(r"\|:-+\|-+:\|", rules)
+    assert header.split() == ["|", "name_1", "|", "50", "%", "|"]
+    assert row.split() == ["|", "x\\|y", "|", "1", "±", "2", "|"]
     text = latex(table)
-    assert r"name\_1 & 50 \% \\" in text and r"1 $\pm$ 2 \\" in text and r"{lr}" in text
+    assert re.search(r"name\\_1 +& +50 \\% +\\\\", text) and r"{lr}" in text
+    assert r"\caption{a \ensuremath{<} b.}" in text
     with pytest.raises(ValueError, match="1 cells, header has 2"):
         Table("short", ("a", "b"), (("x",),))
 
 
 def test_length_and_depth_are_read_from_records():
     def at(chunk, chunks, duration=64.0):
-        return record(gt_chunks=chunk, kept_high=(2,) * chunks, duration=duration)
+        return record(gt_chunks=chunk, assigned=("high",) * chunks, duration=duration)
 
     assert [paper_haystack.depth(at((n,), 4)) for n in range(4)] == [0, 1, 2, 3]
     assert paper_haystack.depth(at((15,), 16)) == 3 and paper_haystack.depth(at((0, 15), 16)) == 2
@@ -201,7 +222,7 @@ def test_length_and_depth_are_read_from_records():
     many = [at((0,), 4, float(seconds)) for seconds in range(1, 61)]
     ends = paper_haystack.lengths(many)
     assert len(ends) == paper_haystack.MOST_LENGTHS and ends[-1] == 60
-    assert sum(map(len, paper_haystack.grid(many, ends).values())) == 60
+    assert {paper_haystack.column(each, ends) for each in many} == set(range(len(ends)))
 
 
 def saved(folder, records):
@@ -215,62 +236,86 @@ def saved(folder, records):
 def test_the_command_writes_equal_files_for_equal_records(tmp_path, capsys):
     records = paper_records.of("paper_hit_rate")
     saved(tmp_path / "run", records)
-    main(paper_hit_rate.NAME, paper_hit_rate.make, [str(tmp_path / "run"), "--out", str(tmp_path)])
+    command = ["paper_hit_rate", "--records", str(tmp_path / "run"), "--out", str(tmp_path)]
+    assert make.main(command) == 0
     assert "Accuracy against hit rate" in capsys.readouterr().out
-    files = [
-        tmp_path / "figures" / "paper_hit_rate.png",
-        tmp_path / "figures" / "paper_hit_rate.pdf",
-    ]
-    files += [tmp_path / "tables" / "paper_hit_rate.md", tmp_path / "tables" / "paper_hit_rate.tex"]
+    files = [tmp_path / "figures" / f"paper_hit_rate.{kind}" for kind in ("png", "pdf")]
+    files += [tmp_path / "tables" / f"paper_hit_rate.{kind}" for kind in ("md", "tex")]
     before = [path.read_bytes() for path in files]
     assert files[0].stat().st_size < 150_000
     write(result("paper_hit_rate", records), "paper_hit_rate", tmp_path)
     assert [path.read_bytes() for path in files] == before
-    with pytest.raises(SystemExit) as stopped:
-        main(paper_hit_rate.NAME, paper_hit_rate.make, [str(tmp_path / "tables")])
-    assert stopped.value.code == 2 and "error: folders=" in capsys.readouterr().err
+    for words, problem in (
+        (["paper_hit_rate", "--records", str(tmp_path / "tables")], "error: folders="),
+        (["--records", str(tmp_path)], "give the name of one experiment"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            make.main(words)
+        assert stopped.value.code == 2 and problem in capsys.readouterr().err
 
 
 def test_the_page_shows_each_with_its_commands_and_says_what_is_missing(
     tmp_path, monkeypatch, capsys
 ):
-    out = tmp_path / "paper"
-    monkeypatch.setattr(paper, "OUT", out)
+    """And is the same page once the runs are gone: what is published holds their answers."""
+    out, kept = tmp_path / "paper", tmp_path / "kept"
+    monkeypatch.setattr(make, "OUT", out)
+    monkeypatch.setattr(make, "KEPT", kept)
     saved(out / "sweeps" / "paper_pinned" / "run", paper_records.of("paper_pinned"))
-    assert paper.main(["--draw", "--publish", str(tmp_path / "kept")]) == 1
+    assert make.main(["--draw", "--publish", str(kept)]) == 1
     text = (out / "README.md").read_text()
-    (command,) = paper.commands("paper_pinned")  # there is no log, so it is the yaml's
+    (command,) = make.commands("paper_pinned")  # there is no log, so it is the yaml's
     assert " ".join(command.words) in text and "![First and last chunk pinned, on and off](" in text
     assert result("paper_pinned").finding in text
-    missing = [name for name in paper.NAMES if f"- {name}: not run yet" in text]
-    assert missing == [name for name in paper.NAMES if name != "paper_pinned"]
-    kept = sorted(
-        path.relative_to(tmp_path / "kept").as_posix() for path in (tmp_path / "kept").rglob("*.*")
-    )
-    assert kept == ["README.md", "figures/paper_pinned.png", "tables/paper_pinned.md"]
-    page_kept = (tmp_path / "kept" / "README.md").read_text()
-    links = re.findall(r"\]\(([\w/.]+)\)", page_kept)
-    assert links and all((tmp_path / "kept" / link).exists() for link in links)
+    missing = [name for name in make.NAMES if f"- {name}: not run yet" in text]
+    assert missing == [name for name in make.NAMES if name != "paper_pinned"]
+    files = {path.relative_to(kept).as_posix(): path for path in kept.rglob("*.*")}
+    names = ["answers/paper_pinned.json.xz", "figures/paper_pinned.png", "tables/paper_pinned.md"]
+    assert sorted(files) == ["README.md", *names]
+    links = re.findall(r"\]\(([\w/.]+)\)", files["README.md"].read_text())
+    assert links and all((kept / link).exists() for link in links)
+    before = {name: path.read_bytes() for name, path in files.items()}
+    shutil.rmtree(out)
+    out.mkdir()
+    assert make.main(["--draw", "--publish", str(kept)]) == 1
+    assert {name: path.read_bytes() for name, path in files.items()} == before
+
+
+def test_answers_come_back_but_for_what_no_figure_needs(tmp_path):
+    records = paper_records.of("paper_pinned")
+    seconds = {**records[0].answer.seconds, "decode": 0.0123456}
+    records[0] = replace(records[0], answer=replace(records[0].answer, seconds=seconds))
+    (tmp_path / "sweep").mkdir()
+    saved(tmp_path / "sweep" / "run", records)
+    answers = read_sweep(tmp_path / "sweep", ["x2l -m"])
+    assert list(answers.records) == records and answers.problems
+    save(answers, tmp_path / "answers.json.xz")
+    again = load(tmp_path / "answers.json.xz")
+    assert again.commands == ["x2l -m"] and again.problems == answers.problems
+    assert again.records[0].answer.seconds["decode"] == 0.01235
+    assert [r.key for r in again.records] == [r.key for r in records]
+    shown = [result("paper_pinned", some) for some in (records, again.records)]
+    assert shown[0].tables == shown[1].tables and shown[0].finding == shown[1].finding
 
 
 def test_the_page_says_what_made_the_records(tmp_path):
     info = {"dirty": False, "processor": "CPU", "code": "0a1b"}
     config = {
-        "model": {"name_or_path": "x2l_tiny"},
+        "model": {"name_or_path": "/somewhere/x2l_tiny"},
         "benchmark": {"_target_": "n.Needle", "videos": 4},
     }
-    runs = []
     for number, (commit, torch) in enumerate(
         [("abcdef0123", "2"), ("abcdef0123", "2"), (None, "3")]
     ):
-        own = {"commit": commit, "cpu_threads": 1 + number // 2}
-        own["versions"] = {"torch": torch, "transformers": "5"}
-        runs.append(tmp_path / str(number))
-        runs[-1].mkdir()
-        (runs[-1] / RUN).write_text(json.dumps({**info, **own, "config": config}))
-    shown = Shown("paper_pinned", result("paper_pinned"), ("x2l -m",), runs, ("0: cut off",))
-    text = page([shown, replace(shown, runs=(), problems=())])
+        of_run = {"commit": commit, "cpu_threads": 1 + number // 2}
+        of_run["versions"] = {"torch": torch, "transformers": "5"}
+        saved(tmp_path / str(number), [record(run_id=str(number))])
+        (tmp_path / str(number) / RUN).write_text(json.dumps({**info, **of_run, "config": config}))
+    answers = replace(read_sweep(tmp_path, ["x2l -m"]), problems=["0: cut off"])
+    shown = Shown("paper_pinned", result("paper_pinned"), answers)
+    text = page([shown, replace(shown, answers=Answers([], [], [], []))])
     assert "x2l_tiny on needle" in text and "Runs: 3, 2 at commit abcdef0; 1 outside" in text
+    assert "/somewhere" not in text
     assert "no known commit (source files: 0a1b)" in text
     assert "torch 2, 3, transformers 5; CPU; CPU threads a run: 1, 2;" in text
     _, unfinished, finished = text.split("## First and last")
@@ -285,9 +330,9 @@ def test_experiments_that_measure_seconds_run_after_the_others_and_alone(tmp_pat
         calls.append(words[3:])
         return type("Done", (), {"returncode": 3 if "experiment=paper_pinned" in words else 0})
 
-    monkeypatch.setattr(paper.subprocess, "run", called)
+    monkeypatch.setattr(make.subprocess, "run", called)
     names = ["paper_efficiency", "paper_pinned", "paper_context"]
-    assert paper.run_all(names, ["benchmark.videos=1"], 1, tmp_path) is False
+    assert make.run_all(names, ["benchmark.videos=1"], 1, tmp_path) is False
     experiments = [word for words in calls for word in words if word.startswith("experiment=")]
     assert experiments == [
         "experiment=paper_pinned",
@@ -301,13 +346,13 @@ def test_experiments_that_measure_seconds_run_after_the_others_and_alone(tmp_pat
         False,
         False,
     ]
-    told = [paper.ran(command, tmp_path / "logs") for command in paper.commands("paper_pinned")]
-    assert told == ["x2l -m experiment=paper_pinned benchmark.videos=1"]
+    lines = [make.ran(command, tmp_path / "logs") for command in make.commands("paper_pinned")]
+    assert lines == ["x2l -m experiment=paper_pinned benchmark.videos=1"]
 
 
 def test_an_unknown_experiment_is_named(capsys):
     with pytest.raises(SystemExit) as stopped:
-        paper.main(["paper_bogus"])
+        make.main(["paper_bogus"])
     assert (
         stopped.value.code == 2
         and "paper_bogus: no such experiment; there are paper_main" in capsys.readouterr().err
@@ -315,23 +360,7 @@ def test_an_unknown_experiment_is_named(capsys):
 
 
 def test_forms_of_storage_stand_in_one_panel_a_compressor():
-    records = [
-        record(
-            run_id=f"{name}{ratio}",
-            compressor=name,
-            ratio_high=ratio,
-            selector="none",
-            top_k=None,
-            sample_id=f"v{video}/q",
-            video_id=f"v{video}",
-            correct=float("int4" not in name),
-            kv_bytes_resident=int(20000 / ratio),
-        )
-        for name in ("tome", "tome-int8", "tome-int4", "kmeans", "kmeans-int8", "kmeans-int4")
-        for ratio in (4.0, 8.0)
-        for video in range(3)
-    ]
-    whole = result("quantised", records)
-    assert [axes.get_title() for axes in whole.figure.axes] == ["kmeans", "tome"]
+    whole = result("quantised")
+    assert [axes.get_title() for axes in whole.figure.axes] == ["key_diff", "kmeans", "tome"]
     assert [label for label, _ in drawn(whole.figure)][:3] == ["as they are", "int8", "int4"]
-    assert "100.0 % to 0.0 %, -100.0" in whole.finding and "of 8 paired" in whole.finding
+    assert "of 24 paired" in whole.finding

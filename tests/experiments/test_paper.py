@@ -1,17 +1,17 @@
 """The paper's experiments: each runs, composes with the published sets, and is driven by what its yaml says."""
 
-import importlib
 import logging
 import re
 import shlex
 import sys
+from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from experiments import paper
-from experiments.paper.kit.sourced import FILE as SOURCED
+from experiments.paper import make
+from experiments.paper.kit.spec import FigureSpec
 from tests.cli.test_conf import bind, nodes
 from x2l.cli import run
 from x2l.cli.compose import CONF, plain
@@ -23,21 +23,20 @@ WITHOUT_SPANS = ("mlvu", "videomme", "longvideobench")
 
 def examples(name):
     """The commands of an experiment for other models and sets, or with weights to download."""
-    lines = [line.strip() for line in paper.header(name) if line.startswith("  x2l ")]
+    lines = [line.strip() for line in make.header(name) if line.startswith("  x2l ")]
     return [shlex.split(line)[2:] for line in lines]
 
 
 def test_an_experiment_is_a_pair_of_a_yaml_and_a_module():
-    yamls = {path.stem for path in (CONF / "experiment").glob("paper_*.yaml")}
-    modules = {path.stem for path in SOURCED.parent.glob("paper_*.py")}
-    assert yamls == modules == set(paper.NAMES)
-    for name in paper.NAMES:
-        module = importlib.import_module(f"experiments.paper.figures.{name}")
-        assert (module.NAME, callable(module.make)) == (name, True)
-        assert f"python -m experiments.paper.figures.{name} " in "\n".join(paper.header(name))
+    yamls = {path.stem for path in (CONF / "experiment").glob("*.yaml")} - {"demo"}
+    folder = Path(make.__file__).parent / "figures"
+    assert yamls == {path.stem for path in folder.glob("*.py")} == set(make.NAMES)
+    for name in make.NAMES:
+        assert isinstance(make.spec_of(name), FigureSpec)
+        assert f"python -m experiments.paper.make {name} --records" in "\n".join(make.header(name))
 
 
-@pytest.mark.parametrize(("number", "name"), list(enumerate(paper.NAMES)))
+@pytest.mark.parametrize(("number", "name"), list(enumerate(make.NAMES)))
 def test_an_experiment_composes_for_a_real_checkpoint(number, name):
     """With spans, and without them: then nothing is left that would have to know where answers lie."""
     config = (CONF / "experiment" / f"{name}.yaml").read_text()
@@ -84,12 +83,12 @@ def videos(tmp_path_factory):
     return tmp_path_factory.mktemp("videos")
 
 
-@pytest.mark.parametrize("name", paper.NAMES)
+@pytest.mark.parametrize("name", make.NAMES)
 def test_an_experiment_runs_on_the_tiny_model(tmp_path, videos, monkeypatch, name):
     """Every command of it, in this process: one question about one video, one value of each axis."""
     monkeypatch.chdir(tmp_path)
     level = logging.getLogger().level
-    for command in paper.commands(name):
+    for command in make.commands(name):
         assert command.words[:2] == ("x2l", "-m")
         words = [*tiny(command), "benchmark.videos=1", "limit=1", f"benchmark.root={videos}"]
         words += ["max_new_tokens=1", "hydra/job_logging=none", "hydra/hydra_logging=none"]
@@ -98,5 +97,5 @@ def test_an_experiment_runs_on_the_tiny_model(tmp_path, videos, monkeypatch, nam
         run.main()
     logging.getLogger().setLevel(level)
     found = [load(path) for path in tmp_path.rglob("records.jsonl")]
-    assert len(found) == len(paper.commands(name)) and all(found)
-    assert {record.model for records in found for record in records} == {"x2l_tiny"}
+    assert len(found) == len(make.commands(name)) and all(found)
+    assert {record.condition.model for records in found for record in records} == {"x2l_tiny"}

@@ -2,102 +2,173 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
+from string import Formatter
 from typing import Any
 
-from x2l.analysis.comparison import CellRecords, Comparison, compare
-from x2l.analysis.points import FULL, Point, points
+from experiments.docs.methods_table import compressor, kind
+from x2l.analysis.points import Point, points
+from x2l.engine.stages import STAGES
+from x2l.engine.top_k import order_key
+from x2l.runs.condition import FULL, Condition
 from x2l.runs.records import Record
 
-FOUND_OUT = ("attention", "embedding", "retriever")  # selectors that may be had: nobody tells them
+ONE_OF_EACH = ("model", "benchmark", "protocol")  # that no figure here sets side by side
+LABELS = {"oracle": "oracle chunks", "random": "random chunks"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cell:
-    """One cell: its point, and the answers behind it."""
+    """One cell: its point, and the answers behind it.
+
+    `cell["coarsest"]` is a trait: one of `TRAITS`, or a field of the condition. Templates name them in braces.
+    """
 
     point: Point
     records: tuple[Record, ...]
 
+    def __getitem__(self, trait: str) -> Any:
+        """A trait by name."""
+        return TRAITS[trait](self) if trait in TRAITS else getattr(self.condition, trait)
 
-def cells(records: Iterable[Record]) -> list[Cell]:
-    """The cells of an experiment, in the order of points.
+    @property
+    def condition(self) -> Condition:
+        """What identifies it."""
+        return self.point.condition
+
+    def seconds(self, stages: Iterable[str] = STAGES) -> list[float]:
+        """Seconds of some stages together, of every question."""
+        return [sum(record.seconds[stage] for stage in stages) for record in self.records]
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share as per cent; `-` where nothing is known."""
+    return "-" if math.isnan(share) else f"{100 * share:.{digits}f}"
+
+
+def _label(cell: Cell) -> str:
+    words = LABELS.get(cell["system"], cell["system"].replace("_", " "))
+    return f"{words} (bound)" if cell.condition.is_bound else words
+
+
+def _interval(cell: Cell) -> str:
+    p = cell.point
+    return f"{cell['accuracy']} ({percent(p.accuracy_low)} to {percent(p.accuracy_high)})"
+
+
+def _frames_reloaded(cell: Cell) -> int | None:
+    k = cell.condition.top_k
+    return k * cell.condition.chunk_frames if isinstance(k, int) else None
+
+
+TRAITS: Mapping[str, Callable[[Cell], Any]] = {
+    # `full`, `all-low`, `all-high`; or the control or selector that chooses; and how legends and tables say it
+    "system": lambda cell: cell.condition.baseline or cell.condition.chosen_by,
+    "label": _label,
+    "is_compressed": lambda c: c.condition.baseline != FULL and c.condition.control is None,
+    # Ratios of the finest and the coarsest level, L-KVs and H-KVs; the levels between, e.g. `mid 8x`
+    "finest": lambda cell: cell.condition.levels[0].ratio,
+    "coarsest": lambda cell: cell.condition.levels[-1].ratio,
+    "between": lambda c: ", ".join(level.ratio_label for level in c.condition.levels[1:-1]),
+    # The coarsest level's compressor: pruning, merging or pooling; and the form in which its KVs are stored
+    "method": lambda cell: cell.condition.levels[-1].compressor,
+    "codec": lambda cell: cell.condition.levels[-1].codec,
+    "kind": lambda cell: kind(compressor(cell["method"].split(".")[0])),
+    "stored": lambda cell: "as they are" if cell["codec"] == "none" else cell["codec"],
+    "pinned": lambda cell: "+".join(cell.condition.pinned),
+    "frames": lambda cell: cell.point.frames_sampled,
+    "frames_reloaded": _frames_reloaded,
+    # What was measured, in words; recall, hits and k only where something is chosen
+    "sample": lambda cell: f"{cell.point.questions} questions, {cell.point.videos} videos",
+    "accuracy": lambda cell: percent(cell.point.accuracy),
+    "interval": _interval,
+    "kv": lambda cell: percent(cell.point.kv_share),
+    "k": lambda cell: "-" if cell.condition.baseline else str(cell.condition.top_k),
+    "recall": lambda c: "-" if c.condition.baseline else percent(c.point.recall, 0),
+    "hit": lambda cell: 0.0 if cell.condition.baseline else 100 * cell.point.hit,
+    # GFLOPs of the decoder's pre-fill of a video
+    "prefill": lambda cell: 1e-9 * fmean(record.flops["prefill"] for record in cell.records),
+}
+
+
+class Cells(tuple[Cell, ...]):
+    """Some cells, in the order of `cells_of`."""
+
+    def where(self, **traits: Any) -> Cells:
+        """The cells with these traits.
+
+        Args:
+            traits: name -> a value; a tuple, for any of its values; or a function of the values that the cells left by
+                the traits before have, sorted, which returns one or a tuple (`min`, `max`, `all_but("own")`).
+        """
+        cells = self
+        for name, wanted in traits.items():
+            if callable(wanted):
+                wanted = wanted(values) if (values := cells.values(name)) else ()
+            wanted = wanted if isinstance(wanted, tuple) else (wanted,)
+            cells = Cells(cell for cell in cells if cell[name] in wanted)
+        return cells
+
+    def only(self, **traits: Any) -> Cell | None:
+        """The cell with these traits, None if there is none (a set that does not know where answers lie has no oracle).
+
+        Raises:
+            ValueError: there are several.
+        """
+        cells = self.where(**traits)
+        if len(cells) > 1:
+            words = ", ".join(f"{name}={value}" for name, value in traits.items())
+            raise ValueError(
+                f"records: {len(cells)} cells with {words}; the folder holds runs of other settings, too"
+            )
+        return cells[0] if cells else None
+
+    def values(self, trait: str) -> list[Any]:
+        """What the cells have of a trait, sorted; None first."""
+        values = {cell[trait] for cell in self}
+        return sorted(
+            values, key=lambda v: order_key(v) if trait == "top_k" else (v is not None, v)
+        )
+
+    def say(self, template: str) -> str:
+        """A template filled in with all values of the traits in its braces: `k = {k}` becomes `k = 1, 2, 4`."""
+        names = [name for _, name, _, _ in Formatter().parse(template) if name]
+        values = {name: (self.where(baseline=None) or self).values(name) for name in names}
+        words = {n: [f"{v:g}" if isinstance(v, float) else v for v in values[n]] for n in names}
+        return template.format_map({n: ", ".join(filter(None, words[n])) for n in names})
+
+
+def all_but(*unwanted: Any) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
+    """For `where`: any value but these."""
+    return lambda values: tuple(value for value in values if value not in unwanted)
+
+
+def cells_of(records: Iterable[Record]) -> Cells:
+    """The cells of an experiment, by compressor, ratios, system and k.
 
     Raises:
-        ValueError: no record, or of several models or benchmarks, which no figure here sets side by side.
+        ValueError: no record, or of several models or benchmarks.
     """
-    groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
+    groups: dict[Condition, list[Record]] = defaultdict(list)
     for record in records:
-        run, _, *cell = record.key
-        groups[run, *cell].append(record)
+        groups[record.condition].append(record)
     if not groups:
         raise ValueError("records: there are none; run the experiment first")
-    found = [Cell(points(group)[0], tuple(group)) for group in groups.values()]
-    for name in ("model", "benchmark", "protocol"):
-        if len(values := sorted({getattr(cell.point, name) for cell in found})) > 1:
+    cells = Cells(Cell(points(group)[0], tuple(group)) for group in groups.values())
+    for name in ONE_OF_EACH:
+        if len(values := cells.values(name)) > 1:
             raise ValueError(
                 f"records: of several values of {name} ({', '.join(values)}); give each a folder of its own "
                 "(hydra.sweep.dir=)"
             )
-    order = {id(p): n for n, p in enumerate(_ordered([cell.point for cell in found]))}
-    return sorted(found, key=lambda cell: order[id(cell.point)])
+    return Cells(sorted(cells, key=_order))
 
 
-def _ordered(rows: Sequence[Point]) -> list[Point]:
-    return sorted(
-        rows, key=lambda p: (p.compressor, p.ratio_low, p.ratio_high, p.selector, k_of(p), p.run_id)
-    )
-
-
-def k_of(point: Point) -> float:
-    """top_k as a number to sort by; words come after numbers, no k before them."""
-    if isinstance(point.top_k, int):
-        return point.top_k
-    return -1 if point.top_k is None else float("inf")
-
-
-def pick(found: Sequence[Cell], **wanted: Any) -> list[Cell]:
-    """The cells whose points have these values; a tuple stands for any of its values."""
-
-    def fits(cell: Cell) -> bool:
-        for name, value in wanted.items():
-            held = getattr(cell.point, name)
-            if held not in (value if isinstance(value, tuple) else (value,)):
-                return False
-        return True
-
-    return [cell for cell in found if fits(cell)]
-
-
-def only(found: Sequence[Cell], **wanted: Any) -> Cell | None:
-    """The cell with these values, None if there is none (a set that does not know where answers lie has no oracle).
-
-    Raises:
-        ValueError: there are several.
-    """
-    fitting = pick(found, **wanted)
-    if len(fitting) > 1:
-        asked = ", ".join(f"{name}={value}" for name, value in wanted.items())
-        raise ValueError(
-            f"records: {len(fitting)} cells with {asked}; the folder holds runs of other settings, too"
-        )
-    return fitting[0] if fitting else None
-
-
-def full(found: Sequence[Cell]) -> Cell | None:
-    """The control without compression."""
-    return next((cell for cell in found if cell.point.control == FULL), None)
-
-
-def compressors(found: Sequence[Cell]) -> list[str]:
-    """Names of the methods: those that no control and no full KVs stand for."""
-    shown = [cell.point for cell in found if cell.point.control != FULL]
-    return sorted({p.compressor for p in shown if p.selector != "fewer_frames"})
-
-
-def comparisons(pairs: Sequence[tuple[Cell, Cell]]) -> list[Comparison]:
-    """Second minus first of each pair, paired by question, clustered by video, p values by Holm for all of them."""
-    sides = [tuple(CellRecords({}, cell.records) for cell in pair) for pair in pairs]
-    return compare([(a, b) for a, b in sides])
+def _order(cell: Cell) -> tuple[Any, ...]:
+    c = cell.condition
+    ratios = [level.ratio or math.inf for level in c.levels]
+    return c.compressor, ratios, c.chosen_by, order_key(c.top_k), c.run_id

@@ -1,21 +1,26 @@
-"""What an experiment's module makes of its records, and how it is written: PNG, PDF, Markdown, LaTeX, a sentence."""
+"""What becomes of a figure's records, and how it is written: PNG, PDF, Markdown, LaTeX, a sentence."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.paper.kit.cells import Cells, cells_of
+from experiments.paper.kit.pairs import family
+from experiments.paper.kit.spec import FigureSpec, Note
 from experiments.paper.kit.tables import Table, latex, markdown
-from x2l.analysis.collect import records_under
 from x2l.analysis.figure_style import RC
+from x2l.analysis.plotting import panels
 from x2l.runs.records import Record
 
 DPI = 125
+LEGEND_COLUMNS = 3
 
 
 @dataclass(frozen=True)
@@ -37,13 +42,86 @@ class Result:
     notes: tuple[str, ...] = ()
 
 
-Make = Callable[[Sequence[Record]], Result]
+def result_of(spec: FigureSpec, records: Iterable[Record]) -> Result:
+    """Draws, compares and counts what a figure says.
 
-
-def made(make: Make, records: Sequence[Record]) -> Result:
-    """The result, drawn in the type and colours of all figures."""
+    Raises:
+        ValueError: records that do not belong together, or of which the figure needs others as well.
+    """
+    cells = cells_of(records)
+    for traits in spec.needs:
+        if not cells.where(**traits):
+            words = ", ".join(traits)
+            raise ValueError(
+                f"records: none with the {words} that the figure needs; run all of the experiment"
+            )
+    cells = spec.prepare(cells)
+    tested = family(pair for pairs in spec.pairs for pair in pairs.of(cells))
+    notes = [Note(note) if isinstance(note, str) else note for note in spec.notes]
     with matplotlib.rc_context(RC):
-        return make(records)
+        figure = draw(spec, cells)
+    return Result(
+        spec.title,
+        figure,
+        tuple(table.table(cells, tested) for table in spec.tables),
+        spec.finding(cells, tested),
+        (
+            *(note.text for note in notes if note.is_shown(cells)),
+            *(r.note for r in spec.reported()),
+        ),
+    )
+
+
+def draw(spec: FigureSpec, cells: Cells) -> Figure:
+    """The picture: panels, one legend below them, and above them what they are of."""
+    rows = [row for group in spec.panels for row in group.rows(cells) if row]
+    columns = max(map(len, rows))
+    figure, grid = panels(len(rows), columns, (1, 1))
+    for row, row_of_axes in zip(rows, grid, strict=True):
+        for draw_panel, axes in zip(row, row_of_axes, strict=True):
+            draw_panel(axes)
+    point = max((cell.point for cell in cells), key=lambda p: (p.questions, p.videos))
+    more = spec.above(cells) if callable(spec.above) else cells.say(spec.above)
+    words = [point.condition.benchmark, point.condition.model]
+    words += [f"{point.questions} questions on {point.videos} videos", more]
+    figure.suptitle(" · ".join(filter(None, words)), fontsize=9)
+    lines = legend(spec, figure)
+    width, height = spec.size
+    figure.set_size_inches(0.4 + width * columns, 0.35 + 0.16 * lines + height * len(rows))
+    return figure
+
+
+def legend(spec: FigureSpec, figure: Figure) -> int:
+    """Each label once, what others reported last, and what bars and dashes are; returns how many lines it has."""
+    style = {"fontsize": 7, "title_fontsize": 7, "frameon": False}
+    if not spec.shared_legend:
+        sizes = []
+        for axes in figure.axes:
+            handles, labels = _legend_of([axes])
+            axes.legend(
+                handles, labels, loc="upper center", ncols=2, bbox_to_anchor=(0.5, -0.2), **style
+            )
+            sizes.append(math.ceil(len(labels) / 2))
+        return max(sizes)
+    handles, labels = _legend_of(figure.axes)
+    bound = "dashed: bounds, which are told where the answer lies"
+    words = [f"bars: {spec.bars}"] if spec.bars else []
+    words += [bound] * any("(bound)" in label for label in labels)
+    title = "; ".join(words)
+    figure.legend(
+        handles, labels, title=title, loc="outside lower center", ncols=LEGEND_COLUMNS, **style
+    )
+    return 1 + math.ceil(len(labels) / LEGEND_COLUMNS)
+
+
+def _legend_of(panels: Iterable[Axes]) -> tuple[list[object], list[str]]:
+    handles = {
+        label: handle
+        for axes in panels
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    labels = sorted(handles, key=lambda label: "Video-XL" in label)
+    return [handles[label] for label in labels], labels
 
 
 def write(result: Result, name: str, out: Path) -> list[Path]:
@@ -59,21 +137,7 @@ def write(result: Result, name: str, out: Path) -> list[Path]:
     with matplotlib.rc_context(RC):
         result.figure.savefig(files[0], dpi=DPI, pil_kwargs={"optimize": True})
         result.figure.savefig(files[1], metadata={"CreationDate": None})
-    told = f"{result.finding}\n\n" + "\n".join(map(markdown, result.tables))
-    files[2].write_text(f"# {result.title}\n\n{told}")
+    tables = "\n".join(map(markdown, result.tables))
+    files[2].write_text(f"# {result.title}\n\n{result.finding}\n\n{tables}")
     files[3].write_text("\n".join(map(latex, result.tables)))
     return files
-
-
-def main(name: str, make: Make, arguments: Sequence[str] | None = None) -> None:
-    """`python -m experiments.paper.figures.NAME FOLDER [--out FOLDER]`."""
-    parser = argparse.ArgumentParser(prog=f"experiments.paper.figures.{name}")
-    parser.add_argument("folder", type=Path, nargs="+", help="a sweep, or several")
-    parser.add_argument("--out", type=Path, help="default: the first folder")
-    given = parser.parse_args(arguments)
-    try:
-        result = made(make, records_under(given.folder))
-    except ValueError as error:
-        parser.exit(2, f"error: {error}\n")
-    files = write(result, name, given.out or given.folder[0])
-    print(files[2].read_text(), *result.notes, "", *files, sep="\n")

@@ -1,0 +1,114 @@
+"""What stands along the axes of panels: a measure or a setting of a cell, its interval, its scale and its ticks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from matplotlib.axis import Axis as DrawnAxis
+from matplotlib.ticker import NullLocator
+
+from experiments.paper.kit.cells import Cell, Cells
+from x2l.analysis.plotting import log_ticks
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a panel.
+
+    Attributes:
+        label: beside it.
+        value: of a cell: a number, or a word on an axis of categories.
+        interval: lower and upper end; None: no bars.
+        scale: of numbers.
+        limits: of the axis, where they do not follow from the data; an upper one of None does.
+        ticks: where to put them; True: at the values there are; empty: as the scale has it.
+        categories: the words, in their order, or how to find them; those that no cell has are left out.
+        apart: how far lines over one value stand apart: a share of it where the scale is a logarithm, else in units.
+    """
+
+    label: str
+    value: Callable[[Cell], float | str]
+    interval: Callable[[Cell], Interval] | None = None
+    scale: Literal["linear", "log"] = "linear"
+    limits: tuple[float, float | None] | None = None
+    ticks: bool | Sequence[float] = ()
+    categories: Sequence[str] | Callable[[Cells], Sequence[str]] = ()
+    apart: float = 0.0
+
+    def words(self, cells: Cells) -> list[str]:
+        """The categories that some cells have, in order."""
+        if not self.categories:
+            return []
+        ordered = self.categories(cells) if callable(self.categories) else self.categories
+        present = {self.value(cell) for cell in cells}
+        return [word for word in ordered if word in present]
+
+    def places(self, cells: Sequence[Cell], words: Sequence[str]) -> np.ndarray:
+        """Where cells stand; `words` are the categories of this axis or of the other."""
+        values = [self.value(cell) for cell in cells]
+        return np.array([words.index(v) if self.categories else v for v in values], dtype=float)
+
+    def aside(self, places: np.ndarray, line: int, lines: int) -> np.ndarray:
+        """The same for one of several lines, so that intervals over one value can be told apart."""
+        step = line - (lines - 1) / 2
+        if self.scale == "linear":
+            return places + self.apart * step
+        return places * (1 + self.apart) ** step
+
+    def bars(self, cells: Cells, places: np.ndarray) -> np.ndarray | None:
+        """Distances to the ends of the intervals, as matplotlib's errorbar takes them: (2, cells)."""
+        if self.interval is None:
+            return None
+        low, high = np.array([self.interval(cell) for cell in cells]).T
+        return np.maximum(0.0, [places - low, high - places])
+
+    def set_up(self, drawn: DrawnAxis, words: Sequence[str], values: Sequence[float]) -> None:
+        """Scale, limits, ticks and label; after the data are drawn.
+
+        Args:
+            drawn: matplotlib's.
+            words: the categories of this axis or of the other.
+            values: where something stands.
+        """
+        set_limits = drawn.axes.set_xlim if drawn.axis_name == "x" else drawn.axes.set_ylim
+        if self.categories:
+            drawn.set_ticks(range(len(words)), words)
+            set_limits(-0.5, len(words) - 0.5)
+        elif self.scale == "log":
+            drawn._set_axes_scale("log")
+            ticks = log_ticks(*drawn.get_view_interval())
+            drawn.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+        if self.ticks:
+            ticks = sorted(set(values)) if self.ticks is True else self.ticks
+            drawn.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+        drawn.set_minor_locator(NullLocator())
+        if self.limits:
+            low, high = self.limits
+            set_limits(low, 1.1 * max(values) if high is None else high)
+        drawn.set_label_text(self.label)
+
+
+def of_accuracy(cell: Cell) -> float:
+    """Accuracy, %."""
+    return 100 * cell.point.accuracy
+
+
+def interval_of_accuracy(cell: Cell) -> Interval:
+    """95 %, clustered by video."""
+    return 100 * cell.point.accuracy_low, 100 * cell.point.accuracy_high
+
+
+ACCURACY = Axis("accuracy (%)", of_accuracy, interval_of_accuracy, limits=(0, 104))
+KV_BYTES = Axis(
+    "KV bytes resident (% of full)", lambda c: 100 * c.point.kv_share, scale="log", apart=0.02
+)
+
+
+def over_trait(label: str, trait: str, categories: Sequence[str] = (), **more: object) -> Axis:
+    """An axis of a trait of cells."""
+    return Axis(label, lambda cell: cell[trait], categories=categories, **more)
