@@ -40,6 +40,7 @@ def condition(**changes: Any) -> Condition:
         role="method",
         top_k=1,
         pinned=(),
+        taking="top",
         seed=0,
         selector_config="00000000",
         run_id="0123456789ab",

@@ -209,7 +209,14 @@ def test_the_control_is_named_by_its_file():
         (["levels.low=null"], r"levels=\['high'\]: must be two or more"),
         (["levels.low.ratio=40"], r"levels\.low\.ratio=40: must be at most .*=32; .*swap"),
         (["+levels.mid=8", "+levels.more=8", "top_k=1"], "must have different ratios"),
-        (["+levels.mid={layers:pyramid}"], r"levels\.mid\.ratio=null: chunks cannot be dropped"),
+        (["+levels.mid={layers:pyramid}"], r"levels\.mid\.ratio=null: must be tokens in"),
+        (["levels.high=none", "levels.low=none"], r"chunks can be dropped at one of them only"),
+        (["levels.low=none"], r"levels\.low\.ratio=inf: must be at most .*=32; .*swap"),
+        (
+            ["levels.high=none", "prefill.context=high"],
+            r"context='high': must be one of full, own, low",
+        ),
+        (["selection.taking=best"], r"selection\.taking=best: must be one of top, aks"),
         (["+levels.mid=8", "top_k=1+2+4"], r"top_k=1\+2\+4: .*so give 2"),
         (["top_k=2+4"], "levels are low, high, so give 1"),
         (["+levels.mid=8", "prefill.context=middle"], "must be one of full, own, low, mid, high"),
@@ -359,3 +366,14 @@ def test_the_control_of_fewer_frames_has_a_folder_of_its_own():
 def test_a_k_for_every_task_can_be_given_on_the_command_line():
     tuned = composed("top_k=[2,task]", "selection.top_k_by_task={retrieval: 1, ordering: 4}")
     assert plain(tuned)["selection"]["top_k_by_task"] == {"retrieval": 1, "ordering": 4}
+
+
+def test_a_level_that_drops_chunks():
+    """Only selectors that read the other level fit it."""
+    made = engine(["levels.high=none", "selector=keys", "selection.taking=[aks,gap]"])
+    assert [(level.name, level.ratio) for level in made.settings.levels] == [
+        ("low", 2),
+        ("high", None),
+    ]
+    assert made.levels["high"].dropped and not made.levels["low"].dropped
+    assert made.settings.taking == ("aks", "gap")

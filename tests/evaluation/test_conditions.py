@@ -9,8 +9,10 @@ from x2l.benchmarks.base import Sample
 from x2l.evaluation.conditions import cells, check_samples
 from x2l.runs.condition import from_json, to_json
 from x2l.selectors.attention import AttentionSelector
+from x2l.selectors.calibration import Calibration
 from x2l.selectors.controls import MatchedRandomSelector, RandomSelector, SelectAll, SelectNone
 from x2l.selectors.from_file import FileSelector
+from x2l.selectors.keys import KeysSelector
 from x2l.selectors.oracle import HitRateSelector, OracleSelector
 
 
@@ -134,3 +136,38 @@ def test_a_file_for_more_chunks_than_videos_have_is_an_early_error(tmp_path, ent
         check_samples([sample()], asked, settings())
     check_samples([sample()], asked, settings(frames=256))
     check_samples([sample()], asked, settings(frames=None))
+
+
+def test_every_taking_rule_of_a_selector_that_chooses():
+    selectors = {"r": RandomSelector(), "all": SelectAll(), "m": MatchedRandomSelector("r")}
+    found = conditions(selectors, top_k=(1, 2), taking=("top", "mass:0.5", "top"))
+    assert [(c.selector, c.taking, c.top_k) for c in found] == [
+        *[("r", taking, k) for taking in ("top", "mass:0.5") for k in (1, 2)],
+        ("all", "top", None),
+        *[("m", taking, k) for taking in ("top", "mass:0.5") for k in (1, 2)],
+    ]
+    fewer = conditions({"r": RandomSelector()}, control="fewer_frames", taking=("gap",), top_k=(1,))
+    assert [c.taking for c in fewer] == ["top"]
+
+
+def test_what_does_not_fit_the_run_is_refused_before_anything_is_loaded():
+    dropping = {"levels": levels(2, None)}
+    with pytest.raises(
+        ValueError, match=r"selector\.attention\.level=high: must be a level that keeps KVs"
+    ):
+        conditions({"a": AttentionSelector()}, **dropping)
+    assert conditions({"k": KeysSelector()}, **dropping)
+    found = Calibration("heads.json", "tiny", None, None, None, "needle/test", ((0, 1),), 1)
+    mine = settings().model
+    with pytest.raises(
+        ValueError, match=rf"heads=heads\.json: holds heads of the model tiny, not of {mine}"
+    ):
+        conditions({"k": KeysSelector(((0, 1),), calibration=found)})
+    found = Calibration("heads.json", mine, None, None, None, "needle/test", ((0, 1),), 1)
+    selector = {"k": KeysSelector(((0, 1),), calibration=found)}
+    with pytest.raises(
+        ValueError, match="its heads were found on needle/test, the split that is evaluated"
+    ):
+        conditions(selector, benchmark="needle", split="test")
+    assert conditions(selector, benchmark="needle", split="dev")
+    assert cells(selector, settings(), "", "x2l")  # a video of the user's own

@@ -271,6 +271,7 @@ def _order(condition: Condition) -> tuple[Any, ...]:
         condition.chosen_by,
         order_key(condition.top_k),
         condition.pinned,
+        condition.taking,
         condition.seed,
         repr(condition),
     )

@@ -4,6 +4,7 @@ import gc
 import hashlib
 import json
 import logging
+import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from x2l.benchmarks.base import Benchmark
-from x2l.evaluation.from_config import filled, folder_name, settings_of
+from x2l.evaluation.from_config import DROPPED, filled, folder_name, settings_of
 from x2l.evaluation.settings import ConfigError, Settings, config_errors
 from x2l.runs.run_info import checkpoint_digest
 
@@ -202,7 +203,8 @@ def build_level(level: DictConfig) -> Any:
     codec = build(level.codec) if level.get("codec") else None
     layers = tuple(level.layers) if isinstance(level.layers, ListConfig) else level.layers
     with config_errors():
-        return Level(build(level.compressor), level.ratio, codec, layers)
+        ratio = math.inf if level.ratio == DROPPED else level.ratio
+        return Level(build(level.compressor), ratio, codec, layers)
 
 
 def build(node: DictConfig) -> Any:

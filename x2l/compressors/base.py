@@ -142,7 +142,8 @@ class Level:
 
     Attributes:
         compressor: the method.
-        ratio: tokens in / tokens out, >= 1; 2 keeps half, 32 keeps 1/32. Never the fraction removed.
+        ratio: tokens in / tokens out, >= 1; 2 keeps half, 32 keeps 1/32. Never the fraction removed. Infinite: chunks
+            at this level are dropped, text between their tokens included.
         codec: the form in which its KVs are stored; None = as the model computes them.
         layers: how the budget is spread over layers, see `layer_shares`; None = evenly.
     """
@@ -156,20 +157,25 @@ class Level:
         """Checks the ratio, and the word for layers if it is one.
 
         Raises:
-            ValueError: ratio < 1 or not finite; an unknown word.
+            ValueError: ratio < 1 or NaN; an unknown word.
         """
         if isinstance(self.layers, str):
             layer_shares(self.layers, 1)
-        if not (math.isfinite(self.ratio) and self.ratio >= 1):
+        if not self.ratio >= 1:
             raise ValueError(
-                f"ratio={self.ratio}: must be tokens in / tokens out, a finite number >= 1; "
+                f"ratio={self.ratio}: must be tokens in / tokens out, a number >= 1; "
                 f"to keep a share s of the tokens write ratio=1/s, e.g. 2 to keep half"
             )
 
     @property
+    def dropped(self) -> bool:
+        """Whether chunks at this level are dropped."""
+        return self.ratio == math.inf
+
+    @property
     def even(self) -> bool:
         """Whether all layers and heads keep the same number of KVs."""
-        return self.layers in (None, UNIFORM) and not self.compressor.ragged
+        return self.dropped or self.layers in (None, UNIFORM) and not self.compressor.ragged
 
     def keeps(self, tokens: int, layers: int) -> tuple[int, ...]:
         """KVs that each layer keeps of that many tokens, in all `layers` times what the ratio says.
@@ -177,5 +183,7 @@ class Level:
         Raises:
             ValueError: shares that do not fit the number of layers.
         """
+        if self.dropped:
+            return (0,) * layers
         keep = kept_tokens(tokens, self.ratio)
         return apportioned(layers * keep, layer_shares(self.layers, layers), tokens)

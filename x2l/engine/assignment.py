@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from x2l.engine.kv_store import KVStore
+from x2l.engine.taking import TakingRule, Top, left_out
 from x2l.engine.top_k import budget_of, check_ladder, check_top_k, counts_of, is_budget
 
 
@@ -22,6 +23,8 @@ def assigned(
     full: int,
     pinned: Sequence[str] = (),
     gt: Sequence[int] | None = None,
+    taking: TakingRule | None = None,
+    key: str = "",
 ) -> tuple[str, ...]:
     """A level for every chunk of a pre-filled video.
 
@@ -32,15 +35,36 @@ def assigned(
         full: bytes of its uncompressed cache.
         pinned: `first`, `last`.
         gt: ground-truth chunks; only `gt` needs them.
+        taking: which chunks are taken; None = the most relevant. Those that it leaves are coarsest. Of a ladder it
+            takes as many as all its levels hold, of a budget as many as the most relevant ones would be.
+        key: of the question, for rules that draw.
 
     Raises:
         ValueError: `gt` without ground-truth chunks; see also `by_rank` and `by_bytes`.
     """
     levels = tuple(store.levels)
     if not is_budget(top_k):
-        return by_rank(relevance, counts_of(top_k, levels, gt), levels, pinned)
+        counts = counts_of(top_k, levels, gt)
+        return by_rank(_left(relevance, taking, sum(counts), pinned, key), counts, levels, pinned)
     sizes = {level: store.nbytes(level) for level in levels}
-    return by_bytes(relevance, sizes, budget_of(top_k, full) - store.prefix.nbytes, levels, pinned)
+    budget = budget_of(top_k, full) - store.prefix.nbytes
+    assignment = by_bytes(relevance, sizes, budget, levels, pinned)
+    always = select(relevance, 0, pinned)
+    count = sum(level != levels[-1] for i, level in enumerate(assignment) if i not in always)
+    left = _left(relevance, taking, count, pinned, key)
+    return assignment if left is relevance else by_bytes(left, sizes, budget, levels, pinned)
+
+
+def _left(
+    relevance: Tensor, taking: TakingRule | None, count: int, pinned: Sequence[str], key: str
+) -> Tensor:
+    """The relevance, -inf for chunks that a rule does not take."""
+    if taking is None or isinstance(taking, Top):
+        return relevance
+    always = select(relevance.new_full(relevance.shape, -math.inf), 0, pinned)
+    left = relevance.clone()
+    left[left_out(relevance.tolist(), taking, count, always, key)] = -math.inf
+    return left
 
 
 def select(relevance: Tensor, top_k: int, pinned: Sequence[str] = ()) -> tuple[int, ...]:
@@ -176,8 +200,8 @@ def _steps(
         weight = 1.0 if most == least or score == math.inf else (score - least) / (most - least)
         for rank in reversed(range(len(levels) - 1)):
             after, before = nbytes[levels[rank]][index], nbytes[levels[rank + 1]][index]
-            density = (
-                weight * math.log(after / before) / (after - before) if after > before else math.inf
-            )
+            # A chunk that was dropped took nothing: as one that took a byte.
+            worth_of = math.log(after / max(before, 1)) if after > before else 0.0
+            density = weight * worth_of / (after - before) if after > before else math.inf
             worth[index, rank] = score == math.inf, density
     return sorted(worth, key=lambda step: (*(-value for value in worth[step]), -step[1], step[0]))

@@ -7,6 +7,7 @@ over several devices, KVs of a layer go to the device of that layer, which is wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -94,17 +95,18 @@ class KVStore:
     def kept(self, level: str) -> tuple[int, ...]:
         """Visual tokens kept of each chunk, mean over layers and heads, which is a whole number.
 
-        Text inside a chunk is always kept and not counted.
+        Text inside a chunk is kept with it and not counted.
         """
         heads = sum(layer.keys.shape[1] for layer in self.prefix.layers)  # of all layers
         return tuple(
-            kv.kv_count // heads - (chunk.tokens - chunk.visual_tokens)
+            max(kv.kv_count // heads - (chunk.tokens - chunk.visual_tokens), 0)
             for kv, chunk in zip(self.levels[level], self.prompt.chunks, strict=True)
         )
 
     def measured_ratio(self, level: str) -> float:
-        """Visual tokens in / visual tokens out that was really obtained."""
-        return sum(chunk.visual_tokens for chunk in self.prompt.chunks) / sum(self.kept(level))
+        """Visual tokens in / visual tokens out that was really obtained; infinite where chunks are dropped."""
+        kept = sum(self.kept(level))
+        return sum(c.visual_tokens for c in self.prompt.chunks) / kept if kept else math.inf
 
     def nbytes(self, level: str) -> tuple[int, ...]:
         """Bytes of keys and values of each chunk, as stored."""

@@ -17,7 +17,7 @@ from x2l.compressors.stored_forms import Interleaved, Ragged, by_head, interleav
 from x2l.engine.context_length import check_video
 from x2l.engine.flops import decoder_flops
 from x2l.engine.host_copy import copies_done, to_host
-from x2l.engine.kv_store import POSITIONS, KVStore
+from x2l.engine.kv_store import POSITIONS, KVStore, nothing_of
 from x2l.engine.meter import Meter
 from x2l.kv import KV, LayerKV, StoredKV, StoredLayer
 from x2l.models.attention import AttentionCapture
@@ -38,6 +38,11 @@ def check_prefill(levels: Mapping[str, Level], context: str, positions: str) -> 
         raise ValueError(
             f"prefill.context={context!r}: must be full, own, or one of the levels, {list(levels)}"
         )
+    if context not in ("full", "own", *_kept(levels)):
+        raise ValueError(
+            f"prefill.context={context!r}: chunks are dropped at this level; use full, own or one of "
+            f"{list(_kept(levels))}"
+        )
     uneven = [name for name, level in levels.items() if not level.even]
     if positions == "compact" and uneven:
         raise ValueError(
@@ -53,7 +58,7 @@ def check_budgets(levels: Mapping[str, Level], prompt: Prompt, shape: ModelShape
         ValueError: a window, a sink or a group does not fit; names method, field, value, rule and remedy.
     """
     chunks = sorted({chunk.visual_tokens for chunk in prompt.chunks})
-    for level in levels.values():
+    for level in _kept(levels).values():
         for tokens in chunks:
             for keep in sorted(set(level.keeps(tokens, shape.layers))):
                 if keep < tokens:
@@ -95,9 +100,10 @@ def prefill(
     check_prefill(levels, context, positions)
     check_budgets(levels, prompt, model.shape)
     meter = meter or Meter(model.device)
-    contexts = {context: levels}
+    kept = _kept(levels)
+    contexts = {context: kept}
     if context == "own":
-        contexts = {name: {name: level} for name, level in levels.items()}
+        contexts = {name: {name: level} for name, level in kept.items()}
     coarsest = tuple(levels)[-1]
     _check_length(model, prompt, contexts, positions, coarsest)
     passes = [
@@ -119,14 +125,21 @@ def prefill(
             progress(chunk.index + 1, len(prompt.chunks))
     with meter.stage("compression"):
         copies_done()
+    stored = {name: tuple(kvs) for of in passes for name, kvs in of.stored.items()}
+    dropped = (nothing_of(passes[0].prefix),) * len(prompt.chunks)
     return KVStore(
         prompt=replace(prompt, visual={}),
         prefix=passes[0].prefix,
-        levels={name: tuple(kvs) for of in passes for name, kvs in of.stored.items()},
+        levels={name: stored.get(name, dropped) for name in levels},
         positions=positions,
         step_embeds=torch.cat(embeds),
         step_chunk=tuple(owner),
     )
+
+
+def _kept(levels: Mapping[str, Level]) -> dict[str, Level]:
+    """Levels that keep KVs; nothing is computed for others."""
+    return {name: level for name, level in levels.items() if not level.dropped}
 
 
 def _check_length(

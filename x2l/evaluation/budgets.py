@@ -65,7 +65,9 @@ def budget_tokens(
     """
     tokens = prompt.prefix
     for chunk, level in _assigned(model, prompt, levels, top_k, pinned):
-        tokens += chunk.tokens - chunk.visual_tokens + kept_tokens(chunk.visual_tokens, level.ratio)
+        if not level.dropped:
+            text = chunk.tokens - chunk.visual_tokens
+            tokens += text + kept_tokens(chunk.visual_tokens, level.ratio)
     return tokens
 
 
@@ -88,8 +90,9 @@ def budget_bytes(
     text = prompt.prefix
     visual = Counter[tuple[Level, int]]()
     for chunk, level in _assigned(model, prompt, levels, top_k, pinned):
-        text += chunk.tokens - chunk.visual_tokens
-        visual[level, chunk.visual_tokens] += 1
+        if not level.dropped:
+            text += chunk.tokens - chunk.visual_tokens
+            visual[level, chunk.visual_tokens] += 1
     stored = sum(_stored(model, *kind) * times for kind, times in visual.items())
     return kv_bytes(model.shape, text) + stored
 
@@ -105,13 +108,19 @@ def _assigned(
     order = -torch.arange(len(chunks), dtype=torch.float32)
     names = tuple(levels)
     if is_budget(top_k):
-        text = [chunk.tokens - chunk.visual_tokens for chunk in chunks]
         counts = {chunk.visual_tokens for chunk in chunks}
         sizes = {(n, count): _stored(model, levels[n], count) for n in names for count in counts}
-        visual = {n: [sizes[n, chunk.visual_tokens] for chunk in chunks] for n in names}
+        text = [kv_bytes(model.shape, chunk.tokens - chunk.visual_tokens) for chunk in chunks]
+        nbytes = {
+            n: [
+                0 if levels[n].dropped else sizes[n, chunk.visual_tokens] + of_text
+                for chunk, of_text in zip(chunks, text, strict=True)
+            ]
+            for n in names
+        }
         full = kv_bytes(model.shape, prompt.tokens)
-        left = budget_of(top_k, full) - kv_bytes(model.shape, prompt.prefix + sum(text))
-        assignment = by_bytes(order, visual, left, names, pinned)
+        left = budget_of(top_k, full) - kv_bytes(model.shape, prompt.prefix)
+        assignment = by_bytes(order, nbytes, left, names, pinned)
     else:
         assignment = by_rank(order, counts_of(top_k, names), names, pinned)
     return [(chunk, levels[name]) for chunk, name in zip(chunks, assignment, strict=True)]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from x2l.benchmarks.base import Sample
+from x2l.engine.taking import TOP
 from x2l.engine.top_k import GT, TASK
 from x2l.evaluation.settings import Settings
 from x2l.runs.condition import Condition
@@ -43,7 +44,7 @@ def cells(
     benchmark: str = "",
     protocol: str = "",
 ) -> tuple[Cell, ...]:
-    """Every (selector, top_k) of a run, each once, in the order given.
+    """Every (selector, taking rule, top_k) of a run, each once, in the order given.
 
     The control `fewer_frames` has one cell a top_k, whatever the selectors: only the number of re-loaded chunks counts.
 
@@ -72,6 +73,7 @@ def cells(
         top_k: int | str | None,
         pinned: tuple[str, ...],
         matched_to: Cell | None = None,
+        taking: str = TOP,
     ) -> Cell:
         condition = Condition(
             model=settings.model,
@@ -90,6 +92,7 @@ def cells(
             role=_role(selector, top_k, matched_to),
             top_k=top_k,
             pinned=pinned,
+            taking=taking,
             seed=settings.seed,
             selector_config=config,
             run_id=settings.run_id,
@@ -106,13 +109,19 @@ def cells(
         elif _single_level(selector, settings) is not None:
             groups[name] = [cell(name, selector, config, None, ())]
         else:
-            groups[name] = [cell(name, selector, config, k, settings.pinned) for k in top_ks]
+            groups[name] = [
+                cell(name, selector, config, k, settings.pinned, taking=taking)
+                for taking in ((TOP,) if settings.fewer_frames else dict.fromkeys(settings.taking))
+                for k in top_ks
+            ]
     for name, selector in selectors.items():
         if isinstance(selector, MatchedRandomSelector):
             for other in _partners(name, selector, groups, settings):
                 partner = other.condition  # what it is belongs to the settings of its match
                 config = _short(f"{selector!r} {partner.selector_config} {partner.pinned}")
-                groups[name].append(cell(name, selector, config, partner.top_k, (), other))
+                groups[name].append(
+                    cell(name, selector, config, partner.top_k, (), other, partner.taking)
+                )
     return tuple(cell for group in groups.values() for cell in group)
 
 

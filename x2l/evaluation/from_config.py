@@ -18,17 +18,19 @@ from x2l.evaluation.settings import (
 from x2l.runs.condition import LevelSpec, methods_label
 from x2l.runs.run_info import identity
 
+DROPPED = "none"  # the ratio of a level whose chunks are dropped
 ASSETS = Path(__file__).parents[1] / "models"
 
 
 def filled(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values with every level whole, finest first.
 
-    A level may be just its ratio (`+levels.mid=8`); what it does not say of its compressor and codec is what
-    `compressor=` and `codec=` say for all. One that is null is none, so that a sweep can have both.
+    A level may be just its ratio (`+levels.mid=8`), `none` where its chunks are dropped; what it does not say of its
+    compressor and codec is what `compressor=` and `codec=` say for all. One that is null is no level, so that a sweep
+    can have both.
 
     Raises:
-        ConfigError: a level has a setting that levels do not have.
+        ConfigError: a level has a setting that levels do not have, or no ratio.
     """
     defaults = {"ratio": None, "compressor": values["compressor"], "codec": values["codec"]}
     defaults["layers"] = None
@@ -41,6 +43,11 @@ def filled(values: Mapping[str, Any]) -> dict[str, Any]:
                     f"levels.{name}.{unknown[0]}: is no setting of a level; there are {', '.join(defaults)}"
                 )
             levels[str(name)] = {**defaults, **settings}
+            if levels[str(name)]["ratio"] is None:
+                raise ConfigError(
+                    f"levels.{name}.ratio=null: must be tokens in / tokens out, or none to drop its chunks; "
+                    f"levels.{name}=null is no such level"
+                )
     finest_first = sorted(levels.items(), key=lambda level: _order(level[1]["ratio"]))
     return {**values, "levels": dict(finest_first)}
 
@@ -59,7 +66,7 @@ def folder_name(values: Mapping[str, Any], choices: Mapping[str, Any]) -> str:
     """
     levels = _levels(values, choices)
     name = methods_label(levels)
-    ratios = "-".join(f"{level.ratio}x" for level in levels)
+    ratios = "-".join("dropped" if e.ratio is None else f"{e.ratio}x" for e in levels)
     if values["control"]["fewer_frames"]:
         name = f"{FEWER_FRAMES}-{name}"
     if shard := values["benchmark"].get("shard"):  # the shards of one run lie side by side
@@ -107,6 +114,7 @@ def settings_of(
         selectors=tuple(values.get("selector") or ()),  # selector=[] leaves no such key
         top_k=_tuple(values["top_k"]),
         pinned=_tuple(selection["pinned"]),
+        taking=_tuple(selection["taking"]),
         max_new_tokens=values["max_new_tokens"],
         limit=values["limit"],
         seed=values["seed"],
@@ -166,7 +174,7 @@ def _levels(values: Mapping[str, Any], choices: Mapping[str, Any]) -> tuple[Leve
     return tuple(
         LevelSpec(
             name,
-            level["ratio"],
+            None if level["ratio"] == DROPPED else level["ratio"],
             _compressor_name(choices, name),
             str(choices.get(f"codec@levels.{name}.codec", choices.get("codec", "none"))),
             _layers_name(level["layers"]),

@@ -9,6 +9,7 @@ from x2l.compressors.base import Level
 from x2l.engine.disk_cache.cache import PrefillCache
 from x2l.engine.flops import answer_flops
 from x2l.engine.stages import QUESTION_STAGES
+from x2l.engine.taking import TOP, taking_rule
 from x2l.evaluation.session import Session, open_session
 from x2l.evaluation.settings import config_errors
 from x2l.models.interface import VideoModel
@@ -93,6 +94,8 @@ def answer(
     top_k: int | str = 2,
     pinned: Sequence[str] = (),
     max_new_tokens: int = 128,
+    taking: str = TOP,
+    seed: int = 0,
 ) -> Reply:
     """Answers one question from the pre-fill: rates the chunks, re-loads the most relevant ones, decodes greedily.
 
@@ -103,6 +106,8 @@ def answer(
         top_k: chunks re-loaded at the finest level, a ladder such as `2+4`, or a budget such as `12%` or `64MB`.
         pinned: `first`, `last`: chunks always re-loaded.
         max_new_tokens: at most that many tokens.
+        taking: which of the rated chunks are taken, e.g. `gumbel:0.8`; see `engine/taking.py`.
+        seed: of rules that draw.
 
     Raises:
         ConfigError: a question that cannot be asked, or a top_k that cannot work.
@@ -113,7 +118,8 @@ def answer(
     query = Query(tokens, question, text=question, video=session.path)
     rating = session.rate(selector.name, selector, query)
     with config_errors():
-        assignment = session.assign(rating.relevance, top_k, pinned)
+        rule = taking_rule(taking, seed, "taking")
+        assignment = session.assign(rating.relevance, top_k, pinned, taking=rule, key=question)
     decoding = session.decode(tokens, assignment, max_new_tokens)
     said, meters = decoding.answer, (rating.meter, decoding.meter)
     generated = len(said.token_ids)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from x2l.benchmarks.base import Benchmark, Sample
 from x2l.engine.assignment import select_bytes
 from x2l.engine.ground_truth import truth_scores
+from x2l.engine.taking import taking_rule
 from x2l.engine.top_k import TASK
 from x2l.evaluation.conditions import Cell
 from x2l.evaluation.session import Decoding, Rating, Session
@@ -87,15 +88,23 @@ class PrefilledQuestion:
             budget = sum(sizes[i] for i, level in enumerate(partner) if level == store.finest)
             return store.reloading(select_bytes(relevance, sizes, budget))
         top_k = method_top_k(cell, self.sample, self.settings.top_k_by_task)
-        return self.session.assign(relevance, top_k, cell.condition.pinned, self.gt)
+        condition = cell.condition
+        taking = taking_rule(condition.taking, condition.seed)
+        return self.session.assign(
+            relevance, top_k, condition.pinned, self.gt, taking, self._draws_key
+        )
+
+    @property
+    def _draws_key(self) -> str:
+        """The tries of one question share their draws: a hit is a hit in all of them."""
+        return self.benchmark.group(self.sample) or self.sample.id
 
     def _rating(self, cell: Cell) -> Rating:
         name, sample = cell.condition.selector, self.sample
         if name not in self._ratings:
             query = Query(
                 self.question,
-                # The tries of one question share their draws: a hit is a hit in all of them.
-                self.benchmark.group(sample) or sample.id,
+                self._draws_key,
                 sample.spans,
                 text=sample.question,
                 choices=sample.choices,

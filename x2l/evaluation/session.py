@@ -19,6 +19,7 @@ from x2l.engine.flops import kv_bytes
 from x2l.engine.kv_store import KVStore
 from x2l.engine.meter import Meter
 from x2l.engine.prefill import check_budgets, check_prefill, prefill
+from x2l.engine.taking import TakingRule
 from x2l.evaluation.progress import Progress
 from x2l.evaluation.settings import ConfigError, config_errors
 from x2l.models.interface import VideoModel
@@ -137,9 +138,11 @@ class Session:
         top_k: int | str,
         pinned: Sequence[str] = (),
         gt: Sequence[int] | None = None,
+        taking: TakingRule | None = None,
+        key: str = "",
     ) -> tuple[str, ...]:
         """A level for every chunk, see `assignment.assigned`; of a short video no more chunks than there are."""
-        return assigned(relevance, top_k, self.store, self.kv_bytes_full, pinned, gt)
+        return assigned(relevance, top_k, self.store, self.kv_bytes_full, pinned, gt, taking, key)
 
     def decode(
         self, question: Question, assignment: Sequence[str], max_new_tokens: int

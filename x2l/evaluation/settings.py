@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from x2l import UserError
+from x2l.engine.taking import TOP, taking_rule
 from x2l.engine.top_k import check_top_k
 from x2l.runs.condition import LevelSpec
 
@@ -55,6 +56,7 @@ class Settings:
         prefill_cache_gb: all that is kept there may take, 10^9 bytes each.
         levels: finest to coarsest.
         control: what stands in for the method, by the name of its configuration; None = the method itself.
+        taking: rules by which chunks are taken of those rated, see `engine/taking.py`.
 
     Raises:
         ValueError: a value that cannot work, as `field=value: rule; remedy`.
@@ -84,6 +86,7 @@ class Settings:
     top_k_by_task: Mapping[str, int] = field(default_factory=dict)
     tuned_on: str | None = None
     control: str | None = None
+    taking: tuple[str, ...] = (TOP,)
     prefill_cache: str | None = None
     prefill_cache_gb: float = 20
 
@@ -110,13 +113,18 @@ class Settings:
         _one_of("video.reader", self.reader, READERS)
         _one_of("model.positions", self.model_positions, POSITION_RULES)
         _one_of("model.dtype", self.dtype, DTYPES)
-        _one_of("prefill.context", self.context, (*CONTEXTS, *self.level_names))
+        keeping = [level.name for level in self.levels if level.ratio is not None]
+        _one_of("prefill.context", self.context, (*CONTEXTS, *keeping))
         _one_of("prefill.positions", self.positions, POSITIONS)
         self._check_cache()
         if not self.selectors:
             raise ValueError("selector=[]: must name at least one; e.g. selector=attention")
         if not self.top_k:
             raise ValueError("top_k=[]: must name at least one number of chunks; e.g. top_k=1")
+        if not self.taking:
+            raise ValueError("selection.taking=[]: must name at least one rule; e.g. top")
+        for taking in self.taking:
+            taking_rule(taking)
         self._check_tuning()
         self._check_top_k(None)
 
@@ -128,16 +136,17 @@ class Settings:
                 raise ValueError(
                     f"{field}: must be named by a word, and not full or own, which prefill.context= means otherwise"
                 )
-            if level.ratio is None:
-                raise ValueError(
-                    f"{field}.ratio=null: chunks cannot be dropped yet; give a ratio, or {field}=null for no such level"
-                )
-            if not (_number(level.ratio) and level.ratio >= 1):
+            if level.ratio is not None and not (_number(level.ratio) and level.ratio >= 1):
                 raise ValueError(
                     f"{field}.ratio={level.ratio}: must be tokens in / tokens out, at least 1; "
                     "to keep a share s of the tokens write 1/s, e.g. 2 to keep half"
                 )
-        ratios = {level.name: level.ratio or 0 for level in self.levels}
+        ratios = {level.name: level.ratio or math.inf for level in self.levels}
+        if sum(level.ratio is None for level in self.levels) > 1:
+            raise ValueError(
+                f"levels={list(ratios)}: chunks can be dropped at one of them only; give another a ratio, or null for "
+                "no such level"
+            )
         if len(ratios) < 2:
             raise ValueError(
                 f"levels={list(ratios)}: must be two or more; where all chunks are to have one, add another and choose "

@@ -21,7 +21,7 @@ from x2l.models.interface import VideoModel
 from x2l.models.out_of_memory import MemoryAdvice, MemoryShortage, reading_explained
 from x2l.models.prompt import Chunk, Prompt
 from x2l.runs.out_of_memory_log import OutOfMemory
-from x2l.runs.records import Record, VideoPart
+from x2l.runs.records import Record, VideoPart, finite
 from x2l.selectors.base import ChunkSelector
 from x2l.video import Frames, read_frames
 
@@ -148,7 +148,9 @@ def video_part(
         frames_sampled=video.count,
         duration=float(video.frames.duration),
         kept={name: store.kept(level) for name, level in stored_as.items()},
-        measured_ratio={name: store.measured_ratio(level) for name, level in stored_as.items()},
+        measured_ratio={
+            name: finite(store.measured_ratio(level)) for name, level in stored_as.items()
+        },
         kv_bytes_host=store.nbytes_host,
         kv_bytes_full=video.kv_bytes_full,
         flops={stage: meter.flops[stage] for stage in PREFILL_STAGES},

@@ -80,6 +80,7 @@ class Condition:
         role: of the selector at this top_k; a method at a bound's number of chunks is a bound.
         top_k: chunks re-loaded, a ladder or a budget, see `engine/top_k.py`; None with `single_level`.
         pinned: chunks always re-loaded.
+        taking: which of the rated chunks are taken, see `engine/taking.py`; `top` where none are chosen.
         selector_config: short hash of the selector's settings.
         run_id: hash of the configuration, so that what no other field says still tells two cells apart.
     """
@@ -100,6 +101,7 @@ class Condition:
     role: Role = _field(None)
     top_k: int | str | None = _field("k={}", choice=True)
     pinned: tuple[str, ...] = _field("pinned {}", choice=True)
+    taking: str = _field("taking {}", choice=True)
     seed: int = _field("seed {}", choice=True)
     selector_config: str = _field("settings {}", choice=True, last_resort=True)
     run_id: str = _field("run {}", last_resort=True)

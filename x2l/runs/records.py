@@ -36,7 +36,7 @@ class VideoPart:
         frames_sampled: of this video; a short one has fewer than asked for.
         duration: seconds.
         kept: level -> KVs kept of each chunk, mean over layers and heads.
-        measured_ratio: level -> visual tokens in / out that was really obtained.
+        measured_ratio: level -> visual tokens in / out that was really obtained; None where chunks are dropped.
         kv_bytes_host: KVs of all levels that wait on the host.
         kv_bytes_full: of the same prompt without any compression.
         flops: of the video's stages.
@@ -52,7 +52,7 @@ class VideoPart:
     frames_sampled: int
     duration: float
     kept: Mapping[str, tuple[int, ...]]
-    measured_ratio: Mapping[str, float]
+    measured_ratio: Mapping[str, float | None]
     kv_bytes_host: int
     kv_bytes_full: int
     flops: Mapping[str, int] = _by_stage(*PREFILL_STAGES)

@@ -178,7 +178,12 @@ def _cell(made: Engine) -> Cell:
     settings = made.settings
     if settings.fewer_frames:
         raise ConfigError("control=fewer_frames: is for benchmarks; leave it out here")
-    for field, values in (("selector", settings.selectors), ("top_k", settings.top_k)):
+    choices = {
+        "selector": settings.selectors,
+        "top_k": settings.top_k,
+        "selection.taking": settings.taking,
+    }
+    for field, values in choices.items():
         if len(values) != 1:
             raise ConfigError(
                 f"{field}={list(values)}: x2l-ask answers with one; choose, e.g. {field}={values[0]}"

@@ -86,7 +86,8 @@ class OwnVideo:
         facts, cell, most = self.facts, self.cell, self.settings.max_new_tokens
         top_k, pinned = cell.condition.top_k or 0, cell.condition.pinned
         with self.advice.explained(f"answering about {facts.path}", facts.frames):
-            return answer(self.session, text, cell.selector, top_k, pinned, most)
+            taking, seed = cell.condition.taking, cell.condition.seed
+            return answer(self.session, text, cell.selector, top_k, pinned, most, taking, seed)
 
 
 def open_video(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from x2l.cli.ask.clock import clock, is_fine, merged
 from x2l.cli.ask.own_video import OwnVideo
+from x2l.engine.taking import TOP
 from x2l.evaluation.library import Reply
 from x2l.evaluation.settings import Settings
 from x2l.runs.records import finite
@@ -90,6 +91,7 @@ def reply_json(video: OwnVideo, reply: Reply) -> dict[str, Any]:
         "selector": condition.selector,
         "top_k": condition.top_k,
         "pinned": list(condition.pinned),
+        "taking": condition.taking,
     }
     return {
         "question": reply.question,
@@ -195,6 +197,7 @@ def _settings_text(video: OwnVideo) -> str:
     choice = condition.selector
     choice += "" if condition.top_k is None else f" top_k={condition.top_k}"
     choice += f" pinned {'+'.join(condition.pinned)}" if condition.pinned else ""
+    choice += "" if condition.taking == TOP else f" taking {condition.taking}"
     return "; ".join(
         (
             f"{settings.model} {settings.dtype} on {video.session.model.device}",
