@@ -255,7 +255,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{name}, {'random weights' if given.random_weights else node.name_or_path}, {node.dtype}, {base}, "
         f"{weights / 1e9:.1f} GB of weights, {machine}, commit {info.commit}{' (changed)' if info.dirty else ''}\n"
         f"{methods_label(used.settings.levels)}, context {used.settings.context}, "
-        f"{used.settings.chunk_frames} frames a chunk, frames of {given.size[0]} x {given.size[1]}, {given.new_tokens} new tokens\n\n"
+        f"{used.settings.chunk_frames} frames a chunk, frames of {given.size[0]} x {given.size[1]}, "
+        f"{given.new_tokens} new tokens\n\n"
         f"frames  tokens {'':22s}" + "".join(f" {column:>11s}" for column in COLUMNS)
     )
     warm = pictures(2 * used.settings.chunk_frames, given.size)
