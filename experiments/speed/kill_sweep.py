@@ -19,21 +19,29 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from x2l.cli import run
+from x2l.cli import compose, run
+from x2l.runs import condition
 from x2l.runs.job_status import read_status
-from x2l.runs.records import RECORDS, Record, RecordWriter, deterministic, load, read_json_lines
+from x2l.runs.records import (
+    RECORDS,
+    Record,
+    RecordKey,
+    RecordWriter,
+    deterministic,
+    load,
+    read_json_lines,
+)
 from x2l.runs.run_info import processor_name, write_json
 from x2l.runs.sweep_status import find_runs, jobs
 
 SWEEP = ["compressor=key_norm,tome", "levels.high.ratio=8,32", "selector=[none,oracle,random]"]
 SWEEP += ["top_k=[1,2]", "benchmark.videos=16", "benchmark.seconds=64", "max_new_tokens=4"]
-Key = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,8 @@ def sweep(folder: Path, overrides: Sequence[str], report: int) -> None:
 
     def reported(self: RecordWriter, record: Record) -> None:
         append(self, record)
-        os.write(report, (json.dumps(record.key) + "\n").encode())
+        of_key = condition.to_json(record.condition) | {"sample_id": record.question.sample_id}
+        os.write(report, (json.dumps(of_key) + "\n").encode())
 
     RecordWriter.append = reported  # type: ignore[method-assign]
     sys.argv = ["x2l", "-m", *overrides, "tracker=none", f"hydra.sweep.dir={folder}"]
@@ -98,10 +107,15 @@ def child(folder: Path, overrides: Sequence[str]) -> Iterator[tuple[int, int]]:
         os.close(read)
 
 
-def everything(pipe: int) -> list[Key]:
+def everything(pipe: int) -> list[RecordKey]:
     """The keys that an ended child has reported."""
     with os.fdopen(os.dup(pipe)) as lines:
-        return [tuple(json.loads(line)) for line in lines]
+        return [key_of(json.loads(line)) for line in lines]
+
+
+def key_of(values: Mapping[str, Any]) -> RecordKey:
+    """The key in a record's line, or in a report of it."""
+    return condition.from_json(values), values["sample_id"]
 
 
 def uncut(folder: Path, overrides: Sequence[str]) -> tuple[float, float]:
@@ -123,18 +137,16 @@ def prepare(overrides: Sequence[str]) -> None:
 
     load("x2l_tiny")
     own = [override for override in overrides if override.startswith("benchmark.")]
-    run.build_benchmark(run.composed(own)).prepare()
+    compose.build_benchmark(compose.composed(own)).prepare()
 
 
-def keys(folder: Path) -> list[Key]:
+def keys(folder: Path) -> list[RecordKey]:
     """The keys of all whole lines of a sweep, as often as they are there."""
-    found = []
-    for run_folder in find_runs([folder]):
-        for _, values in read_json_lines(run_folder / RECORDS):
-            names = ("run_id", "sample_id", "selector", "selector_config", "top_k", "pinned")
-            *first, top_k, pinned = (values[name] for name in names)
-            found.append((*first, str(top_k), "+".join(pinned)))
-    return found
+    return [
+        key_of(values)
+        for run_folder in find_runs([folder])
+        for _, values in read_json_lines(run_folder / RECORDS)
+    ]
 
 
 def torn(folder: Path) -> int:
@@ -153,7 +165,9 @@ def differing(folder: Path, whole: Path) -> int:
     return sum(mine.get(key) != theirs.get(key) for key in mine.keys() | theirs.keys())
 
 
-def found_after(folder: Path, seconds: float, new: Sequence[Key], ever: set[Key]) -> Kill:
+def found_after(
+    folder: Path, seconds: float, new: Sequence[RecordKey], ever: set[RecordKey]
+) -> Kill:
     """What a kill has left behind; `ever` are the records reported by all children of this sweep."""
     there = Counter(keys(folder))
     status = {one: read_status(one) or {} for one in find_runs([folder])}
@@ -186,7 +200,7 @@ def kills(folder: Path, overrides: Sequence[str], number: int, seed: int) -> dic
     print(f"uncut: {len(keys(folder / 'uncut'))} records in {last:.1f} s, the first in {first:.1f}")
     found: list[Kill] = []
     compared: list[int] = []
-    ever: set[Key] = set()
+    ever: set[RecordKey] = set()
     place = folder / "killed-0"
     while len(found) < number:
         delay = draw.uniform(0, first + (last - first) / 4)

@@ -33,6 +33,7 @@ from x2l.models.attention import register
 from x2l.models.checkpoint import PACKAGED, locate, overridden, read_config, read_processor
 from x2l.models.huggingface import HFVideoModel
 from x2l.models.out_of_memory import is_out_of_memory
+from x2l.runs.condition import methods_label
 from x2l.runs.run_info import describe, processor_name
 from x2l.video import Frames
 
@@ -253,8 +254,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(
         f"{name}, {'random weights' if given.random_weights else node.name_or_path}, {node.dtype}, {base}, "
         f"{weights / 1e9:.1f} GB of weights, {machine}, commit {info.commit}{' (changed)' if info.dirty else ''}\n"
-        f"{used.settings.compressor}, context {used.settings.context}, {used.settings.chunk_frames} frames a chunk, "
-        f"frames of {given.size[0]} x {given.size[1]}, {given.new_tokens} new tokens\n\n"
+        f"{methods_label(used.settings.levels)}, context {used.settings.context}, "
+        f"{used.settings.chunk_frames} frames a chunk, frames of {given.size[0]} x {given.size[1]}, "
+        f"{given.new_tokens} new tokens\n\n"
         f"frames  tokens {'':22s}" + "".join(f" {column:>11s}" for column in COLUMNS)
     )
     warm = pictures(2 * used.settings.chunk_frames, given.size)

@@ -47,13 +47,15 @@ def distinct(records, kind):
     seen, totals = set(), dict.fromkeys(("read", "load", *STAGES), 0)
     for r in records:
         whose = {
-            **dict.fromkeys(("read", "load", *STAGES), r.video_id),
-            "selection": (r.sample_id, r.selector),
-            **dict.fromkeys(("reload", "decode"), (r.sample_id, r.selected)),
+            **dict.fromkeys(("read", "load", *STAGES), r.video.video_id),
+            "selection": (r.question.sample_id, r.condition.selector),
+            **dict.fromkeys(("reload", "decode"), (r.question.sample_id, r.selected)),
         }
+        by_stage = r.seconds if kind == "seconds" else r.flops
         for stage, owner in whose.items():
-            name = "seconds_prefill_load" if stage == "load" else f"{kind}_{stage}"
-            value = getattr(r, name, None) if stage != "load" or kind == "seconds" else None
+            value = by_stage.get(stage)
+            if stage == "load" and kind == "seconds":
+                value = r.video.seconds_prefill_load
             if value is not None and (stage, owner) not in seen:
                 seen.add((stage, owner))
                 totals[stage] += value
@@ -74,7 +76,7 @@ def measured(made, benchmark, model, folder, selectors, top_k, cache=None):
     seconds, wall = time.perf_counter() - start, _wall() - started
     assert done.added == done.expected and not done.errors
     records = load(folder)
-    decodings = len({(r.sample_id, r.selected) for r in records})
+    decodings = len({(r.question.sample_id, r.selected) for r in records})
     return {
         "seconds": seconds,
         "wall": wall,
@@ -83,7 +85,9 @@ def measured(made, benchmark, model, folder, selectors, top_k, cache=None):
         "by_stage": distinct(records, "seconds"),
         "flops": distinct(records, "flops"),
         "prefill_load": [
-            r.seconds_prefill_load for r in records if r.seconds_prefill_load is not None
+            r.video.seconds_prefill_load
+            for r in records
+            if r.video.seconds_prefill_load is not None
         ],
     }
 

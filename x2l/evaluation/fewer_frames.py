@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -27,14 +28,13 @@ from x2l.evaluation.settings import Settings
 from x2l.evaluation.video import (
     Questions,
     SampledVideo,
-    doing,
-    out_of_memory,
+    answered,
     read_video,
     truth,
     video_part,
 )
 from x2l.models.interface import VideoModel
-from x2l.models.out_of_memory import MemoryAdvice, MemoryShortage
+from x2l.models.out_of_memory import MemoryAdvice
 from x2l.models.prompt import Prompt
 from x2l.runs.out_of_memory_log import OutOfMemory
 from x2l.runs.records import Record, SelectionPart, VideoPart
@@ -76,15 +76,9 @@ def answer_with_fewer_frames(
         del frames, prompt
         part = video_part(video, session, dict.fromkeys(levels, name), budget, count)
         for sample, cell in same_budget:
-            try:
-                with advice.explained(doing(sample, cell), count):
-                    gt = truth(video.prompt.chunks, sample)
-                    result: Record | OutOfMemory = _record(
-                        session, part, benchmark, settings, sample, cell, gt
-                    )
-            except MemoryShortage as error:
-                result = out_of_memory(error, sample, cell, str(model.device))
-            yield result
+            gt = truth(video.prompt.chunks, sample)
+            record = partial(_record, session, part, benchmark, settings, sample, cell, gt)
+            yield answered(record, advice, count, sample, cell, str(model.device))
 
 
 def _record(
@@ -112,8 +106,13 @@ def _record(
         seconds={"retrieval": 0.0, "selection": 0.0},
     )
     decoding = session.decode(question, assignment, settings.max_new_tokens)
-    asked = question_part(benchmark, sample, gt)
-    return Record(cell.condition, video, asked, selection, answer_part(benchmark, sample, decoding))
+    return Record(
+        condition=cell.condition,
+        video=video,
+        question=question_part(benchmark, sample, gt),
+        selection=selection,
+        answer=answer_part(benchmark, sample, decoding),
+    )
 
 
 def _by_budget(

@@ -231,16 +231,12 @@ class _Loop:
                 questions = list(group)
                 try:
                     for result in answer(
-                        model,
-                        self.benchmark,
-                        settings,
-                        self.levels,
-                        questions,
-                        self.cache,
+                        model, self.benchmark, settings, self.levels, questions, self.cache
                     ):
                         if isinstance(result, Record):
                             self._keep(result, writer)
                         else:
+                            log.error("%s", result.error)
                             self._keep_failure(result)
                         progress.advance()
                 except MemoryShortage as error:
@@ -270,7 +266,6 @@ class _Loop:
         append_out_of_memory(self.folder, failure)
         self.out_of_memory[failure.key] = failure
         self.settled.add(failure.key)
-        log.error("%s", failure.error)
 
     def _keep_failures(self, questions: Questions, error: MemoryShortage, device: str) -> None:
         """Writes down that every cell of a video ran out of memory; the run goes on."""
@@ -279,10 +274,7 @@ class _Loop:
             for cell in unanswered_cells:
                 # The control of fewer frames pre-fills once a budget: some are answered by now.
                 if cell.key(sample) not in self.stored:
-                    failure = out_of_memory(error, sample, cell, device)
-                    append_out_of_memory(self.folder, failure)
-                    self.out_of_memory[failure.key] = failure
-                    self.settled.add(failure.key)
+                    self._keep_failure(out_of_memory(error, sample, cell, device))
 
     def _warn_of_short_answers(self) -> None:
         protocol, configured = self.benchmark.max_new_tokens, self.settings.max_new_tokens

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from x2l.benchmarks.base import Benchmark, Sample
 from x2l.compressors.base import Level
@@ -75,12 +76,8 @@ def answer_video(
         gt = truth(chunks, sample)
         question = PrefilledQuestion(session, part, benchmark, settings, sample, gt)
         for cell in cells:
-            try:
-                with advice.explained(doing(sample, cell), count):
-                    result: Record | OutOfMemory = question.record(cell)
-            except MemoryShortage as error:
-                result = out_of_memory(error, sample, cell, str(model.device))
-            yield result
+            record = partial(question.record, cell)
+            yield answered(record, advice, count, sample, cell, str(model.device))
 
 
 @dataclass(frozen=True)
@@ -170,9 +167,20 @@ def truth(chunks: Sequence[Chunk], sample: Sample) -> tuple[int, ...] | None:
     return None if sample.spans is None else gt_chunks(chunks, sample.spans)
 
 
-def doing(sample: Sample, cell: Cell) -> str:
-    """What memory ran out for, in words."""
-    return f"answering {sample.id} for {cell.condition.label}"
+def answered(
+    record: Callable[[], Record],
+    advice: MemoryAdvice,
+    frames: int,
+    sample: Sample,
+    cell: Cell,
+    device: str,
+) -> Record | OutOfMemory:
+    """The record of a cell, or what stands in for it where memory runs out."""
+    try:
+        with advice.explained(f"answering {sample.id} for {cell.condition.label}", frames):
+            return record()
+    except MemoryShortage as error:
+        return out_of_memory(error, sample, cell, device)
 
 
 def out_of_memory(error: MemoryShortage, sample: Sample, cell: Cell, device: str) -> OutOfMemory:

@@ -565,4 +565,4 @@ def test_a_selector_that_looks_at_frames_is_shown_them(tmp_path):
     assert reply.reloaded == (2, 3)
     assert list(reply.relevance) == sorted(reply.relevance)
     plain = opened_with(made.selectors["attention"])
-    assert opened.facts.flops == plain.facts.flops + 7
+    assert opened.flops == plain.flops + 7

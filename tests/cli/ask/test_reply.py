@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from x2l.cli.ask.reply import MOST_SPARKS, PLAIN_SPARKS, SPARKS, _number, _relevance_lines
+from x2l.cli.ask.reply import MOST_SPARKS, PLAIN_SPARKS, SPARKS, _relevance_lines
 from x2l.evaluation.library import Reply
 
 LEVELS = ("low", "mid", "high")
@@ -56,11 +56,3 @@ def test_bars_are_of_letters_that_can_be_printed(encoding, sparks):
     (bars,) = relevance_lines(reply([float(n) for n in range(8)]), encoding)
     assert bars.split()[1] == sparks
     bars.encode(encoding)
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0, "0 B"), (999, "999 B"), (999.6, "1 kB"), (1730000, "1.73 MB"), (7.75e9, "7.75 GB")],
-)
-def test_numbers_have_three_digits_and_a_prefix(value, text):
-    assert _number(value, "B") == text

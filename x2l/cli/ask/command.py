@@ -36,19 +36,17 @@ log = logging.getLogger("x2l.cli.ask.command")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script: exit status 2 for what the user can correct, 130 when interrupted."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    own, overrides = given, list[str]()
-    if "--" in given:
-        own, overrides = given[: given.index("--")], given[given.index("--") + 1 :]
-    parser = _parser()
-    options = parser.parse_intermixed_args(own)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    split = words.index("--") if "--" in words else len(words)
+    parser, overrides = _parser(), words[split + 1 :]
+    options = parser.parse_intermixed_args(words[:split])
     if not options.words:
         parser.error(f"VIDEO is missing: {EXAMPLE}")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # an answer may hold what a terminal cannot show
     try:
-        with _steps_told():
+        with _steps_shown():
             refused = _run(options, overrides)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -90,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 @contextlib.contextmanager
-def _steps_told() -> Iterator[None]:
+def _steps_shown() -> Iterator[None]:
     """Inside, what x2l logs goes to stderr; nothing of other libraries."""
     logger, handler = logging.getLogger("x2l"), logging.StreamHandler()
     level = logger.level
@@ -105,26 +103,26 @@ def _steps_told() -> Iterator[None]:
 
 def _run(options: argparse.Namespace, overrides: Sequence[str]) -> bool:
     """All of it; True if a question from the input had to be refused."""
-    path, given = options.words[0], [_question(text) for text in options.words[1:]]
-    _check_words(path, given)
-    waiting: Iterator[str] = iter(()) if given else _asked_for(path)
-    if not given and not sys.stdin.isatty():  # know that there is one before anything takes time
-        first = next(waiting, None)
+    path, questions = options.words[0], [_question(text) for text in options.words[1:]]
+    _check_words(path, questions)
+    typed: Iterator[str] = iter(()) if questions else _typed(path)
+    if not questions and not sys.stdin.isatty():  # know that there is one before it takes time
+        first = next(typed, None)
         if first is None:
             raise ConfigError(f"question: none is given and the input is empty; try {EXAMPLE}")
-        waiting = itertools.chain([first], waiting)
-    made = engine([f"max_new_tokens={options.max_new_tokens}", *overrides])
-    cell = _cell(made)
+        typed = itertools.chain([first], typed)
+    x2l_engine = engine([f"max_new_tokens={options.max_new_tokens}", *overrides])
+    cell = _cell(x2l_engine)
     if options.save is not None:
         _make_folder(options.save)
-    video, pictures = _open(path, made, cell, given, options.save is not None)
+    video, pictures = _open(path, x2l_engine, cell, questions, options.save is not None)
     from x2l.cli.ask.reply import head_text
 
     show(head_text(video))
     refused = False
-    for text in given:
+    for text in questions:
         _answer(video, text, options.save, pictures)
-    for text in waiting:
+    for text in typed:
         try:
             _answer(video, text, options.save, pictures)
         except UserError as error:
@@ -151,7 +149,7 @@ def _check_words(video: str, questions: Sequence[str]) -> None:
             )
 
 
-def _asked_for(video: str) -> Iterator[str]:
+def _typed(video: str) -> Iterator[str]:
     """Questions from a prompt until an empty line or the end, or from piped input."""
     if not sys.stdin.isatty():
         yield from (text for line in sys.stdin if (text := _question(line)))
@@ -170,12 +168,12 @@ def _asked_for(video: str) -> Iterator[str]:
         yield text
 
 
-def _cell(made: Engine) -> Cell:
+def _cell(x2l_engine: Engine) -> Cell:
     """The one selector and top_k that answers."""
     from x2l.engine.top_k import GT, TASK
     from x2l.evaluation.conditions import cells
 
-    settings = made.settings
+    settings = x2l_engine.settings
     if settings.fewer_frames:
         raise ConfigError("control=fewer_frames: is for benchmarks; leave it out here")
     choices = {
@@ -189,7 +187,7 @@ def _cell(made: Engine) -> Cell:
                 f"{field}={list(values)}: x2l-ask answers with one; choose, e.g. {field}={values[0]}"
             )
     with config_errors():
-        (cell,) = cells(made.selectors, settings)
+        (cell,) = cells(x2l_engine.selectors, settings)
     condition = cell.condition
     if condition.role == "bound" or condition.top_k == TASK:
         field = f"top_k={condition.top_k}"
@@ -209,7 +207,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _open(
-    path: str, made: Engine, cell: Cell, questions: Sequence[str], pictured: bool
+    path: str, x2l_engine: Engine, cell: Cell, questions: Sequence[str], pictured: bool
 ) -> tuple[OwnVideo, tuple[Tensor, ...]]:
     """Reads the video, loads the model, checks the questions, pre-fills; also thumbnails, if asked for."""
     import x2l.models  # noqa: F401 - before transformers
@@ -218,20 +216,20 @@ def _open(
     from x2l.models.out_of_memory import MemoryAdvice, reading_explained
     from x2l.video import read_frames
 
-    settings = made.settings
+    settings, levels = x2l_engine.settings, x2l_engine.levels
     log.info("reading %s", path)
     with reading_explained(path):
         frames = read_frames(path, settings.frames, settings.fps, settings.reader)
     log.info("loading %s", settings.model)
     with config_errors():
-        cache = open_cache(settings.prefill_cache, settings.prefill_cache_gb, made.levels)
-        model = made.load_model()
+        cache = open_cache(settings.prefill_cache, settings.prefill_cache_gb, levels)
+        model = x2l_engine.load_model()
         advice = MemoryAdvice.of(model, settings.chunk_frames, settings.level_names[0])
         with advice.explained(f"preparing {path}", len(frames.pixels)):
             prompt = model.prompt(frames, settings.chunk_frames)
             pictures = thumbnails(frames, prompt.chunks) if pictured else ()
-        check_questions(model, prompt, made.levels, settings, cell, questions)
-    video = open_video(model, frames, prompt, made.levels, cell, settings, advice, cache)
+        check_questions(model, prompt, levels, settings, cell, questions)
+    video = open_video(model, frames, prompt, levels, cell, settings, advice, cache)
     return video, pictures
 
 

@@ -1,4 +1,4 @@
-"""A video of one's own as `x2l-ask` shows it: facts of the pre-fill and of each reply. Knows nothing of Hydra."""
+"""A video of one's own, as `x2l-ask` asks and shows it. Knows nothing of Hydra."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch.nn import functional
 from x2l.compressors.base import Level
 from x2l.engine.context_length import check_question
 from x2l.engine.disk_cache.cache import PrefillCache
-from x2l.engine.stages import PREFILL_STAGES
+from x2l.engine.meter import Meter
+from x2l.engine.stages import VIDEO_STAGES
 from x2l.evaluation.budgets import budget_tokens, check_budget
 from x2l.evaluation.conditions import Cell
 from x2l.evaluation.library import Reply, answer
@@ -27,37 +28,6 @@ THUMBNAIL = 320  # pixels of a thumbnail's longer side, at most
 
 
 @dataclass(frozen=True)
-class VideoFacts:
-    """A pre-filled video, and what that took.
-
-    Attributes:
-        path: the file.
-        duration: seconds.
-        frames: sampled.
-        size: (width, height) in pixels, as sampled.
-        spans: (start, end) of every chunk, seconds.
-        tokens: of the prompt: text before the video, and the video.
-        kv_bytes_full: what the KVs of all of them would take, uncompressed.
-        kv_bytes_host: KVs of all levels but the coarsest, waiting on the host.
-        flops: of vision, pre-fill and compression, closed form; and of a selector that looks at frames.
-        seconds: of the same, measured; of a pre-fill that was kept, when it was computed.
-        seconds_load: that loading it took; None if it was computed now.
-    """
-
-    path: str
-    duration: float
-    frames: int
-    size: tuple[int, int]
-    spans: tuple[tuple[float, float], ...]
-    tokens: int
-    kv_bytes_full: int
-    kv_bytes_host: int
-    flops: int
-    seconds: float
-    seconds_load: float | None = None
-
-
-@dataclass(frozen=True)
 class OwnVideo:
     """A pre-filled video that can be asked; `open_video` makes one. Final.
 
@@ -65,15 +35,35 @@ class OwnVideo:
         session: the pre-fill.
         settings: of the run.
         cell: selector, top_k and pinned chunks.
-        facts: for who asks.
         advice: for where memory runs out.
+        duration: seconds.
+        frames: sampled.
+        size: (width, height) in pixels, as sampled.
+        spans: (start, end) of every chunk, seconds.
     """
 
     session: Session
     settings: Settings
     cell: Cell
-    facts: VideoFacts
     advice: MemoryAdvice
+    duration: float
+    frames: int
+    size: tuple[int, int]
+    spans: tuple[tuple[float, float], ...]
+
+    @property
+    def flops(self) -> int:
+        """Of vision, pre-fill and compression, closed form; and of a selector that looks at the video."""
+        return sum(meter.flops[stage] for meter in self._meters for stage in VIDEO_STAGES)
+
+    @property
+    def seconds(self) -> float:
+        """Of the same, measured; of a pre-fill that was kept, when it was computed."""
+        return sum(meter.seconds[stage] for meter in self._meters for stage in VIDEO_STAGES)
+
+    @property
+    def _meters(self) -> list[Meter]:
+        return [self.session.meter, *(one.meter for one in self.session.prepared.values())]
 
     def ask(self, text: str) -> Reply:
         """Answers one question from the pre-fill.
@@ -83,9 +73,9 @@ class OwnVideo:
             ContextError: question and answer do not fit the model's context.
             MemoryShortage: memory ran out.
         """
-        facts, cell, most = self.facts, self.cell, self.settings.max_new_tokens
+        cell, most = self.cell, self.settings.max_new_tokens
         top_k, pinned = cell.condition.top_k or 0, cell.condition.pinned
-        with self.advice.explained(f"answering about {facts.path}", facts.frames):
+        with self.advice.explained(f"answering about {self.session.path}", self.frames):
             taking, seed = cell.condition.taking, cell.condition.seed
             return answer(self.session, text, cell.selector, top_k, pinned, most, taking, seed)
 
@@ -124,22 +114,9 @@ def open_video(
         session = open_session(
             model, frames, prompt, levels, context, positions, seed, selectors, cache
         )
-    meters = [session.meter, *(one.meter for one in session.prepared.values())]
-    stages = (*PREFILL_STAGES, "retrieval")
-    facts = VideoFacts(
-        path=frames.path,
-        duration=frames.duration,
-        frames=count,
-        size=(frames.pixels.shape[2], frames.pixels.shape[1]),
-        spans=_spans(prompt.chunks, frames.duration),
-        tokens=prompt.tokens,
-        kv_bytes_full=session.kv_bytes_full,
-        kv_bytes_host=session.store.nbytes_host,
-        flops=sum(meter.flops[stage] for meter in meters for stage in stages),
-        seconds=sum(meter.seconds[stage] for meter in meters for stage in stages),
-        seconds_load=session.seconds_load,
-    )
-    return OwnVideo(session, settings, cell, facts, advice)
+    size = (frames.pixels.shape[2], frames.pixels.shape[1])
+    spans = _spans(prompt.chunks, frames.duration)
+    return OwnVideo(session, settings, cell, advice, frames.duration, count, size, spans)
 
 
 def _spans(chunks: Sequence[Chunk], duration: float) -> tuple[tuple[float, float], ...]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from x2l.analysis.units import prefixed
 from x2l.cli.ask.clock import clock, is_fine, merged
 from x2l.cli.ask.own_video import OwnVideo
 from x2l.engine.taking import TOP
@@ -41,8 +42,7 @@ _SETTINGS = (
 
 def head_text(video: OwnVideo) -> str:
     """The video, the settings and the pre-fill, a line each."""
-    facts = video.facts
-    loaded = facts.seconds_load
+    session, loaded = video.session, video.session.seconds_load
     kept = (
         ""
         if loaded is None
@@ -50,11 +50,11 @@ def head_text(video: OwnVideo) -> str:
     )
     return "\n".join(
         [
-            f"video       {facts.path}: {_pictured(video)}, {_counted(len(facts.spans), 'chunk')} of "
+            f"video       {session.path}: {_pictured(video)}, {_counted(len(video.spans), 'chunk')} of "
             f"{video.settings.chunk_frames}",
             f"settings    {_settings_text(video)}",
-            f"pre-fill    {facts.tokens:,} tokens, {_number(facts.flops, 'FLOPs')}, "
-            f"{facts.seconds:.2f} s{kept}",
+            f"pre-fill    {session.store.prompt.tokens:,} tokens, {prefixed(video.flops, 'FLOPs')}, "
+            f"{video.seconds:.2f} s{kept}",
         ]
     )
 
@@ -85,7 +85,7 @@ def reply_text(video: OwnVideo, reply: Reply, encoding: str) -> str:
 
 def reply_json(video: OwnVideo, reply: Reply) -> dict[str, Any]:
     """The same, and every chunk, as plain values."""
-    facts, condition = video.facts, video.cell.condition
+    session, condition = video.session, video.cell.condition
     settings = {name: value for name, value in asdict(video.settings).items() if name in _SETTINGS}
     choice = {
         "selector": condition.selector,
@@ -98,24 +98,24 @@ def reply_json(video: OwnVideo, reply: Reply) -> dict[str, Any]:
         "answer": reply.text,
         "cut_off": reply.cut_off,
         "reloaded": list(reply.reloaded),
-        "reloaded_seconds": [list(span) for span in merged(facts.spans, reply.reloaded)],
+        "reloaded_seconds": [list(span) for span in merged(video.spans, reply.reloaded)],
         "kv_bytes_resident": reply.kv_bytes_resident,
-        "kv_bytes_full": facts.kv_bytes_full,
+        "kv_bytes_full": session.kv_bytes_full,
         "flops": sum(reply.flops.values()),
         "flops_full": reply.flops_full,
         "seconds": sum(reply.seconds.values()),
         "prefill": {
-            "tokens": facts.tokens,
-            "flops": facts.flops,
-            "seconds": facts.seconds,
-            "seconds_load": facts.seconds_load,
-            "kv_bytes_host": facts.kv_bytes_host,
+            "tokens": session.store.prompt.tokens,
+            "flops": video.flops,
+            "seconds": video.seconds,
+            "seconds_load": session.seconds_load,
+            "kv_bytes_host": session.store.nbytes_host,
         },
         "video": {
-            "path": facts.path,
-            "duration": facts.duration,
-            "frames": facts.frames,
-            "size": list(facts.size),
+            "path": session.path,
+            "duration": video.duration,
+            "frames": video.frames,
+            "size": list(video.size),
         },
         "settings": settings | choice,
         "chunks": [
@@ -126,7 +126,7 @@ def reply_json(video: OwnVideo, reply: Reply) -> dict[str, Any]:
                 "level": level,
             }
             for index, (span, rating, level) in enumerate(
-                zip(facts.spans, reply.relevance, reply.assigned, strict=True)
+                zip(video.spans, reply.relevance, reply.assigned, strict=True)
             )
         ],
         "asked": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -151,17 +151,17 @@ def save_reply(folder: Path, video: OwnVideo, reply: Reply, pictures: Sequence[T
         save_sheet,
     )
 
-    facts, name = video.facts, Path(video.facts.path).stem
+    name = Path(video.session.path).stem
     taken = (re.fullmatch(rf"{re.escape(name)}-(\d+)", path.stem) for path in folder.iterdir())
     number = 1 + max((int(match[1]) for match in taken if match), default=0)
     chunks = [
         SheetChunk(span, picture.numpy(), finite(rating), index in reply.reloaded)
         for index, (span, picture, rating) in enumerate(
-            zip(facts.spans, pictures, reply.relevance, strict=True)
+            zip(video.spans, pictures, reply.relevance, strict=True)
         )
     ]
     notes = (
-        f"{Path(facts.path).name}: {_pictured(video)}. {_settings_text(video)}",
+        f"{Path(video.session.path).name}: {_pictured(video)}. {_settings_text(video)}",
         f"KVs: {_bytes_text(video, reply)}. Compute: {_compute_text(video, reply)}. "
         f"Seconds: {_seconds_text(video, reply)}",
     )
@@ -176,9 +176,8 @@ def save_reply(folder: Path, video: OwnVideo, reply: Reply, pictures: Sequence[T
 
 
 def _pictured(video: OwnVideo) -> str:
-    facts = video.facts
-    time = clock(facts.duration, is_fine([(0.0, facts.duration)]))
-    return f"{time}, {_counted(facts.frames, 'frame')} of {facts.size[0]} x {facts.size[1]}"
+    time = clock(video.duration, is_fine([(0.0, video.duration)]))
+    return f"{time}, {_counted(video.frames, 'frame')} of {video.size[0]} x {video.size[1]}"
 
 
 def _counted(count: int, word: str) -> str:
@@ -209,10 +208,10 @@ def _settings_text(video: OwnVideo) -> str:
 
 
 def _spans_text(video: OwnVideo, reply: Reply) -> str:
-    fine = is_fine(video.facts.spans)
-    times = merged(video.facts.spans, reply.reloaded)
+    fine = is_fine(video.spans)
+    times = merged(video.spans, reply.reloaded)
     spans = [f"{clock(start, fine)}-{clock(end, fine)}" for start, end in times]
-    every = _counted(len(video.facts.spans), "chunk")
+    every = _counted(len(video.spans), "chunk")
     count = str(len(reply.reloaded))
     if len(finer := video.settings.level_names[:-1]) > 1:
         counts = [f"{reply.assigned.count(level)} {level}" for level in finer]
@@ -252,9 +251,9 @@ def _relevance_lines(reply: Reply, encoding: str, levels: Sequence[str]) -> list
 
 
 def _bytes_text(video: OwnVideo, reply: Reply) -> str:
-    full = video.facts.kv_bytes_full
+    full = video.session.kv_bytes_full
     return (
-        f"{_number(reply.kv_bytes_resident, 'B')} resident, full KVs {_number(full, 'B')} "
+        f"{prefixed(reply.kv_bytes_resident, 'B')} resident, full KVs {prefixed(full, 'B')} "
         f"({100 * reply.kv_bytes_resident / full:.1f} %)"
     )
 
@@ -262,19 +261,11 @@ def _bytes_text(video: OwnVideo, reply: Reply) -> str:
 def _compute_text(video: OwnVideo, reply: Reply) -> str:
     flops = sum(reply.flops.values())
     return (
-        f"{_number(flops, 'FLOPs')}, over full KVs {_number(reply.flops_full, 'FLOPs')} "
+        f"{prefixed(flops, 'FLOPs')}, over full KVs {prefixed(reply.flops_full, 'FLOPs')} "
         f"({100 * flops / reply.flops_full:.0f} %); "
-        f"pre-fill {_number(video.facts.flops, 'FLOPs')}"
+        f"pre-fill {prefixed(video.flops, 'FLOPs')}"
     )
 
 
 def _seconds_text(video: OwnVideo, reply: Reply) -> str:
-    return f"{sum(reply.seconds.values()):.2f} (pre-fill, once: {video.facts.seconds:.2f})"
-
-
-def _number(value: float, unit: str) -> str:
-    """Three digits and a prefix: 1.73 MB."""
-    prefixes, place = ("", "k", "M", "G", "T", "P"), 0
-    while value >= 999.5 and place < len(prefixes) - 1:
-        value, place = value / 1000, place + 1
-    return f"{value:.3g} {prefixes[place]}{unit}"
+    return f"{sum(reply.seconds.values()):.2f} (pre-fill, once: {video.seconds:.2f})"
