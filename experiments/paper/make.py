@@ -1,4 +1,4 @@
-"""`make paper`: runs every conf/experiment/paper_*.yaml at a small size, draws it, and writes one page of all.
+"""`make paper`: runs every experiment of the paper at a small size, draws it, and writes one page of all.
 
     python -m experiments.paper.make    # all, on needle with x2l_tiny -> outputs/paper/README.md
     python -m experiments.paper.make paper_main --jobs 1  # some; started again, it goes on where it stopped
@@ -39,25 +39,18 @@ OUT = Path(os.environ.get("X2L_OUTPUTS", "outputs")) / "paper"
 KEPT = Path(__file__).parents[1] / "results" / "paper"  # in the repository
 # The order of the page.
 NAMES = (
-    "paper_main",
-    "paper_hit_rate",
-    "paper_base_ratio",
-    "paper_selectors",
-    "paper_low_ratio",
-    "paper_pinned",
-    "paper_chunk_size",
-    "paper_context",
-    "paper_positions",
-    "paper_compressors",
-    "paper_haystack",
-    "ladder",
-    "quantised",
-    "paper_efficiency",
+    *("paper_main", "paper_hit_rate", "paper_base_ratio", "paper_selectors", "paper_low_ratio"),
+    *("paper_pinned", "paper_chunk_size", "paper_context", "paper_positions", "paper_compressors"),
+    *("paper_haystack", "ladder", "quantised", "paper_efficiency"),
 )
 ALONE = ("paper_efficiency",)  # measures seconds: nothing of ours runs beside it
 # Experiments share pre-fills; records are the same without it. Not where loading would stand in for what is measured.
 CACHE = (f"prefill.cache={OUT / 'prefill'}", "prefill.cache_gb=4")
-SLOW = ("paper_compressors", "paper_main")  # begun first, so that none of the others waits for them
+SLOW = (
+    "paper_compressors",
+    "paper_main",
+    "ladder",
+)  # begun first, so that none of the others waits for them
 
 
 @dataclass(frozen=True)

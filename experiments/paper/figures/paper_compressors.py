@@ -66,7 +66,6 @@ SPEC = kit.FigureSpec(
     notes=(
         "Uniform and random pruning (grey, dashed) are the controls at equal bytes; nothing is re-loaded.",
     ),
-    size=(3.3, 3.4),
+    size=(3.3, 3.0),
     bars="",
-    shared_legend=False,
 )

@@ -51,9 +51,9 @@ RECALLED = kit.Lines(
     remark="KV {kv} %",
 )
 RECALL = kit.Axis(
-    "recall of ground-truth chunks (%)",
+    "recall of true chunks (%)",
     lambda cell: 100 * cell.point.recall,
-    limits=(-4, 140),
+    limits=(-4, 150),
     ticks=(0, 25, 50, 75, 100),
 )
 SELECTORS = kit.over_trait("", "label", by_accuracy, apart=0.3)

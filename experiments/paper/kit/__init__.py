@@ -8,35 +8,3 @@ from experiments.paper.kit.lines import Lines, Panels
 from experiments.paper.kit.pairs import LEVEL, Family, Pair, Pairs
 from experiments.paper.kit.spec import Beside, FigureSpec, Note, Reported
 from experiments.paper.kit.tables import Pivot, Rows, Table, TableSpec
-
-__all__ = [
-    "ACCURACY",
-    "KV_BYTES",
-    "LEVEL",
-    "Axis",
-    "Beside",
-    "Cell",
-    "Cells",
-    "EachPair",
-    "Family",
-    "FigureSpec",
-    "Grid",
-    "HeatMaps",
-    "Lines",
-    "Note",
-    "Pair",
-    "Pairs",
-    "Panels",
-    "Pivot",
-    "Reported",
-    "Rows",
-    "Spread",
-    "Table",
-    "TableSpec",
-    "all_but",
-    "behind",
-    "cells_of",
-    "listed",
-    "over_trait",
-    "percent",
-]

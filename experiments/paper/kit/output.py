@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.paper.kit.cells import Cells, cells_of
@@ -20,7 +19,7 @@ from x2l.analysis.plotting import panels
 from x2l.runs.records import Record
 
 DPI = 125
-LEGEND_COLUMNS = 3
+LONG_LABEL = 60  # letters; three such do not stand beside each other
 
 
 @dataclass(frozen=True)
@@ -85,43 +84,35 @@ def draw(spec: FigureSpec, cells: Cells) -> Figure:
     words = [point.condition.benchmark, point.condition.model]
     words += [f"{point.questions} questions on {point.videos} videos", more]
     figure.suptitle(" · ".join(filter(None, words)), fontsize=9)
-    lines = legend(spec, figure)
+    lines = legend(figure, spec.bars)
     width, height = spec.size
-    figure.set_size_inches(0.4 + width * columns, 0.35 + 0.16 * lines + height * len(rows))
+    figure.set_size_inches(0.4 + width * columns, 0.4 + 0.16 * lines + height * len(rows))
     return figure
 
 
-def legend(spec: FigureSpec, figure: Figure) -> int:
+def legend(figure: Figure, bars: str) -> int:
     """Each label once, what others reported last, and what bars and dashes are; returns how many lines it has."""
-    style = {"fontsize": 7, "title_fontsize": 7, "frameon": False}
-    if not spec.shared_legend:
-        sizes = []
-        for axes in figure.axes:
-            handles, labels = _legend_of([axes])
-            axes.legend(
-                handles, labels, loc="upper center", ncols=2, bbox_to_anchor=(0.5, -0.2), **style
-            )
-            sizes.append(math.ceil(len(labels) / 2))
-        return max(sizes)
-    handles, labels = _legend_of(figure.axes)
-    bound = "dashed: bounds, which are told where the answer lies"
-    words = [f"bars: {spec.bars}"] if spec.bars else []
-    words += [bound] * any("(bound)" in label for label in labels)
-    title = "; ".join(words)
-    figure.legend(
-        handles, labels, title=title, loc="outside lower center", ncols=LEGEND_COLUMNS, **style
-    )
-    return 1 + math.ceil(len(labels) / LEGEND_COLUMNS)
-
-
-def _legend_of(panels: Iterable[Axes]) -> tuple[list[object], list[str]]:
     handles = {
         label: handle
-        for axes in panels
+        for axes in figure.axes
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     labels = sorted(handles, key=lambda label: "Video-XL" in label)
-    return [handles[label] for label in labels], labels
+    words = [f"bars: {bars}"] if bars else []
+    if any("(bound)" in label for label in labels):
+        words.append("dashed: bounds, which are told where the answer lies")
+    columns = 2 if max(map(len, labels), default=0) > LONG_LABEL else 3
+    figure.legend(
+        [handles[label] for label in labels],
+        labels,
+        title="; ".join(words),
+        loc="outside lower center",
+        ncols=columns,
+        fontsize=7,
+        title_fontsize=7,
+        frameon=False,
+    )
+    return 1 + math.ceil(len(labels) / columns)
 
 
 def write(result: Result, name: str, out: Path) -> list[Path]:

@@ -113,7 +113,6 @@ class FigureSpec:
         notes: what must be known to read it; those of reported numbers are added.
         size: of a panel, inches.
         bars: what the bars through points are; empty: there are none.
-        shared_legend: one for all panels; else each has its own.
     """
 
     title: str
@@ -127,7 +126,6 @@ class FigureSpec:
     notes: tuple[str | Note, ...] = ()
     size: tuple[float, float] = (3.7, 3.0)
     bars: str = "95 % intervals, clustered by video"
-    shared_legend: bool = True
 
     def reported(self) -> Iterable[Reported]:
         """What others reported, each series once."""
