@@ -49,6 +49,8 @@ class Point:
         hit: share of questions with a ground-truth chunk re-loaded.
         measured_ratio: level -> tokens in / tokens out.
         kv_share: resident bytes as a share of the uncompressed cache.
+        kv_bytes_streamed: read from the host by the selector.
+        selector_bytes_resident: kept on the device by the selector, not in `kv_bytes_resident`.
         flops: stage -> FLOPs.
         flops_total: of all stages.
         flops_first: of a lone question about a video.
@@ -75,6 +77,8 @@ class Point:
     kv_share: float
     kv_bytes_resident: float
     kv_bytes_reloaded: float
+    kv_bytes_streamed: float
+    selector_bytes_resident: float
     kv_bytes_host: float
     kv_bytes_full: float
     flops_total: float
@@ -230,6 +234,8 @@ def _point(
         kv_share=kv_share(records),
         kv_bytes_resident=mean(lambda r: r.answer.kv_bytes_resident),
         kv_bytes_reloaded=mean(lambda r: r.answer.kv_bytes_reloaded),
+        kv_bytes_streamed=mean(lambda r: r.selection.kv_bytes_streamed),
+        selector_bytes_resident=mean(lambda r: r.selection.selector_bytes_resident),
         kv_bytes_host=mean(lambda r: r.video.kv_bytes_host),
         kv_bytes_full=mean(lambda r: r.video.kv_bytes_full),
         flops_total=math.fsum(flops.values()),
