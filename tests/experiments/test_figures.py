@@ -133,10 +133,10 @@ def test_a_map_of_several_settings_is_refused():
     chosen = [r for r in records if r.condition.selector == "attention"]
     (k,) = {r.condition.top_k for r in chosen}
     others = [changed(r, top_k=k + 1) for r in chosen]
-    with pytest.raises(ValueError, match=rf"attention of several values of top_k \({k}, {k + 1}\)"):
+    with pytest.raises(ValueError, match="2 cells with compressor=kmeans, system=attention"):
         result("paper_haystack", [*records, *others])
     again = [changed(r, run_id=f"{r.condition.run_id}-again") for r in records]
-    with pytest.raises(ValueError, match="answers 32 questions more than once"):
+    with pytest.raises(ValueError, match=f"{len(records)} questions are answered more than once"):
         result("paper_haystack", [*records, *again])
 
 

@@ -14,7 +14,6 @@ import numpy as np
 from typing_extensions import override
 
 from experiments.paper import kit
-from x2l.analysis.cell_names import varying
 from x2l.analysis.scoring import headline
 from x2l.runs.records import Record
 
@@ -75,31 +74,19 @@ def pooled(cells: kit.Cells) -> kit.Cells:
     Raises:
         ValueError: cells of one system differ in more than length, or answer a question twice.
     """
-    groups = [
-        cells.where(compressor=name, system=system)
-        for name in cells.values("compressor")
-        for system in SYSTEMS
+    records = [
+        replace(record, condition=replace(record.condition, run_id="", frames=None))
+        for record in all_records(cells.where(system=SYSTEMS))
     ]
-    return kit.Cells(_one(group) for group in groups if group)
-
-
-def _one(cells: kit.Cells) -> kit.Cell:
-    words = f"{cells[0]['compressor']}, {cells[0]['system']}"
-    conditions = [replace(cell.condition, run_id="", frames=None) for cell in cells]
-    for name in varying(conditions):
-        values = sorted({str(condition.traits[name]) for condition in conditions})
+    if repeated := len(records) - len({record.key for record in records}):
         raise ValueError(
-            f"records: {words} of several values of {name} ({', '.join(values)}), which a map would mix; give each a "
-            "folder of its own (hydra.sweep.dir=)"
+            f"records: {repeated} questions are answered more than once by one system, which a map would mix; give "
+            "each run of the same questions a folder of its own (hydra.sweep.dir=)"
         )
-    records = all_records(cells)
-    if repeated := len(records) - len({record.question.sample_id for record in records}):
-        raise ValueError(
-            f"records: {words} answers {repeated} questions more than once, which a map would mix; give each run of "
-            "the same questions a folder of its own (hydra.sweep.dir=)"
-        )
-    (cell,) = kit.cells_of(replace(record, condition=conditions[0]) for record in records)
-    return cell
+    every = kit.cells_of(records)
+    names = every.values("compressor")
+    both = [every.only(compressor=name, system=system) for name in names for system in SYSTEMS]
+    return kit.Cells(filter(None, both))
 
 
 def finding(cells: kit.Cells, tested: kit.Family) -> str:
