@@ -25,11 +25,20 @@ def make_sweep(folder, done=True):
     return folder
 
 
-def test_collect_is_idempotent(tmp_path):
-    folder = make_sweep(tmp_path / "sweep")
-    collect([folder], folder, tracker="none")
+class Told:
+    """A tracker of somebody's own."""
+
+    def track_sweep(self, tables, picture, files):
+        self.sweep = len(tables.rows), picture.name, [file.name for file in files]
+        return True
+
+
+def test_collect_is_idempotent_and_any_tracker_takes_the_sweep(tmp_path):
+    folder, tracker = make_sweep(tmp_path / "sweep"), Told()
+    rows = collect([folder], folder, tracker)
+    assert tracker.sweep == (len(rows), "curve.png", list(RESULTS))
     before = {name: (folder / name).read_bytes() for name in RESULTS}
-    collect([folder], folder, tracker="none")
+    collect([folder], folder)
     assert {name: (folder / name).read_bytes() for name in RESULTS} == before
 
 
@@ -37,7 +46,7 @@ def test_any_set_of_runs_once_each(tmp_path):
     folder = make_sweep(tmp_path / "sweep")
     runs = find_runs([folder, folder / "full", tmp_path])
     assert [run.name for run in runs] == ["full", "tome32.0"]
-    one = collect([folder / "full"], tmp_path / "out", tracker="none")
+    one = collect([folder / "full"], tmp_path / "out")
     assert [row.condition.baseline for row in one] == ["full"]
 
 
@@ -47,6 +56,28 @@ def test_console_script_prints_the_table_and_where_things_lie(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "all-high" in out and "95% interval" in out
     assert all(str(folder / name) in out for name in RESULTS)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--tracker", "nowhere"], "tracker/nowhere'; Available options in 'tracker': none"),
+        (["--tracker", "none", "--mode", "online"], "Could not override 'tracker.mode'"),
+        (["--mode", "online"], "tracker.mode='online': needs a key of W&B"),
+    ],
+)
+def test_a_tracker_that_cannot_work_is_one_line_before_anything_is_written(
+    tmp_path, capsys, monkeypatch, options, message
+):
+    monkeypatch.setenv("HOME", str(tmp_path))  # nobody has logged in
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    folder = make_sweep(tmp_path / "sweep")
+    with pytest.raises(SystemExit) as exit_:
+        main([str(folder), *options])
+    assert exit_.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and message in told and told.count("\n") == 1
+    assert not (folder / "points.csv").exists()
 
 
 def test_runs_that_are_not_done_are_named(tmp_path, capsys):

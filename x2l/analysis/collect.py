@@ -11,21 +11,17 @@ from x2l.analysis.sweep_tables import sweep_tables, sweep_title
 from x2l.runs.out_of_memory_log import OutOfMemory, load_out_of_memory, unanswered
 from x2l.runs.records import RECORDS, Record, load
 from x2l.runs.sweep_status import find_runs
-from x2l.runs.trackers import tensorboard as tracking_tensorboard
-from x2l.runs.trackers import wandb as tracking_wandb
+from x2l.runs.trackers.base import Tracker
 
 TASK_POINTS = "points_by_task.csv"
 LMMS_EVAL = "lmms_eval"
 CURVES = ("curve.png", "curve.pdf")
-TRACKERS = ("wandb", "tensorboard", "none")
 
 
 def collect(
     folders: Sequence[Path],
     out: Path,
-    tracker: str = "wandb",
-    mode: str = "offline",
-    project: str = "x2l",
+    tracker: Tracker | None = None,
     lmms_eval: bool = False,
     references: Sequence[ReferenceLine] = (),
 ) -> list[Point]:
@@ -35,9 +31,7 @@ def collect(
         folders: runs, or folders of runs at any depth.
         out: where points.csv, points_by_task.csv, curve.png and curve.pdf go; no figure, and no run of the
             tracker, but a warning where no cell has an accuracy.
-        tracker: `wandb`, `tensorboard` or `none`.
-        mode: of W&B.
-        project: of W&B.
+        tracker: made with `sweep_run(out)`; None = none.
         lmms_eval: write every cell's answers as lmms-eval's samples files, under lmms_eval/.
         references: what others reached, for the figure.
 
@@ -45,15 +39,10 @@ def collect(
         One point per cell.
 
     Raises:
-        ValueError: nothing was answered there and nothing ran out of memory, or a tracker that is not installed or
-            cannot go online.
+        ValueError: nothing was answered there and nothing ran out of memory.
     """
     missing = out_of_memory_under(folders)
     records = records_under(folders, needed=not missing)
-    if tracker == "tensorboard":
-        tracking_tensorboard.check_installed()
-    elif tracker == "wandb":
-        tracking_wandb.check_mode(mode)
     out.mkdir(parents=True, exist_ok=True)
     if lmms_eval:
         export(out / LMMS_EVAL, records)
@@ -68,11 +57,9 @@ def collect(
             (out / name).unlink(missing_ok=True)
         print(f"warning: no figure: {error}", file=sys.stderr)
         return rows
-    tables, files = sweep_tables(rows, task_rows), [out / POINTS, out / TASK_POINTS, png, pdf]
-    if tracker == "wandb":
-        tracking_wandb.track_sweep(out, tables, png, files, mode, project)
-    elif tracker == "tensorboard":
-        tracking_tensorboard.track_sweep(out, tables, png, files)
+    if tracker is not None:
+        files = [out / POINTS, out / TASK_POINTS, png, pdf]
+        tracker.track_sweep(sweep_tables(rows, task_rows), png, files)
     return rows
 
 

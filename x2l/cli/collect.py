@@ -6,14 +6,13 @@ it, or after adding runs to it.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from x2l.analysis.collect import (
     CURVES,
     LMMS_EVAL,
     TASK_POINTS,
-    TRACKERS,
     collect,
     out_of_memory_under,
     records_under,
@@ -21,10 +20,11 @@ from x2l.analysis.collect import (
 from x2l.analysis.lmms_eval import parse_lines
 from x2l.analysis.points import POINTS
 from x2l.analysis.points_table import table
+from x2l.cli.compose import build, composed
 from x2l.cli.output import fail, show
 from x2l.runs.out_of_memory_log import summary_lines
 from x2l.runs.sweep_status import jobs, unfinished
-from x2l.runs.trackers import wandb as tracking_wandb
+from x2l.runs.trackers.base import Tracker, sweep_run
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -32,9 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="x2l-collect", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="runs or sweeps")
     parser.add_argument("--out", type=Path, help="where results go; default: the first folder")
-    parser.add_argument("--tracker", choices=TRACKERS, default="wandb")
-    parser.add_argument("--mode", choices=("offline", "online"), default="offline", help="of W&B")
-    parser.add_argument("--project", default="x2l", help="of W&B")
+    parser.add_argument(
+        "--tracker", default="wandb", help="a name in conf/tracker; default: %(default)s"
+    )
+    for name in ("mode", "project"):
+        parser.add_argument(f"--{name}", help="of W&B; default: as conf/tracker/wandb.yaml says")
     parser.add_argument(
         "--lmms-eval", action="store_true", help="write lmms-eval's samples files as well"
     )
@@ -54,15 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         references = parse_lines(
             options.add, records_under(options.folders, needed=bool(options.add))
         )
-        rows = collect(
-            options.folders,
-            out,
-            options.tracker,
-            options.mode,
-            options.project,
-            options.lmms_eval,
-            references,
-        )
+        settings = {"mode": options.mode, "project": options.project}
+        tracker = _tracker(options.tracker, settings, out)
+        rows = collect(options.folders, out, tracker, options.lmms_eval, references)
     except ValueError as error:
         fail(str(error))
     show(table(rows, references))
@@ -70,18 +66,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     show("", *map(str, (out / POINTS, out / TASK_POINTS, *drawn)))
     if options.lmms_eval:
         show(f"{out / LMMS_EVAL}/*/*_samples_*.jsonl")
-    if options.tracker == "wandb" and drawn:
-        show(f"{out / tracking_wandb.HOME} (W&B, {options.mode})")
-        if upload := tracking_wandb.upload_command([out, *options.folders]):
-            show(f"\nto upload every run to W&B: {upload}")
-    if options.tracker == "tensorboard" and drawn:
-        show(f"\nto look at it: tensorboard --logdir {options.folders[0]}")
-    if short := summary_lines(out_of_memory_under(options.folders)):
-        print("\nout of memory:\n  " + "\n  ".join(short), file=sys.stderr)
+    if drawn:
+        for line in tracker.how_to_see(options.folders):
+            show(line)
+    if missing := summary_lines(out_of_memory_under(options.folders)):
+        print("\nout of memory:\n  " + "\n  ".join(missing), file=sys.stderr)
     problems = unfinished(jobs(options.folders))
     if problems:
         print("\nnot done:\n  " + "\n  ".join(problems), file=sys.stderr)
         sys.exit(1)
+
+
+def _tracker(name: str, settings: Mapping[str, str | None], out: Path) -> Tracker:
+    """The run of the sweep, by a tracker as `x2l tracker=NAME tracker.SETTING=...` would name it."""
+    overrides = [f"tracker.{key}={value}" for key, value in settings.items() if value is not None]
+    tracker: Tracker = build(composed([f"tracker={name}", *overrides]).tracker)(**sweep_run(out))
+    return tracker
 
 
 if __name__ == "__main__":

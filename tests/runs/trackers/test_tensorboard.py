@@ -10,7 +10,7 @@ from x2l.analysis.sweep_tables import sweep_tables
 from x2l.cli.collect import main
 from x2l.runs.job_status import StatusFile
 from x2l.runs.records import RecordWriter
-from x2l.runs.trackers.tensorboard import TensorBoardTracker, track_sweep
+from x2l.runs.trackers.tensorboard import TensorBoardTracker
 
 RECORDS = sweep(compressors=("tome",), videos=4, questions=3)
 needed = pytest.mark.skipif(
@@ -115,11 +115,12 @@ def test_a_sweep_is_written_again_only_when_it_has_changed(tmp_path):
     def files():
         return sorted(p.name for p in (tmp_path / "tensorboard").rglob("*tfevents*"))
 
-    assert track_sweep(tmp_path, tables, picture, [])
+    tracker = track(tmp_path)
+    assert tracker.track_sweep(tables, picture, [])
     before = files()
-    assert not track_sweep(tmp_path, tables, picture, []) and files() == before
+    assert not tracker.track_sweep(tables, picture, []) and files() == before
     picture.write_bytes(picture.read_bytes() + b"x")
-    assert track_sweep(tmp_path, tables, picture, [])
+    assert tracker.track_sweep(tables, picture, [])
     assert len(files()) == len(before)
 
 

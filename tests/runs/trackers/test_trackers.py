@@ -14,6 +14,8 @@ def test_no_tracker_takes_the_same_and_writes_nothing(tmp_path):
     with NoTracker(**options) as tracker:
         tracker.log({"a": 1.0})
         tracker.summarize({"a": 1.0})
+    assert not tracker.track_sweep(TABLES, tmp_path / "curve.png", [])
+    assert tracker.how_to_see([tmp_path]) == []
     assert not (tmp_path / "run").exists()
 
 

@@ -14,6 +14,7 @@ from x2l.analysis.compute_axes import AXES, front
 from x2l.cli.collect import main
 from x2l.runs.job_status import StatusFile
 from x2l.runs.records import RecordWriter
+from x2l.runs.trackers.base import sweep_run
 from x2l.runs.trackers.wandb import WandbTracker, check_mode, upload_command
 
 PLACES = ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR")
@@ -123,7 +124,7 @@ def collected(tmp_path_factory):
         for name in PLACES:
             patch.setenv(name, "")
             patch.delenv(name)
-        return folder, collect([folder], folder)
+        return folder, collect([folder], folder, WandbTracker(**sweep_run(folder)))
 
 
 def test_the_sweep_has_one_run_with_tables_charts_front_picture_and_files(collected):
@@ -172,7 +173,7 @@ def test_collecting_again_piles_nothing_up(collected, tmp_path, capsys):
     with RecordWriter(folder / "run" / "records.jsonl") as writer:
         for record in sweep(compressors=("tome",), videos=5, questions=3):
             writer.append(record)
-    collect([folder], folder)
+    collect([folder], folder, WandbTracker(**sweep_run(folder)))
     (after,) = offline_runs(folder)
     assert after.read_bytes() != written  # its folder is named by the second, which may be the same
     assert after.name == before.name  # the same id

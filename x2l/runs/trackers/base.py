@@ -1,8 +1,10 @@
 """Where metrics are shown, beside the records that are the source of truth. Knows no tracker by name.
 
-A tracker takes what a run tells (`metrics.py`), and a sweep what all its runs come to
-(`SweepTables`). `tracking_wandb.py` and `tracking_tensorboard.py` are two of them.
+A tracker takes what a run says while it goes on (`run_metrics.py`), or what all runs of a sweep come to
+(`SweepTables`). The files in conf/tracker/ name the classes.
 """
+
+from __future__ import annotations
 
 import hashlib
 import json
@@ -16,7 +18,11 @@ MARKER = "curve.json"
 
 
 class Tracker(Protocol):
-    """A context manager that takes metrics while a run lasts."""
+    """One run: a context manager that takes metrics while it lasts, or the run of a whole sweep, which is not entered.
+
+    Made with `folder`, `run_id`, `name`, `group`, `config` and the settings of its own in conf/tracker/. Raises a
+    ValueError there, before anything takes time, where it cannot work.
+    """
 
     def __enter__(self) -> Self:
         """Starts."""
@@ -39,6 +45,23 @@ class Tracker(Protocol):
         """Sets the run's final values."""
         ...
 
+    def track_sweep(self, tables: SweepTables, picture: Path, files: Sequence[Path]) -> bool:
+        """Shows a sweep; again only where something has changed, in place of the old.
+
+        Args:
+            tables: of the sweep.
+            picture: curve.png.
+            files: to be kept beside it, e.g. points.csv.
+
+        Returns:
+            Whether anything was written.
+        """
+        ...
+
+    def how_to_see(self, folders: Sequence[Path]) -> list[str]:
+        """Lines for the user: where the sweep's run lies, and how to look at all runs under some folders."""
+        ...
+
 
 class NoTracker:
     """Tracks nothing. Takes what the others take."""
@@ -58,6 +81,14 @@ class NoTracker:
 
     def summarize(self, values: Mapping[str, float]) -> None:
         """Does nothing."""
+
+    def track_sweep(self, tables: SweepTables, picture: Path, files: Sequence[Path]) -> bool:
+        """Writes nothing."""
+        return False
+
+    def how_to_see(self, folders: Sequence[Path]) -> list[str]:
+        """Nowhere."""
+        return []
 
 
 @dataclass(frozen=True)
@@ -111,6 +142,22 @@ def place_id(folder: Path) -> str:
     """
     place = "/".join(folder.resolve().parts[-3:])
     return hashlib.sha256(place.encode()).hexdigest()[:8]
+
+
+def sweep_run(folder: Path) -> dict[str, Any]:
+    """What a tracker is made with for the run of a whole sweep.
+
+    Args:
+        folder: of the sweep's results; its name is the group.
+    """
+    sweep = folder.resolve().name
+    return {
+        "folder": folder,
+        "run_id": f"curve-{place_id(folder)}",
+        "name": f"curve of {sweep}",
+        "group": sweep,
+        "config": {},
+    }
 
 
 def written_anew(

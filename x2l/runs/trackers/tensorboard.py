@@ -93,6 +93,37 @@ class TensorBoardTracker:
         for summary in hparams(plain, shown):
             self._writer.file_writer.add_summary(summary)
 
+    def track_sweep(self, tables: SweepTables, picture: Path, files: Sequence[Path]) -> bool:
+        """Writes the sweep's tables, curve and charts; `files` are named, as TensorBoard stores none. See `Tracker`.
+
+        TensorBoard draws scalars over a whole-number step. So every line of a chart is a run of its own, in
+        `tensorboard/sweep/CHART/LINE`, whose steps are bytes, FLOPs or microseconds.
+        """
+        home = self.folder / SWEEP
+
+        def write() -> None:
+            if home.exists():
+                shutil.rmtree(home)
+            writer = _writer(home)
+            writer.add_text("title", tables.title)
+            writer.add_text("config", _table(("setting", "value"), list(tables.config.items())))
+            writer.add_text("points", _table(tables.columns, tables.rows))
+            writer.add_text("points_by_task", _table(tables.task_columns, tables.task_rows))
+            writer.add_text("files", "\n".join(f"- `{file.name}`" for file in files))
+            for chart in tables.charts:
+                columns = ("cell", chart.x, "accuracy_percent")
+                writer.add_text(f"pareto_{chart.name}", _table(columns, chart.front))
+            writer.file_writer.add_summary(_image("curve", picture))
+            writer.close()
+            for chart in tables.charts:
+                _write_chart(home / f"accuracy_versus_{chart.name}", chart)
+
+        return written_anew(home, tables, [picture, *files], None, write)
+
+    def how_to_see(self, folders: Sequence[Path]) -> list[str]:
+        """The command that shows all runs."""
+        return [f"\nto look at it: tensorboard --logdir {folders[0]}"]
+
 
 def check_installed() -> None:
     """Raises a ValueError that says what to install where tensorboard is missing."""
@@ -100,47 +131,6 @@ def check_installed() -> None:
         raise ValueError(
             "tracker=tensorboard: tensorboard is not installed; pip install 'x2l[tensorboard]'"
         )
-
-
-def track_sweep(folder: Path, tables: SweepTables, picture: Path, files: Sequence[Path]) -> bool:
-    """Writes the sweep's tables, curve and charts; again only when something has changed.
-
-    TensorBoard draws scalars over a whole-number step. So every line of a chart is a run of its own, in
-    `tensorboard/sweep/CHART/LINE`, whose steps are bytes, FLOPs or microseconds.
-
-    Args:
-        folder: the sweep's.
-        tables: of the sweep.
-        picture: curve.png.
-        files: named in the text `files`; TensorBoard stores none.
-
-    Returns:
-        Whether anything was written.
-
-    Raises:
-        ValueError: tensorboard is not installed.
-    """
-    check_installed()
-    home = folder / HOME / SWEEP
-
-    def write() -> None:
-        if home.exists():
-            shutil.rmtree(home)
-        writer = _writer(home)
-        writer.add_text("title", tables.title)
-        writer.add_text("config", _table(("setting", "value"), list(tables.config.items())))
-        writer.add_text("points", _table(tables.columns, tables.rows))
-        writer.add_text("points_by_task", _table(tables.task_columns, tables.task_rows))
-        writer.add_text("files", "\n".join(f"- `{file.name}`" for file in files))
-        for chart in tables.charts:
-            columns = ("cell", chart.x, "accuracy_percent")
-            writer.add_text(f"pareto_{chart.name}", _table(columns, chart.front))
-        writer.file_writer.add_summary(_image("curve", picture))
-        writer.close()
-        for chart in tables.charts:
-            _write_chart(home / f"accuracy_versus_{chart.name}", chart)
-
-    return written_anew(home, tables, [picture, *files], None, write)
 
 
 def _write_chart(home: Path, chart: Chart) -> None:

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from x2l.runs.trackers.base import SweepTables, place_id, written_anew
+from x2l.runs.trackers.base import SweepTables, written_anew
 
 HOME, STATE = "wandb", ".state"
 _KEYS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
@@ -35,7 +35,6 @@ class WandbTracker:
         config: Mapping[str, Any],
         project: str = "x2l",
         mode: str = "offline",
-        job_type: str = "run",
     ) -> None:
         """Nothing is started yet.
 
@@ -47,7 +46,6 @@ class WandbTracker:
             config: shown configuration.
             project: W&B project.
             mode: `offline`, or `online` with a key.
-            job_type: `run`, or `curve` for the sweep's own run.
 
         Raises:
             ValueError: another mode, or online without a key.
@@ -61,7 +59,7 @@ class WandbTracker:
             "config": dict(config),
             "project": project,
             "mode": mode,
-            "job_type": job_type,
+            "job_type": "run",
         }
         self._run: Any = None
         self._placed: list[str] = []
@@ -125,14 +123,33 @@ class WandbTracker:
         """Sets the run's final values."""
         self._run.summary.update(dict(values))
 
-    def log_sweep(self, tables: SweepTables, picture: Path, files: Sequence[Path]) -> None:
-        """Logs the sweep: tables, a chart and the front for each kind of compute, the picture, files.
+    def track_sweep(self, tables: SweepTables, picture: Path, files: Sequence[Path]) -> bool:
+        """Writes the sweep's run, with `files` as an artifact; see `Tracker`."""
+        home, options = self.folder / HOME, self._options
 
-        Args:
-            tables: of the sweep.
-            picture: curve.png.
-            files: of the artifact `NAME-results`, NAME being the group.
-        """
+        def write() -> None:
+            for old in home.glob(f"*run-*-{options['id']}"):  # only directories of this very run
+                shutil.rmtree(old)
+            # Copies of the old run's files; runs of x2l itself have none.
+            if (staged := home / STATE / "data" / "artifacts" / "staging").is_dir():
+                shutil.rmtree(staged)
+            about = {"sweep": options["group"], "points": len(tables.rows), **tables.config}
+            options.update(config=about, job_type="curve")
+            with self:
+                self._log_sweep(tables, picture, files)
+
+        more = [options["mode"], options["project"]]
+        return written_anew(home, tables, [picture, *files], more, write)
+
+    def how_to_see(self, folders: Sequence[Path]) -> list[str]:
+        """The run's folder, and the command that uploads what is offline."""
+        lines = [f"{self.folder / HOME} (W&B, {self._options['mode']})"]
+        if upload := upload_command([self.folder, *folders]):
+            lines.append(f"\nto upload every run to W&B: {upload}")
+        return lines
+
+    def _log_sweep(self, tables: SweepTables, picture: Path, files: Sequence[Path]) -> None:
+        """Tables, a chart and the front for each kind of compute, the picture, files."""
         import wandb
 
         def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:
@@ -187,57 +204,6 @@ def _has_key() -> bool:
         return netrc.netrc(str(file)).authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):  # none, or none that W&B could read
         return False
-
-
-def track_sweep(
-    folder: Path,
-    tables: SweepTables,
-    picture: Path,
-    files: Sequence[Path],
-    mode: str = "offline",
-    project: str = "x2l",
-) -> bool:
-    """Writes the sweep's W&B run; again only when something has changed, in place of the old.
-
-    Args:
-        folder: the sweep's folder; its name is the group.
-        tables: of the sweep.
-        picture: curve.png.
-        files: to be kept as an artifact.
-        mode: offline or online.
-        project: W&B project.
-
-    Returns:
-        Whether a run was written.
-
-    Raises:
-        ValueError: see `check_mode`.
-    """
-    check_mode(mode)
-    home = folder / HOME
-    sweep = folder.resolve().name
-    run_id = f"curve-{place_id(folder)}"
-
-    def write() -> None:
-        for old in home.glob(f"*run-*-{run_id}"):  # only directories of this very run
-            shutil.rmtree(old)
-        # Copies of the old run's files; runs of x2l itself have none.
-        if (staged := home / STATE / "data" / "artifacts" / "staging").is_dir():
-            shutil.rmtree(staged)
-        tracker = WandbTracker(
-            folder,
-            run_id=run_id,
-            name=f"curve of {sweep}",
-            group=sweep,
-            config={"sweep": sweep, "points": len(tables.rows), **tables.config},
-            project=project,
-            mode=mode,
-            job_type="curve",
-        )
-        with tracker:
-            tracker.log_sweep(tables, picture, files)
-
-    return written_anew(home, tables, [picture, *files], [mode, project], write)
 
 
 def upload_command(folders: Sequence[Path]) -> str | None:
