@@ -22,6 +22,8 @@ NAN = math.nan
         (units.p_value(NAN), "-"),
         (units.prefixed(0, "B"), "0 B"),
         (units.prefixed(999, "B"), "999 B"),
+        (units.prefixed(999.6, "B"), "1 kB"),
+        (units.prefixed(7.75e9, "B"), "7.75 GB"),
         (units.prefixed(999_499, "B"), "999 kB"),
         (units.prefixed(999_600, "B"), "1 MB"),
         (units.prefixed(1.73e12, "FLOPs"), "1.73 TFLOPs"),

@@ -5,7 +5,6 @@ Pure, but for the CSV. Knows nothing of figures or trackers.
 
 import csv
 import dataclasses
-import io
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -161,13 +160,11 @@ def write_points(path: str | Path, rows: Sequence[Point]) -> None:
     """
     flat = [{**p.condition.columns, "task": p.task, **p.measures} for p in rows]
     columns = dict.fromkeys(name for row in sorted(flat, key=len, reverse=True) for name in row)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(columns), restval="", lineterminator="\n")
-    writer.writeheader()
-    for row in flat:
-        writer.writerow({k: "+".join(v) if isinstance(v, tuple) else v for k, v in row.items()})
-    with whole_file(path) as part:
-        part.write_text(text.getvalue())
+    with whole_file(path) as part, part.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(columns), restval="", lineterminator="\n")
+        writer.writeheader()
+        for row in flat:
+            writer.writerow({k: "+".join(v) if isinstance(v, tuple) else v for k, v in row.items()})
 
 
 def pareto(rows: Sequence[Point], x: str) -> list[Point]:
