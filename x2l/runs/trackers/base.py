@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from typing_extensions import override
+
 MARKER = "curve.json"
 
 
@@ -63,31 +65,22 @@ class Tracker(Protocol):
         ...
 
 
-class NoTracker:
+class NoTracker(Tracker):
     """Tracks nothing. Takes what the others take."""
 
     def __init__(self, **_: Any) -> None:
         """Ignores its arguments."""
 
+    @override
     def __enter__(self) -> Self:
-        """Returns itself."""
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        """Does nothing."""
-
-    def log(self, metrics: Mapping[str, float]) -> None:
-        """Does nothing."""
-
-    def summarize(self, values: Mapping[str, float]) -> None:
-        """Does nothing."""
-
+    @override
     def track_sweep(self, tables: SweepTables, picture: Path, files: Sequence[Path]) -> bool:
-        """Writes nothing."""
         return False
 
+    @override
     def how_to_see(self, folders: Sequence[Path]) -> list[str]:
-        """Nowhere."""
         return []
 
 

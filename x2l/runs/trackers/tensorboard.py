@@ -17,13 +17,13 @@ from typing import Any, Self
 from tabulate import tabulate
 
 from x2l.runs.run_info import flattened
-from x2l.runs.trackers.base import Chart, SweepTables, written_anew
+from x2l.runs.trackers.base import Chart, SweepTables, Tracker, written_anew
 
 HOME = "tensorboard"
 SWEEP = "sweep"
 
 
-class TensorBoardTracker:
+class TensorBoardTracker(Tracker):
     """One run in TensorBoard, in `folder/tensorboard`."""
 
     def __init__(

@@ -13,13 +13,13 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from x2l.runs.trackers.base import SweepTables, written_anew
+from x2l.runs.trackers.base import SweepTables, Tracker, written_anew
 
 HOME, STATE = "wandb", ".state"
 _KEYS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
 
 
-class WandbTracker:
+class WandbTracker(Tracker):
     """One W&B run, silent, everything it writes under `folder`.
 
     But for the log and cache of W&B's own service, of which a process has one for all its runs: they lie with the
