@@ -133,6 +133,8 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=2)
     parser.add_argument("--root", default="outputs/data")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--scene", default="plain", help="plain or crowded")
+    parser.add_argument("--in-view", type=int, default=4, help="objects in view in crowded scenes")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     model = AutoModelForImageTextToText.from_pretrained(given.model, dtype=torch.float32)
@@ -146,9 +148,13 @@ def main() -> None:
             videos=given.videos,
             seconds=seconds,
             questions=given.questions,
+            scene=given.scene,
+            in_view=given.in_view,
         )
         marks = evaluate(model, processor, benchmark)
         line = {"split": given.split, "seconds": seconds, "videos": given.videos}
+        if given.scene == "crowded":
+            line |= {"scene": given.scene, "in_view": given.in_view}
         print(json.dumps(line | table(marks)), flush=True)
     print(json.dumps({"packed_against_stock": check_packing(model, processor, benchmark)}))
 

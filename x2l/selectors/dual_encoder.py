@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from transformers import AutoModel, AutoProcessor
 from x2l.models.flop_counter import flop_counter
 
 DTYPES = ("float32", "bfloat16", "float16")
+PACKAGED = {"x2l_tiny_clip": Path(__file__).with_name("x2l_tiny_clip")}
 
 
 class TwoTowers:
@@ -71,11 +73,12 @@ class TwoTowers:
             raise ValueError(
                 f"selector.retriever.device={device!r}: torch sees no CUDA device; use cpu"
             )
+        place = str(PACKAGED.get(name_or_path, name_or_path))
         try:
             hf: Any = AutoModel.from_pretrained(
-                name_or_path, revision=revision, dtype=getattr(torch, dtype)
+                place, revision=revision, dtype=getattr(torch, dtype)
             )
-            processor = AutoProcessor.from_pretrained(name_or_path, revision=revision)
+            processor = AutoProcessor.from_pretrained(place, revision=revision)
         except OSError as error:
             wanted = name_or_path + (f" --revision {revision}" if revision else "")
             raise OSError(

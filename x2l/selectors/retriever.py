@@ -47,7 +47,7 @@ class RetrieverSelector(FrameSelector):
 
     @staticmethod
     def load(
-        name_or_path: str = "openai/clip-vit-base-patch32",
+        name_or_path: str = "x2l_tiny_clip",
         options: bool = True,
         pool: str = "max",
         device: str | None = "cpu",
@@ -58,7 +58,7 @@ class RetrieverSelector(FrameSelector):
         """Loads the model; see the class for the arguments.
 
         Args:
-            name_or_path: a CLIP, SigLIP, SigLIP 2 or X-CLIP; `AutoModel` and `AutoProcessor` must know it.
+            name_or_path: x2l_tiny_clip, or any CLIP, SigLIP, SigLIP 2 or X-CLIP (`AutoModel`, `AutoProcessor`).
             options: add the options to the question, if it has any. Texts are cut to the model's length (64, 77).
             pool: `max` or `mean`.
             device: where the towers run; None (a model spread over several) = the first GPU, if there is one.

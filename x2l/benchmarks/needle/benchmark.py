@@ -2,7 +2,8 @@
 
 Each video is a slow haystack with `needles` coloured shapes, two seconds each; the tasks are
 VNBench's: retrieval (the colour of a shape), ordering (which shape comes first or last), counting
-(how often a shape appears), with edited and inserted needles (arXiv 2406.09367). A video's content
+(how often a shape appears), with edited and inserted needles (arXiv 2406.09367). Scene `crowded` fills
+every moment with other objects (`needle_crowded`), so that a few KVs cannot hold a chunk. A video's content
 depends on its split, seed and number only, so a set of 16 videos is the beginning of a set of 200.
 """
 
@@ -20,6 +21,13 @@ import numpy as np
 
 from x2l.benchmarks.answer_extraction import lone_letter
 from x2l.benchmarks.base import Benchmark, Sample, Score
+from x2l.benchmarks.needle.crowded import (
+    LEAST_STEPS,
+    PLACES,
+    crowd_questions,
+    draw_crowd,
+    make_crowd,
+)
 from x2l.benchmarks.needle.drawing import draw_video
 from x2l.benchmarks.needle.scene import (
     KINDS,
@@ -32,11 +40,15 @@ from x2l.benchmarks.needle.scene import (
     make_questions,
     make_scene,
 )
+from x2l.benchmarks.needle.scene import Needle as Event
 from x2l.benchmarks.option_text import letters, vnbench_prompt
 from x2l.video import write_video
 
 # Raised whenever drawing or questions change, so that no old file passes for a new one.
 VERSION = 1
+CROWDED_VERSION = 1
+SCENES = ("plain", "crowded")
+LONGEST_VIEW = 16  # seconds
 # Every video has one number, `split's first + seed * SEED_STEP + video`: ranges that never meet.
 SEEDS = 1000
 SEED_STEP = 10_000
@@ -73,6 +85,9 @@ class Needle(Benchmark):
         width: int = 64,
         height: int = 64,
         circular: bool = False,
+        scene: str = "plain",
+        in_view: int = PLACES,
+        every: int = NEEDLE_SECONDS,
     ) -> None:
         """Checks the values; makes nothing yet.
 
@@ -91,6 +106,10 @@ class Needle(Benchmark):
             height: pixels of the files, even.
             circular: ask every question four times, its options turned by one each time; the four
                 form a group that is right only if all are (VNBench's rule).
+            scene: `plain` (single needles in a haystack) or `crowded` (all moments full of objects;
+                `kinds` and `needles` do not matter there).
+            in_view: objects in view at once in crowded scenes, 1 to 4.
+            every: seconds after which they are replaced, even.
 
         Raises:
             ValueError: a value is out of its range.
@@ -102,6 +121,7 @@ class Needle(Benchmark):
         self.seconds = seconds
         self.needles, self.questions, self.fps = needles, questions, fps
         self.width, self.height, self.circular = width, height, circular
+        self.scene, self.in_view, self.every = scene, in_view, every
         self._check()
         self.slots = int(seconds // NEEDLE_SECONDS)
 
@@ -109,8 +129,8 @@ class Needle(Benchmark):
         least = {"seed": 0, "videos": 1, "questions": 1, "needles": OPTIONS, "width": 32}
         most = {"seed": SEEDS - 1, "videos": SEED_STEP, "questions": 16, "width": 4096}
         most["needles"] = OPTIONS + MOST_REPEATS * (len(SHAPES) - OPTIONS)
-        least |= {"height": 32, "seconds": SHORTEST}
-        most |= {"height": 4096, "seconds": LONGEST}
+        least |= {"height": 32, "seconds": SHORTEST, "in_view": 1, "every": NEEDLE_SECONDS}
+        most |= {"height": 4096, "seconds": LONGEST, "in_view": PLACES, "every": LONGEST_VIEW}
         for field, low in least.items():
             value = getattr(self, field)
             if not isinstance(value, int) or isinstance(value, bool):
@@ -120,6 +140,22 @@ class Needle(Benchmark):
                     f"benchmark.{field}={value}: must be {low} to {most[field]}; set "
                     f"benchmark.{field}= to a value in that range"
                 )
+        if self.scene not in SCENES:
+            raise ValueError(
+                f"benchmark.scene={self.scene!r}: must be one of {', '.join(SCENES)}; set "
+                "benchmark.scene="
+            )
+        if self.every % NEEDLE_SECONDS:
+            raise ValueError(
+                f"benchmark.every={self.every}: must be even, because a visual token covers two "
+                f"seconds at one frame a second; set benchmark.every={self.every + 1}"
+            )
+        if self.scene == "crowded" and self.seconds // self.every < LEAST_STEPS:
+            raise ValueError(
+                f"benchmark.seconds={self.seconds}: must be at least {LEAST_STEPS * self.every} for "
+                f"benchmark.scene=crowded, whose {LEAST_STEPS} askable objects have a moment of "
+                f"{self.every} seconds each; set benchmark.seconds={LEAST_STEPS * self.every}"
+            )
         if self.width % 2 or self.height % 2:
             raise ValueError(
                 f"benchmark.width={self.width}, benchmark.height={self.height}: must be even, "
@@ -151,11 +187,16 @@ class Needle(Benchmark):
         return self.root / f"needle-{self.split}-{self.seed}-{self.seconds}s-{digest}"
 
     def _content(self) -> dict[str, Any]:
-        fields = ("split", "seed", "seconds", "needles", "questions", "fps", "width", "height")
+        fields = ("split", "seed", "seconds", "questions", "fps", "width", "height")
+        if self.scene == "crowded":
+            crowd = {"scene": self.scene, "in_view": self.in_view, "every": self.every}
+            return crowd | {"version": CROWDED_VERSION, **{n: getattr(self, n) for n in fields}}
+        # In this order, so that dataset.json stays what it was before there was another scene.
+        names = (*fields[:3], "needles", *fields[3:])
         return {
             "version": VERSION,
             "kinds": list(self.kinds),
-            **{field: getattr(self, field) for field in fields},
+            **{name: getattr(self, name) for name in names},
         }
 
     def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
@@ -176,21 +217,21 @@ class Needle(Benchmark):
 
     def _make(self, number: int, annotation: Path) -> None:
         turn = SPLITS[self.split] + self.seed * SEED_STEP + number
-        content = np.random.default_rng([VERSION, turn, 0])
-        picture = np.random.default_rng([VERSION, turn, 1])
+        crowded = self.scene == "crowded"
+        # A video of one scene shares no draw with the video of that number of the other.
+        version, stream = (CROWDED_VERSION, 2) if crowded else (VERSION, 0)
+        content = np.random.default_rng([version, turn, stream])
+        picture = np.random.default_rng([version, turn, stream + 1])
         # What the answers shall be takes turns over videos and questions, in an order of its own
         # for each (split, seed), so that truths are balanced in every set.
         place = np.arange(self.questions) + number * self.questions
-        counts = 1 + (_turns(self.split, self.seed, 0, place, MOST_REPEATS))
-        needles = min(self.needles, self.slots)
-        kind = self.kinds[number % len(self.kinds)]
-        scene = make_scene(content, self.slots, needles, kind, tuple(counts.tolist()))
-        asked: list[Question] = []
-        for code, task in enumerate(TASKS, start=1):
-            answers = _turns(self.split, self.seed, code, place, OPTIONS)
-            asked += make_questions(
-                content, scene, task, tuple(answers.tolist()), tuple(counts.tolist())
-            )
+        counts = tuple((1 + _turns(self.split, self.seed, 0, place, MOST_REPEATS)).tolist())
+        answers = {
+            task: tuple(_turns(self.split, self.seed, code, place, OPTIONS).tolist())
+            for code, task in enumerate(TASKS, start=1)
+        }
+        make = self._crowded if crowded else self._plain
+        kind, scene, asked = make(content, number, answers, counts)
         frames = draw_video(picture, scene, self.seconds, self.fps, self.width, self.height)
         write_video(annotation.with_suffix(".mp4"), frames, self.fps)
         _write_json(
@@ -202,6 +243,33 @@ class Needle(Benchmark):
                 "questions": [asdict(question) for question in asked],
             },
         )
+
+    def _plain(
+        self,
+        content: np.random.Generator,
+        number: int,
+        answers: dict[str, tuple[int, ...]],
+        counts: tuple[int, ...],
+    ) -> tuple[str, Sequence[Event], list[Question]]:
+        kind = self.kinds[number % len(self.kinds)]
+        scene = make_scene(content, self.slots, min(self.needles, self.slots), kind, counts)
+        asked: list[Question] = []
+        for task in TASKS:
+            asked += make_questions(content, scene, task, answers[task], counts)
+        return kind, scene, asked
+
+    def _crowded(
+        self,
+        content: np.random.Generator,
+        number: int,
+        answers: dict[str, tuple[int, ...]],
+        counts: tuple[int, ...],
+    ) -> tuple[str, Sequence[Event], list[Question]]:
+        crowd = draw_crowd(content, self.seconds // self.every, self.in_view, counts)
+        asked: list[Question] = []
+        for task in TASKS:
+            asked += crowd_questions(content, crowd, self.every, task, answers[task], counts)
+        return "crowded", make_crowd(content, crowd, self.every), asked
 
     def samples(self) -> tuple[Sample, ...]:
         """Every sample, video by video, in the order of `tasks`.

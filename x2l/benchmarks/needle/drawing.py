@@ -1,6 +1,6 @@
 """Pictures of a needle scene: a slow, pale, moving haystack and the needles on it. NumPy only."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -38,10 +38,21 @@ def shape_mask(shape: str, pixels: float, grow: float, side: int, x: float, y: f
     """
     points = (np.arange(side * OVERSAMPLING) + 0.5) / OVERSAMPLING
     half = pixels * (1 + grow) / 2
-    u, v = np.meshgrid((points - x) / half, (points - y) / half)  # -1..1 inside the shape's box
+    # Only pixels that the shape's box touches are looked at.
+    columns, rows = (
+        slice(max(int(centre - half) - 1, 0), max(min(int(centre + half) + 2, side), 0))
+        for centre in (x, y)
+    )
+    across, down = (
+        points[part.start * OVERSAMPLING : part.stop * OVERSAMPLING] for part in (columns, rows)
+    )
+    u, v = np.meshgrid((across - x) / half, (down - y) / half)  # -1..1 inside the shape's box
     inside = _inside(shape, u, v) & (np.abs(u) <= 1) & (np.abs(v) <= 1)
-    cells = inside.reshape(side, OVERSAMPLING, side, OVERSAMPLING)
-    mask = cells.mean((1, 3), dtype=np.float32)[..., None]
+    cells = inside.reshape(
+        rows.stop - rows.start, OVERSAMPLING, columns.stop - columns.start, OVERSAMPLING
+    )
+    mask = np.zeros((side, side, 1), dtype=np.float32)
+    mask[rows, columns, 0] = cells.mean((1, 3), dtype=np.float32)
     mask.flags.writeable = False
     return mask
 
@@ -152,7 +163,7 @@ def draw_needle(image: np.ndarray, needle: Needle, card: np.ndarray) -> np.ndarr
 
 def draw_video(
     rng: np.random.Generator,
-    scene: tuple[Needle, ...],
+    scene: Sequence[Needle],
     seconds: float,
     fps: float,
     width: int,
