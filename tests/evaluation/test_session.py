@@ -3,9 +3,12 @@
 import importlib
 import inspect
 import json
+import math
 import pkgutil
+from dataclasses import dataclass
 
 import pytest
+import torch
 
 import x2l
 from tests.clips import Clips, flat
@@ -18,9 +21,12 @@ from x2l.compressors.merging import ToMe
 from x2l.compressors.pruning_controls import RandomPruning
 from x2l.engine.meter import Meter
 from x2l.evaluation.session import video_seed
+from x2l.evaluation.settings import ConfigError
 from x2l.models import loading
 from x2l.selectors.attention import AttentionSelector
-from x2l.selectors.base import ChunkSelector, FrameSelector, Query
+from x2l.selectors.base import ChunkSelector, FrameSelector, IndexingSelector, Query
+from x2l.selectors.controls import LastSelector
+from x2l.selectors.keys import KeysSelector
 from x2l.selectors.oracle import OracleSelector
 
 TWO = {"low": Level(ToMe(), 2), "high": Level(ToMe(), 8)}
@@ -84,8 +90,11 @@ def every_selector():
 @pytest.mark.parametrize("kind", every_selector())
 def test_only_a_bound_is_shown_where_the_answer_lies(kind, monkeypatch):
     seen = []
-    monkeypatch.setattr(kind, "relevance", lambda self, query, *_: seen.append(query.spans))
+    looks = lambda self, query, *_: seen.append(query.spans) or torch.zeros(2)  # noqa: E731
+    monkeypatch.setattr(kind, "relevance", looks)
     monkeypatch.setattr(kind, "prepare", lambda *_: None, raising=False)
+    monkeypatch.setattr(kind, "remember", lambda *_: None, raising=False)
+    monkeypatch.setattr(kind, "check_shape", lambda *_: None)
     selector = object.__new__(kind)
     object.__setattr__(selector, "name", "it")
     session = x2l.prefill(ours("qwen2_5_vl"), frames(8), TWO, 4, selectors=[selector])
@@ -160,3 +169,50 @@ def test_the_selection_is_timed_for_itself():
     rating = session.rate("a", AttentionSelector(), Query(session.question("What?", 1), "q"))
     assert isinstance(rating.meter, Meter) and rating.meter.flops["selection"] > 0
     assert rating.meter.flops["decode"] == 0
+
+
+@dataclass(frozen=True)
+class Indexing(IndexingSelector):
+    """Keeps eight bytes and reads twelve."""
+
+    value: float = 1.0
+    name: str = "indexing"
+
+    def remember(self, store, model, meter):
+        meter.add("retrieval", 5)
+        return torch.ones(2)
+
+    def relevance(self, query, store, model, meter):
+        meter.streamed_bytes += 12
+        return query.prepared * self.value
+
+
+def test_what_a_selector_keeps_and_reads_is_told():
+    session = x2l.prefill(ours("qwen2_5_vl"), frames(8), TWO, 4, selectors=[Indexing()])
+    assert session.prepared["indexing"].features.nbytes == 8
+    assert session.prepared["indexing"].meter.flops["retrieval"] == 5
+    rating = session.rate("indexing", Indexing(), Query(session.question("What?", 1), "q"))
+    assert rating.meter.streamed_bytes == 12 and rating.relevance.tolist() == [1, 1]
+
+
+def test_a_relevance_that_is_no_number_is_said_in_one_line():
+    session = x2l.prefill(ours("qwen2_5_vl"), frames(8), TWO, 4, selectors=[Indexing()])
+    with pytest.raises(
+        ConfigError,
+        match=r"selector=indexing: its relevance to question 'q' holds NaN, \[nan, nan\]",
+    ):
+        session.rate("indexing", Indexing(math.nan), Query(session.question("What?", 1), "q"))
+
+
+def test_heads_that_the_model_lacks_are_said_before_the_pre_fill():
+    with pytest.raises(ConfigError, match=r"selector\.keys\.heads: \[9, 0\] is beyond this model"):
+        x2l.prefill(ours("qwen2_5_vl"), frames(8), TWO, 4, selectors=[KeysSelector(((9, 0),))])
+
+
+def test_a_taking_rule_is_asked_for_by_its_name():
+    session = x2l.prefill(ours("qwen2_5_vl"), frames(16), TWO, 4)
+    taken = [
+        x2l.answer(session, "What?", LastSelector(), 2, max_new_tokens=1, taking=rule).reloaded
+        for rule in ("top", "aks", "gap")
+    ]
+    assert taken == [(2, 3), (1, 3), (3,)]

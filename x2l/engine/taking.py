@@ -173,12 +173,12 @@ def taking_rule(text: str, seed: int = 0, field: str = "selection.taking") -> Ta
     least, most = (0.0, 1.0) if name in ("aks", "mass") else (0.0, math.inf)
     if value is not None and not least < value <= most:
         raise ValueError(f"{field}={text}: its number must be above {least:g} and at most {most:g}")
-    given = () if value is None else (value,)
     if name == "gumbel":
-        return Gumbel(*given, seed=seed)
+        return Gumbel(seed=seed) if value is None else Gumbel(value, seed)
     if name in ("top", "gap"):
         return Top() if name == "top" else Gap()
-    return {"aks": AdaptiveSplit, "inverse_transform": InverseTransform, "mass": Mass}[name](*given)
+    rule = {"aks": AdaptiveSplit, "inverse_transform": InverseTransform, "mass": Mass}[name]
+    return rule() if value is None else rule(value)
 
 
 def left_out(
