@@ -182,9 +182,12 @@ def test_levels_of_the_users_own_names():
     assert engine(["levels.high=16", "levels.low=4"]).settings.levels[1].ratio == 16
 
 
-def test_the_control_is_named_by_its_file():
-    found = {name: engine([f"control={name}"]).settings.control for name in CONTROLS}
-    assert found == {**{name: name for name in CONTROLS}, "none": None}
+def test_a_control_is_recorded_where_it_stands_in_for_the_choice_of_chunks():
+    """The others are compressors: their cells are told apart by their selectors, as any method's are."""
+    recorded = {name: engine([f"control={name}"]).settings.control for name in CONTROLS}
+    assert recorded == {**dict.fromkeys(CONTROLS), "fewer_frames": "fewer_frames"}
+    levels = engine(["control=random_pruning"]).settings.levels
+    assert {level.compressor for level in levels} == {"random"}
     assert engine(["control.fewer_frames=true"]).settings.control == "fewer_frames"
 
 

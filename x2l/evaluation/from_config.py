@@ -110,7 +110,7 @@ def settings_of(
         context=prefill["context"],
         positions=prefill["positions"],
         levels=_levels(values, choices),
-        control=_control(values, choices),
+        control=FEWER_FRAMES if values["control"]["fewer_frames"] else None,
         selectors=tuple(values.get("selector") or ()),  # selector=[] leaves no such key
         top_k=_tuple(values["top_k"]),
         pinned=_tuple(selection["pinned"]),
@@ -135,14 +135,6 @@ def settings_of(
     return settings
 
 
-def _control(values: Mapping[str, Any], choices: Mapping[str, Any]) -> str | None:
-    """The name of the control's yaml; what the values say of fewer frames goes before it."""
-    if values["control"]["fewer_frames"]:
-        return FEWER_FRAMES
-    choice = choices.get("control", "none")
-    return None if choice in ("none", FEWER_FRAMES) else str(choice)
-
-
 def _check_mounted(values: Mapping[str, Any], choices: Mapping[str, Any]) -> None:
     """No level may run another method than the one that was chosen for it.
 
@@ -152,7 +144,7 @@ def _check_mounted(values: Mapping[str, Any], choices: Mapping[str, Any]) -> Non
     Raises:
         ConfigError: so it is.
     """
-    control = _control(values, choices)
+    control = choices.get("control", "none")
     for name, level in values["levels"].items():
         for group in ("compressor", "codec"):
             chosen = choices.get(f"{group}@levels.{name}.{group}", choices.get(group))
@@ -162,7 +154,7 @@ def _check_mounted(values: Mapping[str, Any], choices: Mapping[str, Any]) -> Non
                     f"{chosen}; write levels.{name}.ratio={level['ratio']}"
                 )
         mounted = f"compressor@levels.{name}.compressor" in choices
-        if control not in (None, FEWER_FRAMES) and not mounted:
+        if control not in ("none", FEWER_FRAMES) and not mounted:
             raise ConfigError(
                 f"control={control}: changes the compressors of low and high, not that of levels.{name}; say it too, "
                 f"+compressor@levels.{name}.compressor="

@@ -55,7 +55,7 @@ class Settings:
         prefill_cache: folder that pre-fills are kept in for other runs; None keeps none.
         prefill_cache_gb: all that is kept there may take, 10^9 bytes each.
         levels: finest to coarsest.
-        control: what stands in for the method, by the name of its configuration; None = the method itself.
+        control: what stands in for the method, `fewer_frames`; None = levels and a choice of chunks.
         taking: rules by which chunks are taken of those rated, see `engine/taking.py`.
 
     Raises:
