@@ -303,7 +303,7 @@ def test_the_command_on_a_terminal(needle, video):
             os.write(ours, typed.pop(0).encode())
     os.close(ours)
     assert process.wait() == 0
-    assert re.search(r"pre-fill, chunks: .*\d/4 \[\d\d:\d\d<", out)
+    assert re.search(r"pre-fill of \w+, chunks: .*\d/4 \[\d\d:\d\d<", out)
     assert f"answer      {answer}\r\n" in out and "Traceback" not in out
 
 
