@@ -63,6 +63,8 @@ SELECTORS = {
     "shallow_votes": ["selector=shallow_votes"],
     "yes_no": ["selector=yes_no"],
     "probe": ["selector=probe"],
+    "retriever": ["selector=retriever"],
+    "retriever, question alone": ["selector=retriever", "selector.retriever.options=false"],
 }
 
 
@@ -141,10 +143,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     overrides = [*DEFAULTS, *options.settings]
     heads = options.heads
     if heads is None:
-        model = [o for o in overrides if o.startswith(("model", "paths.", "levels.", "video."))]
-        scene = [o for o in overrides if o.startswith(("benchmark.scene", "benchmark.needles"))]
-        needle = ["benchmark=needle", "benchmark.split=train", "benchmark.videos=8"]
-        heads = str(calibrate([*needle, *scene, *model], 24, None))
+        apart = tuple(f"benchmark.{name}=" for name in ("split", "seed", "videos"))
+        same = [o for o in options.settings if not o.startswith(apart)]
+        train = ["benchmark=needle", "benchmark.split=train", "benchmark.videos=8"]
+        heads = str(calibrate([*train, "video.frames=128", *same], 24, None))
     selectors = {}
     for name, chosen in SELECTORS.items():
         if options.only is None or name in options.only:

@@ -34,7 +34,7 @@ def first_logits(
         for chunk, level in enumerate(assignment)
         if level is not None and level != store.coarsest
     )
-    return logits.double().cpu()
+    return logits.cpu().double()
 
 
 def log_odds(logits: Tensor, model: VideoModel, words: tuple[str, str]) -> float:

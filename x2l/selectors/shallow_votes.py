@@ -96,7 +96,7 @@ class ShallowVotesSelector(ChunkSelector):
             both = torch.stack(
                 [voted, paid / len(layers)]
             )  # of attention all layers have less than one vote
-            total += torch.stack([both[:, a:b].sum() for a, b in one.spans]).double().cpu()
+            total += torch.stack([both[:, a:b].sum() for a, b in one.spans]).cpu().double()
         return total
 
     def _gap(self, query: Query, store: KVStore, model: VideoModel, meter: Meter) -> float:
