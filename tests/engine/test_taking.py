@@ -163,3 +163,13 @@ def test_a_ladder_goes_by_relevance_among_those_taken():
 def test_scaled_scores():
     assert scaled_scores([2.0, 4.0, 3.0]) == [0.0, 1.0, 0.5]
     assert scaled_scores([2.0, 2.0]) == [1.0, 1.0]
+
+
+def test_of_a_budget_a_rule_takes_as_many_as_the_best_would_be():
+    store, relevance = store_of("qwen2_5_vl"), torch.tensor([0.9, 0.8, 0.1, 0.0])
+    low, high = store.nbytes("low"), store.nbytes("high")
+    full = 10 * (store.prefix.nbytes + 2 * low[0] + high[0] + high[3])  # two whole chunks
+    plain = assigned(relevance, "10%", store, full)
+    spread = assigned(relevance, "10%", store, full, taking=AdaptiveSplit())
+    assert [plain.count("low"), spread.count("low")] == [2, 2]
+    assert plain[:2] == ("low", "low") and spread[0] == spread[2] == "low"
