@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import layouts
+from tests.evaluation.test_settings import levels as level_specs
 from tests.evaluation.test_settings import settings
 from tests.tiny import ours
 from x2l.analysis.collect import records_under
@@ -86,8 +87,8 @@ def test_a_whole_set_is_answered_from_the_command_line(swept, name, answers):
     records = load(runs[name])
     assert state(runs[name])["state"] == "done"
     assert len(records) == 2 * answers  # two selectors
-    assert {r.row for r in records} == set(range(answers))
-    tiny = {(r.model, r.chunk_frames, r.frames) for r in records}
+    assert {r.question.row for r in records} == set(range(answers))
+    tiny = {(r.condition.model, r.condition.chunk_frames, r.video.frames_sampled) for r in records}
     assert tiny == {("x2l_tiny", 4, 8)}
 
 
@@ -107,13 +108,15 @@ def test_a_missing_and_a_cut_video_are_told_and_the_rest_is_answered(swept):
 
 def test_headlines_follow_the_protocols(swept):
     _, runs = swept
-    units = {name: points(load(runs[name]))[0].n for name in runs}
+    units = {name: points(load(runs[name]))[0].questions for name in runs}
     assert units == {"videomme": 3, "mlvu": 15, "longvideobench": 6, "vnbench": 9, "lvbench": 4}
     parts = {row.task for row in points(load(runs["vnbench"]), by_task=True)}
     assert {"ret_edit1", "ability=retrieval", "ability=counting", "duration=over_60s"} <= parts
     for record in load(runs["longvideobench"]):
-        assert (record.guess is None) == (record.parsed is not None)
-        assert record.correct == float((record.parsed or record.guess) == record.answer)
+        answer = record.answer
+        assert (answer.guess is None) == (answer.parsed is not None)
+        letter = answer.parsed or answer.guess
+        assert answer.correct == float(letter == record.question.answer)
 
 
 def test_a_short_answer_is_warned_of(swept):
@@ -132,7 +135,7 @@ def go(folder, benchmark, selectors=None, family="llava_onevision"):
         run_id=identity(config),
         frames=6,
         chunk_frames=2,
-        ratio_high=8,
+        levels=level_specs(2, 8),
         max_new_tokens=3,
         top_k=(1,),
         pinned=(),
@@ -157,7 +160,7 @@ def test_another_family_answers_with_subtitles_of_its_frames(disk, tmp_path, mon
     assert len(done.records) == 3 and len(done.errors) == 2
     # Six frames spread over twelve seconds see the first and the last text.
     assert all("Hello and welcome.\nThank you for watching.\nSelect" in text for text in asked)
-    assert {record.benchmark for record in done.records} == {"videomme_w_subtitle"}
+    assert {record.condition.benchmark for record in done.records} == {"videomme_w_subtitle"}
 
 
 def test_the_four_tries_of_a_video_share_its_prefill_and_its_truth(disk, tmp_path):
@@ -166,13 +169,14 @@ def test_the_four_tries_of_a_video_share_its_prefill_and_its_truth(disk, tmp_pat
     assert len(done.records) == 8
     # Six frames over twelve seconds, two a chunk: chunks begin at 0, 4.5 and 9 seconds.
     for kind, chunks in (("ret_edit1", (1,)), ("cnt_edit2", (0, 1))):
-        tries = [record for record in done.records if record.task == kind]
-        assert {record.gt_chunks for record in tries} == {chunks}
-        assert len({record.seconds_prefill for record in tries}) == 1
-        assert {record.group for record in tries} == {tries[0].video_id}
+        tries = [record for record in done.records if record.question.task == kind]
+        assert {record.question.gt_chunks for record in tries} == {chunks}
+        assert len({record.seconds["prefill"] for record in tries}) == 1
+        assert {record.question.group for record in tries} == {tries[0].video.video_id}
     (point,) = points(done.records)
-    right = {r.video_id for r in done.records} - {r.video_id for r in done.records if not r.correct}
-    assert (point.n, point.accuracy) == (2, len(right) / 2)
+    wrong = {r.video.video_id for r in done.records if not r.answer.correct}
+    right = {r.video.video_id for r in done.records} - wrong
+    assert (point.questions, point.accuracy) == (2, len(right) / 2)
 
 
 def test_shards_side_by_side_are_the_whole_run(disk, tmp_path):
@@ -184,7 +188,7 @@ def test_shards_side_by_side_are_the_whole_run(disk, tmp_path):
         go(tmp_path / "shards" / shard.replace("/", "of"), val(shard))
     parts = records_under([tmp_path / "shards"])
     assert {r.key: deterministic(r) for r in parts} == {r.key: deterministic(r) for r in whole}
-    assert [p.n for p in points(parts)] == [p.n for p in points(whole)] == [6]
+    assert [p.questions for p in points(parts)] == [p.questions for p in points(whole)] == [6]
     # The same folder for both is as good: what the first left is not forgotten.
     for shard in ("1/2", "2/2"):
         go(tmp_path / "one", val(shard))

@@ -463,7 +463,7 @@ def test_a_fault_of_ours_keeps_its_traceback(video, monkeypatch):
 def test_what_the_readme_types_composes():
     text = (Path(__file__).parents[3] / "README.md").read_text().replace("\\\n", " ")
     commands = [shlex.split(line, comments=True) for line in re.findall(r"^x2l-ask .*", text, re.M)]
-    assert len(commands) >= 3
+    assert commands
     for words in commands:
         composed(words[words.index("--") + 1 :] if "--" in words else [])
 

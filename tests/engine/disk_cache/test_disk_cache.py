@@ -18,6 +18,7 @@ import torch
 from tests.clips import Clips
 from tests.engine.disk_cache.test_file_format import differing
 from tests.engine.disk_cache.test_key import users  # noqa: F401 - a fixture
+from tests.evaluation.test_settings import levels as level_specs
 from tests.evaluation.test_settings import settings
 from tests.tiny import frames, ours
 from x2l.cli.ask import own_video
@@ -32,12 +33,13 @@ from x2l.engine.disk_cache import file_format as store_files
 from x2l.engine.disk_cache.cache import PrefillCache, open_cache
 from x2l.engine.meter import Meter
 from x2l.engine.prefill import prefill
-from x2l.evaluation import runner
-from x2l.evaluation import video as answering
+from x2l.engine.stages import PREFILL_STAGES
+from x2l.evaluation import runner, session
 from x2l.evaluation.conditions import cells
 from x2l.evaluation.settings import ConfigError
 from x2l.models import loading
 from x2l.models.fingerprint import UntoldWeights
+from x2l.models.out_of_memory import MemoryAdvice
 from x2l.runs.records import deterministic, load
 from x2l.runs.run_info import describe, identity
 from x2l.runs.trackers.base import NoTracker
@@ -460,7 +462,7 @@ def clips(tmp_path_factory):
 
 def go(folder, clips, model, selectors=SELECTORS, **changes):
     values = settings(
-        run_id="same", chunk_frames=4, ratio_low=2, ratio_high=8, max_new_tokens=3, frames=16, top_k=(0, 2), pinned=(),
+        run_id="same", chunk_frames=4, levels=level_specs(2, 8), max_new_tokens=3, frames=16, top_k=(0, 2), pinned=(),
         **changes,
     )  # fmt: skip
     info = describe(values.run_id, {"what": "clips"}, "cpu", "a processor", 1)
@@ -475,25 +477,29 @@ def test_records_with_a_cache_are_those_without(
     tmp_path, clips, model, monkeypatch, caplog, fewer_frames
 ):
     caplog.set_level(logging.INFO)
-    cached = {"prefill_cache": str(tmp_path / "cache"), "fewer_frames": fewer_frames}
+    cached = {
+        "prefill_cache": str(tmp_path / "cache"),
+        "control": "fewer_frames" if fewer_frames else None,
+    }
     selectors = {} if fewer_frames else SELECTORS
-    go(tmp_path / "plain", clips, model, selectors, fewer_frames=fewer_frames)
+    go(tmp_path / "plain", clips, model, selectors, control=cached["control"])
     go(tmp_path / "cold", clips, model, selectors, **cached)
-    monkeypatch.setattr(answering, "prefill", None)  # may not be called any more
+    monkeypatch.setattr(session, "prefill", None)  # may not be called any more
     go(tmp_path / "warm", clips, model, selectors, **cached)
     plain, cold, warm = (load(tmp_path / name) for name in ("plain", "cold", "warm"))
     assert len(plain) == 6 * (2 if fewer_frames else 7)
     same = [list(map(deterministic, records)) for records in (plain, cold, warm)]
     assert same[0] == same[1] == same[2]
     for one, other in zip(cold, warm, strict=True):
-        assert one.seconds_prefill_load is None and other.seconds_prefill_load > 0
-        for name in ("seconds_vision", "seconds_prefill", "seconds_compression"):
-            assert getattr(one, name) == getattr(other, name) > 0
+        assert one.video.seconds_prefill_load is None and other.video.seconds_prefill_load > 0
+        for stage in PREFILL_STAGES:
+            assert one.seconds[stage] == other.seconds[stage] > 0
         # Of the whole process, and read again once the file is written.
-        assert one.peak_memory_prefill == pytest.approx(other.peak_memory_prefill, rel=0.02)
+        peak = other.video.peak_memory_prefill
+        assert one.video.peak_memory_prefill == pytest.approx(peak, rel=0.02)
     assert "seconds_prefill_load" not in same[2][0]
     said = [text for text in caplog.messages if text.startswith("pre-fills:")]
-    count = len({r.kv_bytes_budget for r in plain}) * 2
+    count = len({r.video.kv_bytes_budget for r in plain}) * 2
     assert f"0 loaded, {count} computed" in said[0] and f"{count} loaded, 0 computed" in said[1]
 
 
@@ -501,24 +507,25 @@ def test_a_video_of_ones_own_is_prefilled_once_for_all_calls(tmp_path, clips, mo
     made = engine([f"prefill.cache={tmp_path / 'cache'}", "levels.high.ratio=8", "top_k=1"])
     settings, levels, model = made.settings, made.levels, ours("qwen2_5_vl")
     (cell,) = cells(made.selectors, settings)
+    advice = MemoryAdvice.of(model, settings.chunk_frames, "low")
     video = read_frames(clips / "clip0.mp4", 16, 1)
 
     def opened():
         cache = open_cache(settings.prefill_cache, settings.prefill_cache_gb, levels)
         return own_video.open_video(
-            model, video, model.prompt(video, 4), levels, cell, settings, cache
+            model, video, model.prompt(video, 4), levels, cell, settings, advice, cache
         )
 
     first = opened()
-    monkeypatch.setattr(own_video, "prefill", None)
+    monkeypatch.setattr(session, "prefill", None)
     again = opened()
-    assert differing(first.store, again.store) is None
-    assert first.facts.seconds_load is None and again.facts.seconds_load > 0
-    assert again.facts.flops == first.facts.flops > 0
-    assert 0 < again.facts.seconds <= 1.5 * first.facts.seconds
+    assert differing(first.session.store, again.session.store) is None
+    assert first.session.seconds_load is None and again.session.seconds_load > 0
+    assert again.flops == first.flops > 0
+    assert 0 < again.seconds <= 1.5 * first.seconds
     assert head_text(first).endswith(" s") and "loaded from prefill.cache in" in head_text(again)
     one, other = first.ask("What is it?"), again.ask("What is it?")
-    assert (one.answer, one.relevance, one.flops) == (other.answer, other.relevance, other.flops)
+    assert (one.text, one.relevance, one.flops) == (other.text, other.relevance, other.flops)
 
 
 def test_a_run_goes_on_with_or_without_a_cache(tmp_path, clips, model):
