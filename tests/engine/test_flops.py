@@ -11,6 +11,7 @@ from x2l.compressors.base import Level, Sizes
 from x2l.compressors.merging import ToMe, matching
 from x2l.compressors.pooling import MeanPool
 from x2l.compressors.pruning_by_keys import KeyNorm
+from x2l.compressors.quantisation import Quantised
 from x2l.engine.decode import answer
 from x2l.engine.flops import kv_bytes
 from x2l.engine.meter import Meter
@@ -145,3 +146,16 @@ def test_a_spread_model_is_measured_on_every_gpu_it_uses(monkeypatch):
         log.append("work")
     assert log[2:] == ["sync 0", "sync 2", "work", "sync 0", "sync 2"]
     assert meter.peak_bytes == 30
+
+
+def test_a_compressor_that_keeps_all_is_not_run_and_not_counted():
+    """With a codec a level at ratio 1 is still encoded."""
+    model, codec = ours("qwen2_5_vl"), Quantised(8)
+
+    def compression(method):
+        meter = Meter()
+        levels = {"low": Level(method, 1, codec), "high": Level(KeyNorm(), 8)}
+        prefill(model, model.prompt(frames(8), 4), levels, meter=meter)
+        return meter.flops["compression"]
+
+    assert compression(KeyNorm()) == compression(MeanPool()) > 0
