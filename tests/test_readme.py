@@ -39,8 +39,9 @@ def test_files_that_are_named_exist():
     assert len(links) > 10 and all((ROOT / link).exists() for link in links)
     tree = TEXT.split("## Where things are")[1].split("```")[1]
     rooms = re.findall(r"^  (\w+)(/|\.py)", tree, re.M)
-    found = {path.name.removesuffix(".py") for path in (ROOT / "x2l").glob("[!_]*")}
-    assert {name for name, _ in rooms} == found - {"py.typed"}
+    packages = {path.parent.name for path in (ROOT / "x2l").glob("*/__init__.py")}
+    modules = {path.stem for path in (ROOT / "x2l").glob("[!_]*.py")}
+    assert {name for name, _ in rooms} == packages | modules
 
 
 def test_it_is_short():
