@@ -7,7 +7,6 @@ alone may take fewer, which is what they are for.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import random
 from abc import ABC, abstractmethod
@@ -141,8 +140,9 @@ class Gumbel(TakingRule):
         """The best after noise."""
         mean = math.fsum(scores) / len(scores)
         spread = math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / len(scores)) or 1.0
-        seed = hashlib.sha256(f"{self.seed}/taking/{key}".encode()).digest()
-        draws = random.Random(int.from_bytes(seed[:8], "big"))
+        from x2l.compressors.draws import seed_of  # imports torch, which settings must not
+
+        draws = random.Random(seed_of(self.seed, "taking", key))
         noisy = [
             (score - mean) / spread / self.temperature - math.log(-math.log(1 - draws.random()))
             for score in scores
