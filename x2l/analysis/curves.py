@@ -105,7 +105,9 @@ def draw(
                 margin = max(1.12, (max(at.values()) / min(at.values())) ** 0.06)
                 plotting.log_axis(axes, min(at.values()) / margin, max(at.values()) * margin)
             panels[0].set_ylabel("accuracy (%)")
-            panels[columns // 2].set_xlabel(f"{axis.words} ({unit})")
+            # In the middle of the row: of an even number of panels between two, else it would be cut at the edge.
+            middle = 0.5 if columns % 2 else 1.02
+            panels[(columns - 1) // 2].set_xlabel(f"{axis.words} ({unit})", x=middle)
         figure.suptitle("\n".join([title, *_not_drawn(points)]), fontsize=10)
         handles = _legend(layout, shown, references)
         figure.legend(
