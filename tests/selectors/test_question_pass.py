@@ -7,7 +7,7 @@ from tests.engine.test_flops import counter
 from tests.selectors.stores import PROMPT, QUESTION, model_of, query_of, store_of, watched
 from tests.tiny import FAMILIES
 from x2l.engine.meter import Meter
-from x2l.selectors.question_pass import looked_at, run_question, without_content
+from x2l.selectors.question_pass import rated_tokens, run_question, without_content
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -50,10 +50,10 @@ def test_a_run_that_was_ended_early_leaves_no_trace():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_tokens_of_the_questions_words(family):
     query = query_of(family)
-    tokens = looked_at(query, "question")
+    tokens = rated_tokens(query, "question")
     said = model_of(family).decode_text(query.question.input_ids[tokens].tolist())
     assert said == QUESTION
-    assert len(looked_at(query, "all")) == len(query.question.input_ids)
+    assert len(rated_tokens(query, "all")) == len(query.question.input_ids)
 
 
 def test_words_that_are_not_there_are_said():
@@ -66,7 +66,7 @@ def test_a_question_without_content_keeps_its_options():
     assert null.question.text == PROMPT.replace(QUESTION, "N/A") and null.text == "N/A"
     assert (
         model_of("qwen2_5_vl").decode_text(
-            null.question.input_ids[looked_at(null, "question")].tolist()
+            null.question.input_ids[rated_tokens(null, "question")].tolist()
         )
         == "N/A"
     )

@@ -49,7 +49,9 @@ _SELECTORS = {
     "embedding": Style(PINK, "D"),
     "retriever": Style(SKY, "P"),
     "fewer_frames": Style(ORANGE, "v"),
-    "file": Style(INDIGO, "X"),
+    "keys": Style(INDIGO, "X"),
+    "quest": Style(WINE, "D"),
+    "file": Style(BROWN, "X"),
     "uniform": Style(WINE, "<"),
     "first_last": Style(OLIVE, ">"),
     "hit_rate": Style(TEAL, "d"),
@@ -119,7 +121,7 @@ def style_of_baseline(condition: Condition) -> Style:
     if condition.baseline == FULL or condition.single_level is None:
         return Style(INK, "*", "--")
     level = names.index(condition.single_level)
-    return Style(INK, {0: "p", len(names) - 1: "h"}.get(level, "8"), "")
+    return Style(INK, {0: "^", len(names) - 1: "v"}.get(level, "d"), "")
 
 
 def style_of_level(index: int, count: int) -> Style:

@@ -12,7 +12,7 @@ from x2l.engine.meter import Meter
 from x2l.models.interface import ModelShape, VideoModel
 from x2l.selectors.base import ChunkSelector, Query, RunFacts
 from x2l.selectors.context_attention import attention_to
-from x2l.selectors.question_pass import TOKENS, looked_at
+from x2l.selectors.question_pass import TOKENS, rated_tokens
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,10 @@ class FlexMemSelector(ChunkSelector):
     def relevance(self, query: Query, store: KVStore, model: VideoModel, meter: Meter) -> Tensor:
         """Summed attention to each chunk."""
         self.check_shape(model.shape)
-        tokens, layers = looked_at(query, self.tokens), range(self.first_layer, model.shape.layers)
+        tokens, layers = (
+            rated_tokens(query, self.tokens),
+            range(self.first_layer, model.shape.layers),
+        )
         relevance = []
         for chunk in range(len(store.prompt.chunks)):
             alone: list[str | None] = [None] * len(store.prompt.chunks)

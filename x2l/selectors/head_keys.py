@@ -98,7 +98,7 @@ def read_index(
     return KeyIndex(vectors, counts), streamed
 
 
-def turned(keys: LevelKeys, model: VideoModel, rope: bool) -> Tensor:
+def rotated_keys(keys: LevelKeys, model: VideoModel, rope: bool) -> Tensor:
     """Keys `(T, D)` after RoPE or before."""
     return (
         model.apply_rope(keys.vectors[None, None], keys.positions)[0, 0] if rope else keys.vectors
@@ -124,11 +124,11 @@ def products(
         meter: counts stage `selection`.
     """
     for layer, groups in kv_heads(heads, shape).items():
-        asked = queries(layer)
+        question_queries = queries(layer)
         for head, shared in groups.items():
             vectors = index.vectors[layer, head]
-            meter.add("selection", 2 * len(shared) * asked.shape[1] * vectors.numel())
-            yield asked[shared] @ vectors.to(asked.dtype).T * scaling
+            meter.add("selection", 2 * len(shared) * question_queries.shape[1] * vectors.numel())
+            yield question_queries[shared] @ vectors.to(question_queries.dtype).T * scaling
 
 
 def pooled(logits: Tensor, counts: Sequence[int], pool: Pool) -> Tensor:

@@ -14,8 +14,8 @@ from x2l.models.interface import VideoModel
 from x2l.selectors.base import Query
 from x2l.selectors.calibration import Head
 from x2l.selectors.context_attention import attention_to
-from x2l.selectors.head_keys import all_heads, pooled, products, read_index, turned
-from x2l.selectors.question_pass import looked_at, run_question, without_content
+from x2l.selectors.head_keys import all_heads, pooled, products, read_index, rotated_keys
+from x2l.selectors.question_pass import rated_tokens, run_question, without_content
 
 COUNTS = (1, 2, 4, 8, 16, 32)
 SHARE = 0.05  # of all heads that MMRetHead keeps
@@ -41,13 +41,13 @@ class Found:
 def look(query: Query, store: KVStore, model: VideoModel, truth: Sequence[int]) -> Found:
     """Asks every head, of the finest level's keys."""
     meter, shape = Meter(model.device), model.shape
-    heads, tokens = all_heads(shape), looked_at(query, "all")
+    heads, tokens = all_heads(shape), rated_tokens(query, "all")
     index, _ = read_index(
         store,
         model,
         store.finest,
         heads,
-        lambda keys, model: (turned(keys, model, True), keys.counts),
+        lambda keys, model: (rotated_keys(keys, model, True), keys.counts),
     )
     run = run_question(query.question, store, model, meter, shape.layers - 1)
     place = store.place(store.finest)
@@ -72,7 +72,7 @@ def _evidence(query: Query, store: KVStore, model: VideoModel, truth: Sequence[i
     """Attention to some chunks, `(layers, heads)`, mean over the tokens that ask."""
     assignment = [store.finest] * len(store.prompt.chunks)
     layers, meter = range(model.shape.layers), Meter(model.device)
-    asked = looked_at(query, "question")
+    asked = rated_tokens(query, "question")
     found = [
         one.by_chunk()[:, asked][..., list(truth)].sum(dim=-1).mean(dim=1).cpu()
         for one in attention_to(query.question, store, model, meter, assignment, layers)

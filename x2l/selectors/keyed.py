@@ -28,7 +28,7 @@ from x2l.selectors.head_keys import (
     products,
     read_index,
 )
-from x2l.selectors.question_pass import TOKENS, looked_at, run_question, without_content
+from x2l.selectors.question_pass import TOKENS, rated_tokens, run_question, without_content
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class KeyedSelector(IndexingSelector):
     def vectors_of(self, keys: LevelKeys, model: VideoModel) -> tuple[Tensor, tuple[int, ...]]:
         """Vectors `(n, D')` made of one KV head's keys, and how many belong to each chunk."""
 
-    def asked(self, queries: Tensor) -> Tensor:
+    def matched_queries(self, queries: Tensor) -> Tensor:
         """What the vectors are multiplied with, `(Q, tokens, D')`, of queries `(Q, tokens, D)`."""
         return queries
 
@@ -158,16 +158,16 @@ class KeyedSelector(IndexingSelector):
     def _scored(
         self, query: Query, index: KeyIndex, store: KVStore, model: VideoModel, meter: Meter
     ) -> Tensor:
-        heads, tokens = self._heads(model.shape), looked_at(query, self.tokens)
+        heads, tokens = self._heads(model.shape), rated_tokens(query, self.tokens)
         run = run_question(query.question, store, model, meter, max(layer for layer, _ in heads))
         place = store.place(self.level or store.finest) if self.rope else None
 
-        def asked(layer: int) -> Tensor:
-            return self.asked(run.queries(layer, tokens, place))
+        def queries_of(layer: int) -> Tensor:
+            return self.matched_queries(run.queries(layer, tokens, place))
 
         pool, combine = self.rule
         scores = [
             pooled(logits, index.counts, pool).cpu()
-            for logits in products(asked, index, heads, model.shape, model.scaling, meter)
+            for logits in products(queries_of, index, heads, model.shape, model.scaling, meter)
         ]
         return combined(torch.cat(scores), combine)

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from x2l.engine.kv_store import LevelKeys
 from x2l.models.interface import VideoModel
-from x2l.selectors.head_keys import POOLS, Combine, Pool, turned
+from x2l.selectors.head_keys import POOLS, Combine, Pool, rotated_keys
 from x2l.selectors.keyed import KeyedSelector
 
 
@@ -36,7 +36,7 @@ class KeysSelector(KeyedSelector):
 
     @override
     def vectors_of(self, keys: LevelKeys, model: VideoModel) -> tuple[Tensor, tuple[int, ...]]:
-        return turned(keys, model, self.rope), keys.counts
+        return rotated_keys(keys, model, self.rope), keys.counts
 
     @property
     @override

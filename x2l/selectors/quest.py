@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from x2l.engine.kv_store import LevelKeys
 from x2l.models.interface import VideoModel
-from x2l.selectors.head_keys import Combine, Pool, turned
+from x2l.selectors.head_keys import Combine, Pool, rotated_keys
 from x2l.selectors.keyed import KeyedSelector
 
 
@@ -39,13 +39,13 @@ class QuestSelector(KeyedSelector):
 
     @override
     def vectors_of(self, keys: LevelKeys, model: VideoModel) -> tuple[Tensor, tuple[int, ...]]:
-        chunks = turned(keys, model, self.rope).split(list(keys.counts))
+        chunks = rotated_keys(keys, model, self.rope).split(list(keys.counts))
         pages = [chunk.split(self.page) for chunk in chunks]
         bounds = [torch.cat([p.amin(dim=0), p.amax(dim=0)]) for chunk in pages for p in chunk]
         return torch.stack(bounds), tuple(map(len, pages))
 
     @override
-    def asked(self, queries: Tensor) -> Tensor:
+    def matched_queries(self, queries: Tensor) -> Tensor:
         """Negative parts, which the least key of a channel makes largest; then positive ones."""
         return torch.cat([queries.clamp(max=0), queries.clamp(min=0)], dim=-1)
 

@@ -83,7 +83,7 @@ def pass_flops(shape: ModelShape, tokens: int, cached: int, last: int) -> int:
     return whole + 2 * tokens * shape.hidden * width
 
 
-def looked_at(query: Query, tokens: str) -> Tensor:
+def rated_tokens(query: Query, tokens: str) -> Tensor:
     """Indices of the tokens whose queries count: of the `question` alone, or `all`, options and template included."""
     if tokens == "all":
         return torch.arange(len(query.question.input_ids))
@@ -93,7 +93,7 @@ def looked_at(query: Query, tokens: str) -> Tensor:
 def without_content(query: Query, words: str, model: VideoModel) -> Query:
     """The same query with the question's words replaced by others that ask nothing, e.g. `N/A`."""
     whole = query.question.text
-    asked = query.text or whole
-    before, found, after = whole.rpartition(asked)
+    question_words = query.text or whole
+    before, found, after = whole.rpartition(question_words)
     text = f"{before}{words}{after}" if found else words
     return replace(query, question=model.question(text), text=words)

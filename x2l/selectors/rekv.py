@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from x2l.engine.kv_store import LevelKeys
 from x2l.models.interface import VideoModel
-from x2l.selectors.head_keys import Combine, Pool, turned
+from x2l.selectors.head_keys import Combine, Pool, rotated_keys
 from x2l.selectors.keyed import KeyedSelector
 
 
@@ -30,7 +30,7 @@ class ReKVSelector(KeyedSelector):
 
     @override
     def vectors_of(self, keys: LevelKeys, model: VideoModel) -> tuple[Tensor, tuple[int, ...]]:
-        parts = turned(keys, model, self.rope).split(list(keys.counts))
+        parts = rotated_keys(keys, model, self.rope).split(list(keys.counts))
         return torch.stack([part.mean(dim=0) for part in parts]), (1,) * len(parts)
 
     @property

@@ -15,7 +15,7 @@ from x2l.selectors.base import ChunkSelector, Query, RunFacts
 from x2l.selectors.calibration import Calibration, Head, heads_of
 from x2l.selectors.context_attention import attention_to
 from x2l.selectors.head_keys import all_heads, check_heads
-from x2l.selectors.question_pass import TOKENS, looked_at, without_content
+from x2l.selectors.question_pass import TOKENS, rated_tokens, without_content
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class RetrievalHeadsSelector(ChunkSelector):
         heads: dict[int, list[int]] = {}
         for layer, head in self.heads or all_heads(model.shape):
             heads.setdefault(layer, []).append(head)
-        tokens = looked_at(query, self.tokens)
+        tokens = rated_tokens(query, self.tokens)
         context = [self.level or store.finest] * len(store.prompt.chunks)
         paid = [
             one.by_chunk()[heads[one.layer]][:, tokens].mean(dim=1).cpu()
