@@ -124,6 +124,81 @@ def test_an_unknown_reader_is_refused(tmp_path):
         read_frames(tmp_path / "film.mp4", 2, None, "cv2")
 
 
+def test_joined_files_are_read_in_their_order_or_refused(tmp_path):
+    """By their time stamps; never are the frames of one mixed with those of the other."""
+    h264 = ("libx264", {"bf": "3", "g": "12"}, "yuv420p", (96, 64))
+    mpeg = ("mpeg2video", {"bf": "2", "b": "9M"}, "yuv420p", (96, 64))
+    avi = ("mpeg4", {"bf": "2", "b": "9M"}, "yuv420p", (96, 64))
+    # name -> the file, when the second part begins (ms), what is said; None = read, the second behind the first
+    parts = {
+        "again.ts": (h264, 0, "its time stamps start again after 4.8 s"),
+        "overlapping.ts": (h264, 4000, "its time stamps start again after 4.8 s"),
+        "right behind.ts": (h264, 4880, None),
+        "two frames over.ts": (h264, 4800, "its time stamps start again after 4.8 s"),
+        "hours later.ts": (h264, 7_200_000, "7195 s pass between two of its pictures"),
+        "again.mpg": (mpeg, 0, "its time stamps start again"),
+        "again.mkv": (h264, 0, "its time stamps start again after 4.8 s"),
+        "again.mp4": (h264, 0, "a second video begins behind its first"),
+        "again.flv": (h264, 0, "a second video begins behind its first"),
+        "again.avi": (avi, 0, None),
+    }
+    for name, (how, begin, said) in parts.items():
+        first = write(tmp_path / f"one {name}", *how).read_bytes()
+        second = write(tmp_path / f"two {name}", *how, first=begin).read_bytes()
+        path = tmp_path / name
+        path.write_bytes(first + second)
+        if said is None:
+            found = [number(image) for image in read_frames(path, None, FPS).pixels]
+            second = found.index(0, 1)
+            assert found[second:] == list(range(FRAMES)), name
+            # A transport stream counts its packets: at a joint the demuxer takes one for damaged.
+            lost = set(range(FRAMES)) - set(found[:second])
+            assert found[:second] == sorted(found[:second]) and len(lost) <= (".ts" in name), name
+        else:
+            with pytest.raises(VideoError, match=said):
+                read_frames(path, 8, None)
+
+
+def test_wherever_the_time_begins_whole_files_are_read_and_cut_ones_refused(tmp_path):
+    """MPEG's clock of 33 bits starts again every 26.5 hours; containers tell a length, or the time of the end."""
+    how = ("libx264", {"bf": "3", "g": "12"}, "yuv420p", (96, 64))
+    wrap = round((1 << 33) / 90) - 2000
+    for name in ("0.mkv", "0.flv", "3600000.mkv", "3600000.flv", f"{wrap}.ts"):
+        first, path = int(name.partition(".")[0]), tmp_path / name
+        content = write(path, *how, first=first, audio=name == "0.mkv").read_bytes()
+        found = read_frames(path, None, 1.0)
+        assert [number(image) for image in found.pixels] == [0, 25, 50, 75, 100], name
+        assert found.duration == pytest.approx(4.8, abs=0.05)
+        if not name.endswith(".ts"):  # which tells no length
+            path.write_bytes(content[: len(content) // 2])
+            with pytest.raises(VideoError, match=r"cut short: \d\.\d of \d\.\d seconds"):
+                read_frames(path, None, 1.0)
+    # With an index in front, as the web has it: a cut file has lost none of it.
+    path = tmp_path / "indexed.webm"
+    with av.open(
+        str(path), "w", options={"cues_to_front": "1", "cluster_time_limit": "200"}
+    ) as file:
+        stream = file.add_stream("libvpx", rate=FPS, options=dict(VP9))
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for count in range(FRAMES):
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture(count, 96, 64), "rgb24")))
+        file.mux(stream.encode())
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(VideoError, match="cut short: .* seconds"):
+        read_frames(path, None, 1.0)
+
+
+def test_a_file_may_have_any_name(tmp_path, monkeypatch):
+    """`12:30.mp4` and `data:a.mp4` would be protocols of FFmpeg, %d a number; not every name is UTF-8."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("12:30.mp4", "data:a.mp4", "-i.mp4", "a=b [1]%d 数据.mp4", "\udcff.mp4"):
+        video.write_video(name, [picture(count, 96, 64) for count in range(3)], FPS)
+        for reader in ("pyav", "decord")[: 1 + name.isascii()]:
+            found = read_frames(name, None, FPS, reader)
+            assert ([number(image) for image in found.pixels], found.path) == ([0, 1, 2], name)
+
+
 def test_a_sound_track_changes_nothing(tmp_path):
     plain, sounding = tmp_path / "plain.mp4", tmp_path / "sounding.mp4"
     for path in (plain, sounding):

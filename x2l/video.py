@@ -10,12 +10,14 @@ refused. Whatever is wrong with a file ends in one `VideoError` that names the f
 here of models.
 """
 
+import heapq
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +34,15 @@ from x2l import UserError
 # this share of the announced frames, or of the announced seconds, means that the file was cut short.
 MIN_SHARE = 0.98
 READERS = ("pyav", "decord")
+MP4, MATROSKA, AVI, FLV = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv"  # FFmpeg's names
 # Containers with an index of their frames; in others (transport streams) decord counts from elsewhere.
-COUNTED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi")
+COUNTED = (MP4, MATROSKA, AVI)
+MOST_REORDERED = (
+    16  # pictures that may stand before one in a file and are shown after it (H.264, H.265)
+)
+BROADCAST = ("mpegts", "mpeg")  # containers whose clock may jump
+LONGEST_GAP = 10  # seconds between pictures of a broadcast; beyond it FFmpeg, too, takes it for two
+REMADE = "re-encode it into an mp4 file (ffmpeg -i FILE new.mp4)"
 # Formats in which FFmpeg draws the letters of a text file.
 TEXT = ("tty", "bin", "xbin", "adf", "idf")
 
@@ -105,10 +114,7 @@ def read_frames(
     if fps is not None and not 0 < fps < float("inf"):
         raise ValueError(f"fps={fps}: must be above 0, or None to spread `frames` evenly")
     path = os.fspath(path)
-    if not os.path.isfile(path):
-        raise VideoError(path, "no such file; check the path or make the videos first")
-    if os.path.getsize(path) == 0:
-        raise VideoError(path, "the file is empty; download or make it again")
+    check_file(path)
     try:
         index = _scan(path)
         starts = index.seconds
@@ -128,6 +134,25 @@ def read_frames(
         path=path,
         reader=reader,
     )
+
+
+def check_file(path: str) -> None:
+    """Checks what can be known of a video without reading it.
+
+    Raises:
+        VideoError: no such file, an empty one, or one that may not be read.
+    """
+    if not os.path.isfile(path):
+        raise VideoError(path, "no such file; check the path or make the videos first")
+    if not os.access(path, os.R_OK):
+        raise VideoError(path, "may not be read; change its permissions")
+    if os.path.getsize(path) == 0:
+        raise VideoError(path, "the file is empty; download or make it again")
+
+
+def _place(path: str) -> str:
+    """What FFmpeg takes for a file whatever its name; `12:30.mp4` alone would be the protocol `12`."""
+    return f"file:{os.path.abspath(path)}"
 
 
 def write_video(path: str | os.PathLike[str], pixels: Iterable[np.ndarray], fps: float) -> None:
@@ -161,7 +186,7 @@ def write_video(path: str | os.PathLike[str], pixels: Iterable[np.ndarray], fps:
 def _encode(path: str, pixels: Iterable[np.ndarray], fps: float) -> None:
     shape: tuple[int, ...] | None = None
     # bitexact: no encoder version and no time stamp in the header
-    with av.open(path, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+    with av.open(_place(path), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         stream = None
         for image in pixels:
             if shape is None:
@@ -246,23 +271,28 @@ class _Index:
 
 def _scan(path: str) -> _Index:
     """Reads packet headers; decodes nothing."""
-    with av.open(path) as container:
-        if container.format.name in TEXT:
+    with av.open(_place(path)) as container:
+        name = container.format.name
+        if name in TEXT:
             raise VideoError(path, "not a video but a text; give a file with pictures")
         stream = _pictures(container)
         if stream is None:
             raise VideoError(path, "no video stream (audio only?); give a file with pictures")
         base, rate = stream.time_base, stream.average_rate
         assert base is not None
-        # An edit list (a clip trimmed on the phone) leaves fewer frames than the header counts.
-        announced = len(stream.index_entries)
+        # An edit list (a clip trimmed on the phone) leaves fewer frames than the header counts. Elsewhere the
+        # entries are places to jump to.
+        announced = len(stream.index_entries) if name in (MP4, AVI) else 0
         announced = announced if announced > 1 else stream.frames
-        packets, keys, held, end = [], [], 0, 0.0  # end: of the last packet of any stream
-        countable = container.format.name in COUNTED
+        packets, keys, held, after = [], [], 0, 0  # after: where in the file the last packet ends
+        start, end = np.inf, -np.inf  # of all streams, seconds
+        countable = name in COUNTED
         for packet in container.demux():
             held += packet.stream is stream and packet.size > 0
+            after = max(after, (packet.pos or 0) + packet.size)
             if packet.pts is None or packet.is_corrupt:
                 continue
+            start = min(start, float(packet.pts * packet.time_base))
             end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
             if packet.stream is stream and packet.is_keyframe:
                 keys.append(packet.pts)
@@ -272,7 +302,19 @@ def _scan(path: str) -> _Index:
                 packets.append((packet.pts, packet.duration or 0))
         told = (container.duration or 0) / av.time_base
     if held and not packets:
-        raise VideoError(path, "has no time stamps (a raw stream?); re-encode it into an mp4 file")
+        raise VideoError(path, f"has no time stamps (a raw stream?); {REMADE}")
+    if (again := _starts_again([time for time, _ in packets], set(keys))) is not None:
+        after_first = float((again - packets[0][0]) * base)
+        raise VideoError(
+            path,
+            f"its time stamps start again after {after_first:.1f} s (files joined?); {REMADE}",
+        )
+    if _has_second(path, name, after):
+        raise VideoError(
+            path,
+            "a second video begins behind its first, and players show only that (files joined?); join the originals "
+            "with FFmpeg (-f concat), or keep the first (ffmpeg -i FILE new.mp4)",
+        )
     # A recording cut at its start: nothing before a key frame can be decoded.
     begin = min(keys, default=None)
     packets = sorted(packet for packet in packets if begin is None or packet[0] >= begin)
@@ -281,10 +323,14 @@ def _scan(path: str) -> _Index:
         missing = "no whole frame is"
     elif held < MIN_SHARE * announced:
         missing = f"{held} of {announced} frames are"
-    elif not announced and end < MIN_SHARE * told - 0.5:  # a container that counts no frames
-        missing = f"{end:.1f} of {told:.1f} seconds are"
+    elif not announced:  # a container that counts no frames
+        missing = _missing_seconds(name, start, float(packets[0][0] * base), end, told)
     if missing is not None:
         raise VideoError(path, f"cut short: {missing} there; download or make it again")
+    if name in BROADCAST and (gap := _gap(packets, base)) is not None:
+        raise VideoError(
+            path, f"{gap:.0f} s pass between two of its pictures (files joined?); {REMADE}"
+        )
     pts = np.array([time for time, _ in packets])
     duration = float((packets[-1][0] + packets[-1][1] - packets[0][0]) * base)
     mean = len(pts) / duration if duration > 0 else 0.0
@@ -296,6 +342,83 @@ def _scan(path: str) -> _Index:
         duration,
         countable,
     )
+
+
+def _starts_again(times: Sequence[int], keys: Collection[int]) -> int | None:
+    """The latest time before time stamps start again; None where they go on through the file.
+
+    Pictures may stand in a file before others that are shown first, but only so many, and never before a key frame.
+
+    Args:
+        times: of all pictures, in the order of the file.
+        keys: of those that decoding can begin at; where all are (or an index is missing) they say nothing.
+    """
+    latest: list[int] = []  # a heap of the last ones shown, the first of them on top
+    some = len(keys) < len(times)
+    for time in times:
+        late = len(latest) > MOST_REORDERED and time < latest[0]
+        if latest and (late or (some and time in keys and time <= max(latest))):
+            return max(latest)
+        heapq.heappush(latest, time)
+        if len(latest) > MOST_REORDERED + 1:
+            heapq.heappop(latest)
+    return None
+
+
+def _has_second(path: str, container: str, after: int) -> bool:
+    """Whether a whole file was appended of which players, and FFmpeg, show nothing.
+
+    Args:
+        path: the file.
+        container: FFmpeg's name.
+        after: where its last packet ends, bytes from the start.
+    """
+    with open(path, "rb") as file:
+        if container == FLV:
+            file.seek(after)
+            return b"FLV\x01" in file.read(1 << 16)
+        if container != MP4:
+            return False
+        place, size, films = 0, os.path.getsize(path), 0
+        while place + 8 <= size:  # boxes: size, kind, content
+            file.seek(place)
+            head = file.read(16)
+            length, kind = int.from_bytes(head[:4]), head[4:8]
+            length = int.from_bytes(head[8:]) if length == 1 else length or size - place
+            films += kind == b"moov"
+            place += max(length, 8)
+    return films > 1
+
+
+def _missing_seconds(
+    container: str, start: float, first: float, end: float, told: float
+) -> str | None:
+    """What is missing by the duration that a container tells; None where all is there.
+
+    Args:
+        container: FFmpeg's name.
+        start: of the first packet of all streams, seconds.
+        first: of the first picture.
+        end: of the last packet of all streams.
+        told: seconds.
+    """
+    # Matroska's writers tell the time of the end, or (mkvmerge) the length; elsewhere it is the length.
+    told_end = told if container == MATROSKA and told >= end else start + told
+    if end - first >= MIN_SHARE * (told_end - first) - 0.5:
+        return None
+    return f"{end - first:.1f} of {told_end - first:.1f} seconds are"
+
+
+def _gap(packets: Sequence[tuple[int, int]], base: Fraction) -> float | None:
+    """Seconds without a picture where they are too many; None where they are not.
+
+    Args:
+        packets: (time, duration) of each picture, rising.
+        base: seconds of a unit.
+    """
+    gaps = (float((b - a - duration) * base) for (a, duration), (b, _) in pairwise(packets))
+    longest = max(gaps, default=0.0)
+    return longest if longest > LONGEST_GAP else None
 
 
 def _pictures(container: Any) -> Any:
@@ -328,7 +451,7 @@ def _decode(path: str, index: _Index, sampled: np.ndarray) -> np.ndarray:
 def _decode_by_counting(path: str, index: _Index, sampled: np.ndarray) -> np.ndarray:
     """The same by decord, which turns frames upright itself."""
     try:
-        video = decord.VideoReader(path, num_threads=1)
+        video = decord.VideoReader(os.path.abspath(path), num_threads=1)
         count = len(video)
         if index.countable and count == len(index.pts):
             pixels: np.ndarray = video.get_batch(sampled.tolist()).asnumpy()
@@ -389,7 +512,7 @@ class _Walk:
         yield
 
     def _start(self) -> None:
-        self.container = av.open(self.path)
+        self.container = av.open(_place(self.path))
         self.stream = _pictures(self.container)
         self.stream.thread_type = "AUTO"
         self.frames, self.at = self._frames(), None
