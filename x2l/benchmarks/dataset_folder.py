@@ -12,25 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from x2l.benchmarks.annotation_row import Row
 from x2l.benchmarks.base import DatasetError
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
-
-
-class Row(dict[str, Any]):
-    """One row of an annotation file; a field that is not there is a `DatasetError`."""
-
-    def __init__(self, values: dict[str, Any], path: Path, number: int) -> None:
-        """Keeps where the row is from: `number` counts from 0."""
-        super().__init__(values)
-        self.path, self.number = path, number
-
-    def __missing__(self, field: str) -> Any:
-        """Says which field of which row is missing."""
-        raise DatasetError(
-            f"{self.path}: row {self.number} has no field {field!r} (it has {', '.join(self)}); "
-            "fetch the file again, or tell x2l of its new layout"
-        )
 
 
 @dataclass(frozen=True)
@@ -88,7 +73,7 @@ class Folder:
             raise DatasetError(self._missing(f"benchmark.root={self.root}: must hold {wanted}"))
         try:
             rows = _read(path)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError, NotImplementedError, MemoryError) as error:
             raise DatasetError(self._missing(f"{path}: cannot be read ({error})")) from error
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise DatasetError(self._missing(f"{path}: must be a list of objects"))
@@ -127,10 +112,19 @@ class Folder:
     def _videos(self) -> dict[str, list[Path]]:
         """Every video file under the root by its name without suffix."""
         found: dict[str, list[Path]] = {}
-        for place, _, files in sorted(os.walk(self.root, followlinks=True)):
+        walked: set[str] = (
+            set()
+        )  # a folder may be linked into itself, and a file be there by two names
+        for place, folders, files in os.walk(self.root, followlinks=True):
+            folders[:] = sorted(
+                f for f in folders if os.path.realpath(f"{place}/{f}") not in walked
+            )
+            walked.update(os.path.realpath(f"{place}/{folder}") for folder in folders)
             for file in sorted(files):
                 stem, suffix = os.path.splitext(file)
-                if suffix.lower() in VIDEOS:
+                path = os.path.realpath(f"{place}/{file}")
+                if suffix.lower() in VIDEOS and path not in walked:
+                    walked.add(path)
                     found.setdefault(stem, []).append(Path(place) / file)
         return found
 
@@ -143,7 +137,7 @@ def _read(path: Path) -> Any:
         import pyarrow.parquet
 
         return pyarrow.parquet.read_table(path).to_pylist()
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8-sig")
     if path.suffix == ".jsonl":
         return [json.loads(line) for line in text.split("\n") if line.strip()]
     return json.loads(text)

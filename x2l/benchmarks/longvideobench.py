@@ -8,9 +8,10 @@ the source film the video begins, not where the answer lies; the set has no grou
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from x2l.benchmarks.annotation_row import Row
 from x2l.benchmarks.answer_extraction import first_capital_of_five
 from x2l.benchmarks.base import Sample
-from x2l.benchmarks.dataset_folder import Folder, Row, Source
+from x2l.benchmarks.dataset_folder import Folder, Source
 from x2l.benchmarks.multiple_choice import ChoiceSet, Protocol
 from x2l.benchmarks.option_text import INSTRUCTION, dotted, letters
 from x2l.benchmarks.subtitles import LongVideoBenchJson, Subtitles
@@ -96,23 +97,24 @@ def longvideobench(
 def _samples(folder: Folder, split: str, subtitles: dict[str, Subtitles]) -> Iterator[Sample]:
     for row in folder.rows(*FILES[split]):
         choices = _choices(row)
-        right = -1 if row.get("correct_choice") is None else int(row["correct_choice"])
-        video = Path(row["video_path"])
+        kept_back = row.get("correct_choice") in (None, -1)
+        right = None if kept_back else row.option("correct_choice", len(choices))
+        video = Path(row.text("video_path"))
         subtitles[video.stem] = LongVideoBenchJson(
-            folder.root / "subtitles" / row["subtitle_path"],
-            float(row["starting_timestamp_for_subtitles"]),
-            float(row["duration"]),
+            folder.root / "subtitles" / row.text("subtitle_path"),
+            row.number_of("starting_timestamp_for_subtitles"),
+            row.number_of("duration"),
         )
         yield Sample(
-            id=str(row["id"]),
+            id=row.label("id"),
             video_id=video.stem,
             video=str(folder.video(video.name, ("videos",))),
-            task=row["question_category"],
-            question=row["question"],
+            task=row.text("question_category"),
+            question=row.text("question"),
             choices=choices,
-            answer=letters(26)[min(right, 25)] if right >= 0 else None,
+            answer=None if right is None else letters(26)[right],
             spans=None,
-            tags={"duration": str(row["duration_group"]), "topic": row["topic_category"]},
+            tags={"duration": row.label("duration_group"), "topic": row.text("topic_category")},
             row=row.number,
         )
 
@@ -120,6 +122,6 @@ def _samples(folder: Folder, split: str, subtitles: dict[str, Subtitles]) -> Ite
 def _choices(row: Row) -> tuple[str, ...]:
     """The .json files hold a list, the .parquet files five columns, `N/A` where there are fewer."""
     if "candidates" in row:
-        return tuple(map(str, row["candidates"]))
-    options = [row[f"option{index}"] for index in range(5)]
-    return tuple(str(option) for option in options if option not in (None, "N/A"))
+        return row.labels("candidates")
+    columns = [f"option{index}" for index in range(5)]
+    return tuple(row.label(name) for name in columns if row[name] not in (None, "N/A"))

@@ -7,9 +7,10 @@ YouTube id. This file is the example of docs/benchmarks.md for adding a set.
 import re
 from collections.abc import Iterator, Sequence
 
+from x2l.benchmarks.annotation_row import Row
 from x2l.benchmarks.answer_extraction import inside_brackets
 from x2l.benchmarks.base import SEVERAL, DatasetError, Sample
-from x2l.benchmarks.dataset_folder import Folder, Row, Source
+from x2l.benchmarks.dataset_folder import Folder, Source
 from x2l.benchmarks.multiple_choice import ChoiceSet, Protocol
 from x2l.benchmarks.option_text import bracketed, letters
 
@@ -52,28 +53,29 @@ def lvbench(
 def _samples(folder: Folder) -> Iterator[Sample]:
     number = 0
     for row in folder.rows("video_info.meta.jsonl", "data/video_info.meta.jsonl"):
-        for entry in row["qa"]:
-            qa = Row(entry, row.path, row.number)
-            question, *options = _OPTION.split(qa["question"])
+        for qa in row.rows("qa"):
+            question, *options = _OPTION.split(qa.text("question"))
             if "".join(options[::2]) != letters(26)[: len(options) // 2]:
                 raise DatasetError(f"{row.path}: {qa['uid']}: options must run (A), (B), (C) ...")
+            if not question.strip():
+                raise DatasetError(f"{row.path}: {qa['uid']}: has options and no question")
             yield Sample(
-                id=str(qa["uid"]),
-                video_id=row["key"],
-                video=str(folder.video(row["key"], ("videos", "all_videos"))),
-                task=SEVERAL.join(qa["question_type"]),
+                id=qa.label("uid"),
+                video_id=row.text("key"),
+                video=str(folder.video(row.text("key"), ("videos", "all_videos"))),
+                task=SEVERAL.join(qa.labels("question_type")),
                 question=question.strip(),
                 choices=tuple(option.strip() for option in options[1::2]),
-                answer=qa["answer"],
-                spans=_span(qa.get("time_reference") or ""),
-                tags={"type": row["type"], "duration": _hours(row)},
+                answer=qa.text("answer"),
+                spans=_span(qa.text("time_reference")) if qa.get("time_reference") else None,
+                tags={"type": row.text("type"), "duration": _hours(row)},
                 row=number,
             )
             number += 1
 
 
 def _hours(row: Row) -> str:
-    return f"{int(row['video_info']['duration_minutes']) // 60}h"
+    return f"{int(row.inner('video_info').number_of('duration_minutes')) // 60}h"
 
 
 def _span(reference: str) -> tuple[tuple[float, float], ...] | None:

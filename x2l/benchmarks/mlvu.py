@@ -5,11 +5,11 @@ six; two more tasks; the answers are in its folder test-ground-truth).
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
+from x2l.benchmarks.annotation_row import Row
 from x2l.benchmarks.answer_extraction import at_bracket, before_bracket, first_capital
 from x2l.benchmarks.base import DatasetError, Sample
-from x2l.benchmarks.dataset_folder import Folder, Row, Source
+from x2l.benchmarks.dataset_folder import Folder, Source
 from x2l.benchmarks.multiple_choice import ChoiceSet, Protocol
 from x2l.benchmarks.option_text import bracketed, letters
 
@@ -103,36 +103,37 @@ def _dev(folder: Folder) -> Iterator[Sample]:
 def _test(folder: Folder) -> Iterator[Sample]:
     for row in folder.rows(*_TEST):
         places = ("MLVU_Test/video", "video")
-        identity, task = str(row["question_id"]), str(row["question_type"])
+        identity, task = row.label("question_id"), row.text("question_type")
         yield _sample(folder, row, identity, task, places, row.number)
 
 
 def _sample(
     folder: Folder, row: Row, identity: str, task: str, places: Sequence[str], number: int
 ) -> Sample:
-    choices = tuple(str(choice) for choice in row["candidates"])
-    answer = row.get("answer")  # the option's text; the questions for the leaderboard have none
-    if answer is not None and str(answer) not in choices:
+    choices = row.labels("candidates")
+    # The option's text; the questions for the leaderboard have none.
+    answer = row.label("answer") if "answer" in row else None
+    if answer is not None and answer not in choices:
         raise DatasetError(
             f"{row.path}: row {row.number} has the answer {answer!r}, which is none of its options"
         )
-    video = folder.video(str(row["video"]), places)
+    video = folder.video(row.text("video"), places)
     return Sample(
         id=identity,
         video_id=str(video.relative_to(folder.root).with_suffix("")),
         video=str(video),
         task=task,
-        question=str(row["question"]),
+        question=row.text("question"),
         choices=choices,
-        answer=None if answer is None else letters(len(choices))[choices.index(str(answer))],
+        answer=None if answer is None else letters(len(choices))[choices.index(answer)],
         spans=None,
-        tags={"duration": _group(row.get("duration"))},
+        tags={"duration": _group(row)},
         row=number,
     )
 
 
-def _group(seconds: Any) -> str:
-    if seconds is None:
+def _group(row: Row) -> str:
+    if row.get("duration") is None:
         return "unknown"
-    minutes = float(seconds) / 60
+    minutes = row.number_of("duration") / 60
     return "up_to_10min" if minutes <= 10 else "10_to_30min" if minutes <= 30 else "over_30min"

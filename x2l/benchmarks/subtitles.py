@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from x2l.benchmarks.annotation_row import number, text
 from x2l.benchmarks.base import DatasetError
 
 _FONT = re.compile(r'<font color="white" size=".72c">(.*?)</font>')
@@ -50,7 +51,7 @@ class Srt(Subtitles):
         if not self.path.exists():
             return ["No subtitles available"]
         try:
-            content = self.path.read_text(encoding="utf-8")
+            content = self.path.read_text(encoding="utf-8-sig")
         except (OSError, ValueError) as error:
             raise _damaged(self.path, error) from error
         if not _SPAN.search(content):
@@ -89,25 +90,25 @@ class LongVideoBenchJson(Subtitles):
     def shown(self, seconds: Sequence[float]) -> list[str]:
         """See `Subtitles`."""
         try:
-            entries = json.loads(self.path.read_text(encoding="utf-8"))
+            entries = json.loads(self.path.read_text(encoding="utf-8-sig"))
             spans = [self._span(entry) for entry in entries]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise _damaged(self.path, error) from error
         texts = []
-        for start, end, text in spans:
+        for start, end, words in spans:
             if end - start < 1:
                 start, end = (start + end) / 2 - 0.5, (start + end) / 2 + 0.5
             if any(start < second < end for second in seconds):
-                texts.append(text)
+                texts.append(words)
         return texts
 
     def _span(self, entry: dict[str, Any]) -> tuple[float, float, str]:
         if "timestamp" in entry:
             start, end = entry["timestamp"]
-            last = end if isinstance(end, float) else self.duration
-            return start - self.offset, last - self.offset, entry["text"]
-        start, last = (_seconds(entry[side]) for side in ("start", "end"))
-        return start - self.offset, last - self.offset, entry["line"]
+            last = number(end) if isinstance(end, float) else self.duration
+            return number(start) - self.offset, last - self.offset, text(entry["text"])
+        start, last = (number(_seconds(entry[side])) for side in ("start", "end"))
+        return start - self.offset, last - self.offset, text(entry["line"])
 
 
 def _damaged(path: Path, error: Exception) -> DatasetError:

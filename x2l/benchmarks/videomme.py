@@ -91,21 +91,21 @@ def videomme(
 
 def _samples(folder: Folder, subtitles: dict[str, Subtitles]) -> Iterator[Sample]:
     for row in folder.rows(_ANNOTATION, "test-00000-of-00001.parquet"):
-        video = str(row["videoID"])
+        video = row.text("videoID")
         subtitles[video] = Srt(folder.root / "subtitle" / f"{video}.srt")
         yield Sample(
-            id=str(row["question_id"]),
+            id=row.label("question_id"),
             video_id=video,
             video=str(folder.video(video, ("data", "videos"))),
-            task=row["task_type"],
-            question=row["question"],
-            choices=tuple(row["options"]),  # as published: `A. Black.`
-            answer=row["answer"],
+            task=row.text("task_type"),
+            question=row.text("question"),
+            choices=row.labels("options"),  # as published: `A. Black.`
+            answer=row.text("answer"),
             spans=None,
             tags={
-                "duration": row["duration"],
-                "domain": row["domain"],
-                "sub_category": row["sub_category"],
+                "duration": row.text("duration"),
+                "domain": row.text("domain"),
+                "sub_category": row.text("sub_category"),
             },
             row=row.number,
         )

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from x2l.benchmarks.annotation_row import Row, span
 from x2l.benchmarks.answer_extraction import lowest_capital
 from x2l.benchmarks.base import DatasetError, Sample
-from x2l.benchmarks.dataset_folder import Folder, Row, Source
+from x2l.benchmarks.dataset_folder import Folder, Source
 from x2l.benchmarks.multiple_choice import ChoiceSet, Protocol
 from x2l.benchmarks.option_text import letters, vnbench_prompt
 
@@ -72,22 +73,22 @@ def vnbench(
 def _samples(folder: Folder) -> Iterator[Sample]:
     tries: dict[str, int] = {}
     for row in folder.rows("VNBench-main-4try.json"):
-        name, kind = Path(row["video"]).name, str(row["type"])
+        name, kind = Path(row.text("video")).name, row.text("type")
         video = Path(name).stem
         tries[video] = tries.get(video, 0) + 1
-        choices = tuple(str(option) for option in row["options"])
+        choices = row.labels("options")
         yield Sample(
-            id=f"{video}_{row['try']}",
+            id=f"{video}_{row.label('try')}",
             video_id=video,
             video=str(folder.video(name, _FOLDERS)),
             task=kind,
-            question=row["question"],
+            question=row.text("question"),
             choices=choices,
             answer=_answer(row, choices),
-            spans=spans(row["needle_time"]),
+            spans=row.read("needle_time", spans),
             tags={
                 "ability": _ABILITIES.get(kind[:3], kind),
-                "duration": _length(row.get("length")),
+                "duration": _length(row),
             },
             row=row.number,
         )
@@ -105,14 +106,15 @@ def _answer(row: Row, choices: Sequence[str]) -> str:
     Raises:
         DatasetError: they disagree; or there is no letter, and the option is not there once.
     """
-    truth, letter = str(row["gt"]), row.get("gt_option")
+    truth = row.label("gt")
+    letter = row.text("gt_option") if row.get("gt_option") else None
     places = [at for at, choice in zip(letters(26), choices, strict=False) if choice == truth]
     if letter and places and letter not in places:
         told = f"but gt_option={letter}"
     elif not letter and len(places) != 1:
         told = f"which is {len(places)} of the options, and no gt_option"
     else:
-        return str(letter or places[0])
+        return letter or places[0]
     raise DatasetError(
         f"{row.path}: row {row.number} ({row['video']}, try {row['try']}) has gt={truth!r}, {told}; the options are "
         f"{list(choices)}; fetch the file again, or correct the row"
@@ -123,22 +125,22 @@ def spans(needle_time: Any) -> tuple[tuple[float, float], ...]:
     """Where the needles are, in time order, from VNBench's `needle_time`.
 
     It is a list with the second at which each needle begins (one for each that is counted); a lone
-    number and `[start, end]` pairs are read as well. A needle without an end is a point in time.
+    number, one in a text, and `[start, end]` pairs are read as well. A needle without an end is a point in time.
 
     Raises:
-        DatasetError: anything else.
+        ValueError: anything else.
     """
     entries = needle_time if isinstance(needle_time, list) else [needle_time]
     try:
-        found = [entry if isinstance(entry, list) else [entry, entry] for entry in entries]
-        return tuple(sorted((float(start), float(end)) for start, end in found))
-    except (TypeError, ValueError) as error:
-        raise DatasetError(
-            f"needle_time={needle_time!r}: must be seconds, or [start, end] pairs of them"
-        ) from error
+        entries = [float(entry) if isinstance(entry, str) else entry for entry in entries]
+        pairs = [entry if isinstance(entry, list) else [entry, entry] for entry in entries]
+        return tuple(sorted(map(span, pairs)))
+    except ValueError as error:
+        raise ValueError("seconds, or [start, end] pairs of them") from error
 
 
-def _length(length: Any) -> str:
-    if not isinstance(length, int | float):
+def _length(row: Row) -> str:
+    if row.get("length") is None:
         return "unknown"
+    length = row.number_of("length")
     return "up_to_30s" if length <= 30 else "30_to_60s" if length <= 60 else "over_60s"

@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from x2l.benchmarks.annotation_row import Row
 from x2l.benchmarks.answer_extraction import lone_letter
-from x2l.benchmarks.base import Benchmark, Sample, Score
+from x2l.benchmarks.base import Benchmark, DatasetError, Sample, Score
 from x2l.benchmarks.needle.crowded import (
     LEAST_STEPS,
     PLACES,
@@ -53,6 +54,7 @@ LONGEST_VIEW = 16  # seconds
 SEEDS = 1000
 SEED_STEP = 10_000
 SPLITS = {"train": 0, "dev": SEEDS * SEED_STEP, "test": 2 * SEEDS * SEED_STEP}
+DATASET = "dataset.json"
 SHORTEST, LONGEST = 10, 3600  # seconds
 
 
@@ -206,8 +208,11 @@ class Needle(Benchmark):
         appear whole or not at all. So a stopped call goes on where it was, and several processes
         may prepare the same set at once.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        _write_json(self.folder / "dataset.json", self._content())
+        if not (
+            self.folder / DATASET
+        ).exists():  # a complete set may be shared by those who may not write to it
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _write_json(self.folder / DATASET, self._content())
         for number in range(self.videos):
             annotation = self.folder / f"{number:05d}.json"
             if not (annotation.exists() and annotation.with_suffix(".mp4").exists()):
@@ -276,25 +281,32 @@ class Needle(Benchmark):
 
         Raises:
             FileNotFoundError: `prepare` has not been called.
+            DatasetError: an annotation is damaged.
         """
         found: list[Sample] = []
         for number in range(self.videos):
             path = self.folder / f"{number:05d}.json"
             if not path.exists():
                 raise FileNotFoundError(f"{path}: not made yet; call prepare() first")
-            found += self._of_video(json.loads(path.read_text()))
+            try:
+                row = Row(json.loads(path.read_text(encoding="utf-8-sig")), path, number)
+                found += self._of_video(row)
+            except ValueError as error:
+                raise DatasetError(
+                    f"{path}: is not what x2l wrote ({error}); remove it, and it is made again"
+                ) from error
         return tuple(found)
 
-    def _of_video(self, annotation: dict[str, Any]) -> list[Sample]:
-        video = self.folder / annotation["video"]
+    def _of_video(self, annotation: Row) -> list[Sample]:
+        video = self.folder / annotation.text("video")
         video_id = f"{self.folder.name}/{video.stem}"
         samples = []
         for task in self.tasks:
-            asked = [entry for entry in annotation["questions"] if entry["task"] == task]
+            asked = [entry for entry in annotation.rows("questions") if entry["task"] == task]
             for number, entry in enumerate(asked):
                 for turn in range(OPTIONS if self.circular else 1):
-                    choices = entry["choices"]
-                    right = (entry["answer"] - turn) % len(choices)
+                    choices = entry.labels("choices")
+                    right = (entry.option("answer", len(choices)) - turn) % len(choices)
                     samples.append(
                         Sample(
                             id=f"{video_id}/{task}-{number}"
@@ -302,11 +314,11 @@ class Needle(Benchmark):
                             video_id=video_id,
                             video=str(video),
                             task=task,
-                            question=entry["text"],
+                            question=entry.text("text"),
                             choices=(*choices[turn:], *choices[:turn]),
                             answer=letters(len(choices))[right],
-                            spans=tuple((start, end) for start, end in entry["spans"]),
-                            tags={"kind": annotation["kind"]},
+                            spans=entry.spans("spans"),
+                            tags={"kind": annotation.text("kind")},
                         )
                     )
         return samples
@@ -338,7 +350,7 @@ def _turns(split: str, seed: int, stream: int, places: np.ndarray, size: int) ->
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w") as file:
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
         json.dump(content, file, indent=1)
     os.chmod(part, 0o644)
     os.replace(part, path)
