@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests.tiny import FAMILIES, ours, stock, stock_inputs
+from tests.tiny import PAIRS, ours, stock, stock_inputs
 from x2l.compressors.base import Level
 from x2l.compressors.pruning_by_keys import KeyNorm
 from x2l.engine.decode import answer, ask
@@ -19,8 +19,8 @@ from x2l.video import Frames, read_frames, write_video
 QUESTION = "What is the colour of the star?\nA. red\nB. blue"
 FULL = {"low": Level(KeyNorm(), 1), "high": Level(KeyNorm(), 1)}
 QWEN2 = ("qwen2_vl", "qwen2_5_vl")  # where transformers 5 places text after a video elsewhere
-RULES = [(family, "hf") for family in FAMILIES] + [
-    (family, "reference") for family in (*QWEN2, "qwen3_vl")
+RULES = [(family, "hf") for family in PAIRS] + [
+    (family, "reference") for family in (*QWEN2, "qwen3_vl", "qwen3_vl_moe")
 ]
 
 

@@ -48,6 +48,15 @@ _MADE = {
     "glm4v": Family(glm4v.processor, glm4v.config),
 }
 FAMILIES = tuple(_MADE)
+# Other language models behind the same prompt and vision tower: what parity and FLOPs are checked on besides.
+_MADE |= {
+    "llava_next_video_mistral": Family(llava.next_video_processor, llava.next_video_mistral_config),
+    "internvl_llama": Family(internvl.processor, internvl.llama_config),
+    "internvl_qwen3_moe": Family(internvl.processor, internvl.qwen3_moe_config),
+    "qwen3_vl_moe": Family(qwen.qwen3_processor, qwen.qwen3_moe_config),
+    "glm4v_moe": Family(glm4v.processor, glm4v.moe_config),
+}
+PAIRS = tuple(_MADE)
 
 
 @lru_cache
@@ -66,6 +75,8 @@ def build(family: str, dtype: torch.dtype = torch.float32) -> Any:
     if not family.startswith("qwen2"):
         _stir_zeros(model)
     model.generation_config.eos_token_id = words.convert_tokens_to_ids(END)
+    if dtype == torch.float64:  # torch's grouped product of experts knows none
+        model.set_experts_implementation("eager")
     return model.eval().to(dtype)
 
 
@@ -146,7 +157,7 @@ def stock_inputs(
     text = stock_processor.apply_chat_template(
         [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
     )
-    if unwrapped and family == "qwen3_vl":
+    if unwrapped and family.startswith("qwen3_vl"):
         text = text.replace("<|vision_start|><|video_pad|><|vision_end|>", "<|video_pad|>")
     with warnings.catch_warnings():
         # Glm4vProcessor hands a tensor to np.array, which torch 2.13 answers with a warning from numpy.

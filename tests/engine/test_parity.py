@@ -23,7 +23,17 @@ from tests.parity import (
     stock_logits,
     stock_tokens,
 )
-from tests.tiny import FAMILIES, build, frames, metadata, ours, processor, stock, stock_inputs
+from tests.tiny import (
+    FAMILIES,
+    PAIRS,
+    build,
+    frames,
+    metadata,
+    ours,
+    processor,
+    stock,
+    stock_inputs,
+)
 from x2l.compressors.base import Level
 from x2l.compressors.pruning_by_attention import TaskAware
 from x2l.compressors.pruning_by_keys import KeyNorm
@@ -33,10 +43,13 @@ from x2l.engine.prefill import prefill
 from x2l.models.attention import AttentionCapture
 from x2l.models.huggingface import HFVideoModel
 from x2l.models.positions import compact_end
+from x2l.video import VideoError
 
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-9}
+# Its router works in fp32 whatever the weights are, and rounds otherwise in a batch of another size.
+ROUTER = {"glm4v_moe": 1e-6}
 STEPS = [1, 2, 3, 32]  # time steps a chunk; 14 frames leave a short last chunk for some
-MROPE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v")
+MROPE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v", "glm4v_moe")
 
 
 def steps_to_frames(family, steps):
@@ -61,26 +74,27 @@ def test_ratio_one_equals_stock_forward(video, family, rule, dtype, steps):
     want = stock_logits(family, video, dtype, rule)
     got = chunked_logits(family, video, dtype, rule, steps_to_frames(family, steps))
     assert want.abs().max() > 1
-    assert got.dtype == dtype and (got - want).abs().max() <= TOLERANCE[dtype]
+    limit = max(TOLERANCE[dtype], ROUTER.get(family, 0))
+    assert got.dtype == dtype and (got - want).abs().max() <= limit
 
 
 @pytest.mark.parametrize("context", ["full", "high", "own"])
 @pytest.mark.parametrize("positions", ["keep", "compact"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PAIRS)
 def test_every_context_and_positions_rule_is_stock_at_ratio_one(family, context, positions):
     video, model = frames(9), ours(family, torch.float64, "hf")
     store = prefill(model, model.prompt(video, 4), FULL, context=context, positions=positions)
     want = stock_logits(family, video, torch.float64)
-    assert (logits_of(model, store) - want).abs().max() <= 1e-9
+    assert (logits_of(model, store) - want).abs().max() <= ROUTER.get(family, 1e-9)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PAIRS)
 def test_dropping_one_chunk_changes_the_logits(family):
     """Negative control: the parity above would be worthless if the video did not matter."""
     assert dropped_chunk(family, frames(14)) > 0.1
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PAIRS)
 def test_greedy_tokens_equal_generate(family):
     # For Qwen2.5-VL long enough for the video's time to reach beyond the question under the `hf` rule.
     video = frames(96 if family in QWEN2 else 14)
@@ -154,7 +168,7 @@ def test_prompt_and_question_are_the_stock_prompt_in_two_pieces(family, rule):
         assert torch.equal(pieces, inputs["input_ids"][0]), text
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PAIRS)
 def test_captured_queries_and_keys_are_the_models_own(family):
     """Softmax of captured queries x keys equals the eager attention of the stock model, q_norm and all."""
     model, video = ours(family, positions="hf"), frames(6)
@@ -212,11 +226,12 @@ def uneven(count=9, size=(48, 80)):
     return replace(video, seconds=seconds.double(), duration=66.0)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", PAIRS)
 def test_uneven_times_and_a_short_last_chunk_equal_stock(family):
     video = uneven()
     want = stock_logits(family, video, torch.float64)
-    assert (chunked_logits(family, video, torch.float64, "hf", 4) - want).abs().max() <= 1e-9
+    got = chunked_logits(family, video, torch.float64, "hf", 4)
+    assert (got - want).abs().max() <= ROUTER.get(family, 1e-9)
 
 
 @pytest.mark.parametrize(
@@ -440,18 +455,24 @@ def test_pixels_of_a_frame_are_capped_as_the_rule_says():
     assert grids["reference"][1] < grids["hf"][1]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+TWO_FRAMES = ("qwen3_vl", "glm4v")
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in TWO_FRAMES])
 def test_a_single_frame_is_the_same_frame_shown_for_a_whole_step(family):
-    """Stock Qwen3-VL and GLM-4V refuse one frame; the others repeat it."""
-    one = frames(1)
-    twice = replace(one, pixels=one.pixels.repeat(2, 1, 1, 1), seconds=torch.zeros(2).double())
-    stepped = ours(family).temporal_patch == 2
-    want = stock_logits(family, twice if family in ("qwen3_vl", "glm4v") else one, torch.float64)
-    assert (
-        chunked_logits(family, one, torch.float64, "hf", 2 if stepped else 1) - want
-    ).abs().max() <= 1e-9
+    one, step = frames(1), ours(family).temporal_patch
+    want = stock_logits(family, one, torch.float64)
+    assert (chunked_logits(family, one, torch.float64, "hf", step) - want).abs().max() <= 1e-9
     prompt = ours(family).prompt(replace(one, duration=3600.0), 2)
     assert prompt.chunks[0].seconds == (0.0, 3600.0)
+
+
+@pytest.mark.parametrize("family", TWO_FRAMES)
+def test_a_single_frame_is_refused_where_the_stock_processor_refuses_it(family):
+    with pytest.raises(ValueError, match="t:1 must be larger than temporal_factor:2"):
+        stock_inputs(family, frames(1))
+    with pytest.raises(VideoError, match=r"must be larger.*:2; give it 2 frames or more$"):
+        ours(family).prompt(frames(1), 2)
 
 
 def test_every_time_step_has_its_own_mean_embedding_where_tokens_were_dropped():

@@ -68,3 +68,7 @@ def language(words: PreTrainedTokenizerFast, **more: Any) -> dict[str, Any]:
         "eos_token_id": words.eos_token_id,
         "bos_token_id": words.bos_token_id,
     } | more
+
+
+# A mixture of 8 experts of which 2 are active: so few that a wrong one would show.
+EXPERTS = {"moe_intermediate_size": 48, "num_experts_per_tok": 2, "num_local_experts": 8}

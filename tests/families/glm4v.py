@@ -5,13 +5,14 @@ from typing import Any
 from transformers import (
     Glm4vConfig,
     Glm4vImageProcessor,
+    Glm4vMoeConfig,
     Glm4vProcessor,
     Glm4vVideoProcessor,
     PreTrainedConfig,
     ProcessorMixin,
 )
 
-from tests.families.base import language, tokenizer
+from tests.families.base import EXPERTS, language, tokenizer
 
 TEMPLATE = (
     "[gMASK]<sop>{% for message in messages %}<|{{ message['role'] }}|>\n"
@@ -59,19 +60,38 @@ def config(words: Any) -> PreTrainedConfig:
         "mrope_section": [1, 1, 1],
     }
     return Glm4vConfig(
-        text_config=language(words, rope_parameters=rope),
-        vision_config={
-            "depth": 3,
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_heads": 4,
-            "in_channels": 3,
-            "image_size": 32,
-            "patch_size": 8,
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
-            "out_hidden_size": 64,
-            "initializer_range": 0.2,
-        },
-        **{name: words.convert_tokens_to_ids(token) for name, token in _MARKS.items()},
+        text_config=language(words, rope_parameters=rope), vision_config=_VISION, **_ids(words)
     )
+
+
+def moe_config(words: Any) -> PreTrainedConfig:
+    """GLM-4.5V: half of each head is rotated; one dense layer, then groups of experts and a shared one."""
+    rope = {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": 0.5,
+        "mrope_section": [1, 2, 1],
+    }
+    groups = {"n_group": 2, "topk_group": 1, "n_shared_experts": 1, "routed_scaling_factor": 1.5}
+    experts = EXPERTS | groups | {"first_k_dense_replace": 1}
+    text = language(words, rope_parameters=rope, head_dim=16, **experts)
+    return Glm4vMoeConfig(text_config=text, vision_config=_VISION, **_ids(words))
+
+
+_VISION = {
+    "depth": 3,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_heads": 4,
+    "in_channels": 3,
+    "image_size": 32,
+    "patch_size": 8,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "out_hidden_size": 64,
+    "initializer_range": 0.2,
+}
+
+
+def _ids(words: Any) -> dict[str, int]:
+    return {name: words.convert_tokens_to_ids(token) for name, token in _MARKS.items()}

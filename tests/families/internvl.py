@@ -11,7 +11,7 @@ from transformers import (
     ProcessorMixin,
 )
 
-from tests.families.base import language, tokenizer
+from tests.families.base import EXPERTS, language, tokenizer
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -71,3 +71,14 @@ def config(words: Any) -> PreTrainedConfig:
 def qwen3_config(words: Any) -> PreTrainedConfig:
     """With Qwen3, as InternVL3.5: normalised queries and keys, heads wider than hidden / heads."""
     return _config(words, language(words, model_type="qwen3", head_dim=16))
+
+
+def qwen3_moe_config(words: Any) -> PreTrainedConfig:
+    """With Qwen3's mixture of experts, as InternVL3.5's largest; one of the layers is dense."""
+    text = language(words, model_type="qwen3_moe", head_dim=16, mlp_only_layers=[1], **EXPERTS)
+    return _config(words, text | {"norm_topk_prob": True})
+
+
+def llama_config(words: Any) -> PreTrainedConfig:
+    """With Llama."""
+    return _config(words, language(words, model_type="llama"))

@@ -110,8 +110,18 @@ def onevision_config(words: Any) -> PreTrainedConfig:
 
 def next_video_config(words: Any) -> PreTrainedConfig:
     """CLIP and Llama."""
+    return _next_video_config(words, language(words, model_type="llama"))
+
+
+def next_video_mistral_config(words: Any) -> PreTrainedConfig:
+    """CLIP and Mistral without a sliding window, as the 32k checkpoint."""
+    text = language(words, model_type="mistral", sliding_window=None)
+    return _next_video_config(words, text)
+
+
+def _next_video_config(words: Any, text: dict[str, Any]) -> PreTrainedConfig:
     return LlavaNextVideoConfig(
-        text_config=language(words, model_type="llama"),
+        text_config=text,
         vision_config=_tower(NEXT_VIDEO_SIDE)
         | {"model_type": "clip_vision_model", "projection_dim": 32, "initializer_range": 0.2},
         image_grid_pinpoints=[[NEXT_VIDEO_SIDE, NEXT_VIDEO_SIDE]],

@@ -11,11 +11,12 @@ from transformers import (
     Qwen2VLImageProcessor,
     Qwen2VLProcessor,
     Qwen3VLConfig,
+    Qwen3VLMoeConfig,
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
 )
 
-from tests.families.base import TINY, language, tokenizer
+from tests.families.base import EXPERTS, TINY, language, tokenizer
 
 # Nothing is said for a missing system turn, unlike Qwen2-VL; the processor writes times and frames for the placeholder.
 QWEN3_TEMPLATE = (
@@ -108,12 +109,23 @@ def qwen2_5_config(words: Any) -> PreTrainedConfig:
 
 def qwen3_config(words: Any) -> PreTrainedConfig:
     """Qwen3-VL with deepstack from two vision layers, heads wider than hidden / heads, interleaved M-RoPE."""
-    vision = _VISION | {
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "out_hidden_size": 64,
-        "num_position_embeddings": 64,
-        "deepstack_visual_indexes": [0, 1],
-    }
-    text = _text(words, mrope_section=[4, 2, 2], mrope_interleaved=True) | {"head_dim": 16}
-    return Qwen3VLConfig(text_config=text, vision_config=vision, **_ids(words))
+    return Qwen3VLConfig(text_config=_text3(words), vision_config=_VISION3, **_ids(words))
+
+
+def qwen3_moe_config(words: Any) -> PreTrainedConfig:
+    """Qwen3-VL with a mixture of experts in every other layer."""
+    text = _text3(words) | EXPERTS | {"decoder_sparse_step": 2}
+    return Qwen3VLMoeConfig(text_config=text, vision_config=_VISION3, **_ids(words))
+
+
+_VISION3 = _VISION | {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "out_hidden_size": 64,
+    "num_position_embeddings": 64,
+    "deepstack_visual_indexes": [0, 1],
+}
+
+
+def _text3(words: Any) -> dict[str, Any]:
+    return _text(words, mrope_section=[4, 2, 2], mrope_interleaved=True) | {"head_dim": 16}

@@ -8,8 +8,9 @@ import torch
 import transformers
 from transformers import AutoModelForImageTextToText
 
-from tests.tiny import FAMILIES, PACKAGED, build, frames, ours, processor
+from tests.tiny import FAMILIES, PACKAGED, PAIRS, build, frames, ours, processor
 from x2l.models.attention import NAME
+from x2l.models.families import FAMILIES as ALLOWED
 from x2l.models.huggingface import HFVideoModel, check_supported
 from x2l.models.loading import load
 from x2l.video import VideoError
@@ -62,6 +63,29 @@ def test_other_families_are_refused():
     hf.config.model_type = "other_vl"
     with pytest.raises(ValueError, match="model type 'other_vl' is not supported"):
         HFVideoModel(hf, processor())
+
+
+def test_every_pair_of_model_and_text_model_that_is_allowed_was_shown_equal():
+    """What tests/engine/test_parity.py runs, and nothing else."""
+    shown = {name: _pair(build(name).config) for name in PAIRS}
+    allowed = {(kind, text) for kind, family in ALLOWED.items() for text in family.text}
+    assert set(shown.values()) == allowed
+
+
+def _pair(config):
+    return config.model_type, config.get_text_config().model_type
+
+
+@pytest.mark.parametrize("text", ["gpt2", "opt", "bloom", "olmo2", "cohere", "qwen2_moe", "phi"])
+def test_another_text_model_is_refused_by_the_configuration_alone(text):
+    """Some of them have no RoPE, with which `compact` would be wrong without a word."""
+    config = transformers.InternVLConfig(text_config={"model_type": text})
+    with pytest.raises(
+        ValueError, match=rf"'internvl' around a text model of type '{text}' has"
+    ) as caught:
+        check_supported(config)
+    assert "use one around qwen2 or qwen3 or llama or qwen3_moe" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_sliding_windows_are_refused():

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     Gemma3Config,
     Idefics3Config,
+    InternVLConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     Qwen2Config,
@@ -302,7 +303,77 @@ def test_unknown_classes_are_refused(values, message, tmp_path):
 
 def test_a_broken_configuration_is_refused(folder):
     (folder / "config.json").write_text("{")
-    assert "its config.json cannot be used: It looks like" in refused(folder, OSError)
+    assert "its config.json is no JSON (Expecting property" in refused(folder, OSError)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "config.json",
+        "generation_config.json",
+        "processor_config.json",
+        "preprocessor_config.json",
+        "video_preprocessor_config.json",
+        "tokenizer_config.json",
+    ],
+)
+def test_a_file_that_must_hold_an_object_and_holds_a_list_is_named(folder, file):
+    (folder / file).write_text("[1]")
+    assert f"its {file} must hold a JSON object, not a list" in refused(folder, OSError)
+
+
+def changed(folder, **values):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | values))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model_type": ["qwen2_vl"]}, "model_type=['qwen2_vl']: must be a text"),
+        ({"text_config": [1]}, "its config.json cannot be used: "),
+        ({"text_config": {"hidden_size": "x"}}, "'hidden_size' expected int, got str (value: 'x')"),
+    ],
+)
+def test_a_value_of_another_kind_is_told_in_one_line(folder, values, message):
+    changed(folder, **values)
+    assert message in refused(folder)
+
+
+def test_a_text_model_that_was_not_shown_equal_is_refused_before_weights_are_read(tmp_path):
+    InternVLConfig(text_config={"model_type": "gpt2"}).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="'internvl' around a text model of type 'gpt2' has not"):
+        load(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("quantised", "message"),
+    [
+        ({"quant_method": "hqq"}, "by 'hqq', which needs a package that is missing: A valid HQQ"),
+        ({"quant_method": "foo"}, "quantised by 'foo', which transformers"),
+        ("int4", "quantised by 'int4', which transformers"),
+    ],
+)
+def test_quantised_weights_that_cannot_be_read_say_why(folder, quantised, message):
+    changed(folder, quantization_config=quantised)
+    assert message in refused(folder)
+
+
+def test_quantised_weights_that_this_machine_cannot_use_say_why(folder, monkeypatch):
+    def fail(*given, **options):
+        raise RuntimeError("No GPU found. A GPU is needed.")
+
+    changed(folder, quantization_config={"quant_method": "fp8"})
+    monkeypatch.setattr(loading.AutoModelForImageTextToText, "from_pretrained", fail)
+    assert "by 'fp8' and cannot be used here: No GPU found." in refused(folder)
+
+
+def test_a_package_that_is_missing_is_not_taken_for_flash_attention(folder, monkeypatch):
+    def fail(*given, **options):
+        raise ImportError("No module named 'timm'")
+
+    monkeypatch.setattr(loading.AutoModelForImageTextToText, "from_pretrained", fail)
+    assert "a package that it needs is missing: No module named 'timm'" in refused(folder)
 
 
 def test_layers_that_cannot_be_chunked_are_refused_before_weights_are_read(folder):
@@ -321,7 +392,7 @@ def test_layers_that_cannot_be_chunked_are_refused_before_weights_are_read(folde
         ("processor_config.json", OSError, "its processor cannot be used: Can't load image"),
         ("tokenizer.json", ValueError, "knows no words; tokenizer.json is missing"),
         ("chat_template.jinja", ValueError, "its chat template cannot be used: Cannot use"),
-        ("model.safetensors", OSError, "its weights cannot be read: Error no file named"),
+        ("model.safetensors", OSError, "it holds no weights, neither model.safetensors nor"),
     ],
 )
 def test_a_missing_file_is_named(folder, file, kind, message):
@@ -344,6 +415,40 @@ def test_a_processor_without_a_video_processor_is_refused(folder, monkeypatch):
 def test_broken_weights_are_refused(folder):
     (folder / "model.safetensors").write_bytes(b"x" * 100)
     assert "its weights cannot be read: Error while deserializing" in refused(folder, OSError)
+
+
+@pytest.mark.parametrize("file", ["pytorch_model.bin", "pytorch_model.bin.index.json"])
+def test_a_pickle_is_refused_unread_with_what_to_do(folder, file):
+    (folder / "model.safetensors").rename(folder / file)
+    message = refused(folder)
+    assert f"its weights are a pickle ({file})" in message and "save_pretrained" in message
+
+
+INDEX = "model.safetensors.index.json"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", f"its {INDEX} is no JSON"),
+        ("[]", f"its {INDEX} must hold a JSON object, not a list"),
+        ("{}", f"its {INDEX} must have a weight_map"),
+        ('{"weight_map": []}', "must have a weight_map"),
+        ('{"weight_map": {}}', "must have a weight_map"),
+        ('{"weight_map": {"a": 1}}', "must have a weight_map"),
+        ('{"weight_map": {"a": "../a.safetensors"}}', "from names of weights to files beside it"),
+        ('{"weight_map": {"a": "a.safetensors"}}', f"a.safetensors is missing, which its {INDEX}"),
+    ],
+)
+def test_a_broken_index_of_weights_says_so(folder, content, message):
+    (folder / "model.safetensors").unlink()
+    (folder / INDEX).write_text(content)
+    assert message in refused(folder, OSError)
+
+
+def test_an_adapter_is_to_be_merged_first(folder):
+    (folder / "adapter_config.json").write_text("{}")
+    assert "a PEFT adapter to another checkpoint; merge it: " in refused(folder)
 
 
 def spoilt(folder, change):

@@ -16,8 +16,8 @@ def decoder_flops(shape: ModelShape, tokens: int, keys: int) -> int:
     width = shape.heads * shape.head_dim
     projections = 2 * tokens * shape.hidden * (width + 2 * shape.kv_heads * shape.head_dim)
     attention = 4 * tokens * keys * width + 2 * tokens * width * shape.hidden
-    mlp = 6 * tokens * shape.hidden * shape.intermediate
-    return shape.layers * (projections + attention + mlp)
+    mlps = 2 * tokens * sum(shape.mlp_weights)
+    return shape.layers * (projections + attention) + mlps
 
 
 def head_flops(shape: ModelShape, tokens: int = 1) -> int:

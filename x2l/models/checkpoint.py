@@ -5,6 +5,7 @@ Whatever is wrong with it is one line: field, value, what is wrong, remedy.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,12 +29,21 @@ from transformers import (
     AutoProcessor,
     PreTrainedConfig,
 )
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+from transformers.utils import cached_file, has_file
 
 from x2l.models.families import FAMILIES
 from x2l.models.huggingface import check_supported
 
 PACKAGED = {"x2l_tiny": Path(__file__).with_name("x2l_tiny")}
 _TIMEOUT = 10.0  # seconds that the Hub has to answer
+_PROCESSOR_FILES = (
+    "processor_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "tokenizer_config.json",
+)
+_LONGEST = 300  # characters of a reason; some of transformers' list all that they know
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,44 @@ class Source:
     def error(self, what: str) -> str:
         """One line about this checkpoint."""
         return f"model.name_or_path={self.name!r}: {what}"
+
+    def has(self, file: str) -> bool:
+        """Whether the folder or repository holds a file.
+
+        Raises:
+            OSError: the Hub refuses to tell.
+        """
+        with _explained(self, f"its {file}"):
+            return bool(has_file(self.path, file, **self._hub()))
+
+    def read_object(self, file: str) -> dict[str, Any] | None:
+        """A JSON file, which must hold an object; None = there is no such file.
+
+        Raises:
+            OSError: it is broken, or holds something else.
+        """
+        with _explained(self, f"its {file}"):
+            path = cached_file(
+                self.path, file, _raise_exceptions_for_missing_entries=False, **self._hub()
+            )
+        if path is None:
+            return None
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise OSError(
+                self.error(f"its {file} is no JSON ({error}); fetch the file again")
+            ) from error
+        if not isinstance(values, dict):
+            kind = type(values).__name__
+            raise OSError(
+                self.error(f"its {file} must hold a JSON object, not a {kind}; fetch it again")
+            )
+        return values
+
+    def _hub(self) -> dict[str, Any]:
+        names = ("revision", "local_files_only")
+        return {name: self.options[name] for name in names if name in self.options}
 
 
 def locate(name_or_path: str, revision: str | None, trust_remote_code: bool) -> Source:
@@ -110,8 +158,8 @@ def _explained(source: Source, what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ImportError, ValueError) as error:
-        kind = ValueError if isinstance(error, ImportError | ValueError) else OSError
+    except Exception as error:  # on a strange value transformers stumbles in every way there is
+        kind = OSError if isinstance(error, OSError) else ValueError
         raise kind(source.error(_reason(source, what, error))) from error
 
 
@@ -131,7 +179,16 @@ def _reason(source: Source, what: str, error: BaseException) -> str:
         return "there is no such repository on the Hub (for a private one: `hf auth login`)"
     if any(issubclass(kind, LocalEntryNotFoundError) for kind in kinds):
         return f"{what} is missing from this machine's cache; run `hf download {source.path}`"
-    return f"{what} cannot be used: {str(error).strip().splitlines()[0]}"
+    return f"{what} cannot be used: {first_sentence(error)}"
+
+
+def first_sentence(error: BaseException) -> str:
+    """An error of a library in one line of bounded length."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
+    if not said or isinstance(error, LookupError | TypeError | AttributeError):
+        said = f"{type(error).__name__} {said}".strip()  # their text alone is a name or nothing
+    return said[:_LONGEST]
 
 
 def read_config(source: Source) -> Any:
@@ -141,8 +198,10 @@ def read_config(source: Source) -> Any:
         OSError: it cannot be read.
         ValueError: it is of a model that x2l cannot run.
     """
+    source.read_object("config.json")
     with _explained(source, "its config.json"):
         values, _ = PreTrainedConfig.get_config_dict(source.path, **source.options)
+    _check_quantisation(source, values)
     _check_class(source, values)
     with _explained(source, "its config.json"):
         config = AutoConfig.from_pretrained(source.path, **source.options)
@@ -150,8 +209,26 @@ def read_config(source: Source) -> Any:
     return config
 
 
+def _check_quantisation(source: Source, values: Mapping[str, Any]) -> None:
+    """Of a method that it does not know transformers would read the weights as if they were plain ones."""
+    said = values.get("quantization_config")
+    if said is None:
+        return
+    method = said.get("quant_method") if isinstance(said, Mapping) else said
+    known = set(AUTO_QUANTIZATION_CONFIG_MAPPING) | {"bitsandbytes"}
+    if method not in known or not isinstance(said, Mapping):
+        raise ValueError(
+            source.error(
+                f"its weights are quantised by {method!r}, which transformers {transformers.__version__} does not "
+                "know; use a checkpoint that is not quantised"
+            )
+        )
+
+
 def _check_class(source: Source, values: Mapping[str, Any]) -> None:
     kind = values.get("model_type")
+    if not isinstance(kind, str | None):
+        raise ValueError(source.error(f"its config.json has model_type={kind!r}: must be a text"))
     if kind in FAMILIES:
         return
     config_class = None
@@ -185,6 +262,8 @@ def read_processor(source: Source, overrides: Mapping[str, Any] | None = None) -
         OSError: a file of it is missing.
         ValueError: it cannot process videos, or has no setting of that name.
     """
+    for file in _PROCESSOR_FILES:
+        source.read_object(file)
     with _explained(source, "its processor"):
         processor = AutoProcessor.from_pretrained(source.path, **source.options)
     if getattr(processor, "video_processor", None) is None:

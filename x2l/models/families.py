@@ -17,6 +17,7 @@ class Family:
     """How one family differs from the defaults, which fit a family that needs nothing.
 
     Attributes:
+        text: model types of the language models that it was shown to equal the stock model around.
         label_follows: text between two time steps tells the time of the earlier one (GLM-4V), not of the later.
         outro: text at the very end of the expanded video that the question's first word may be tokenized with.
         newline: visual placeholders at the end of the whole video that stand for no frame (LLaVA-OneVision: one).
@@ -30,6 +31,7 @@ class Family:
         space_follows_time: each time step is a block of its own whose rows and columns count from its time.
     """
 
+    text: tuple[str, ...]
     label_follows: bool = False
     outro: str = ""
     newline: int = 0
@@ -74,29 +76,39 @@ def _video_llama_3_trim(inputs: dict[str, Any], frames: int) -> dict[str, Any]:
     }
 
 
-# One block of visual tokens without text inside, placed by M-RoPE in time, rows and columns.
-_QWEN2 = Family(positions=_qwen2_positions)
+def _qwen3(text: str) -> Family:
+    """Every time step is a block of its own, behind the text of its time.
 
-# Every model type whose parity with the stock model is tested. Others are refused: they might run and be wrong.
-FAMILIES = {
-    "qwen2_vl": _QWEN2,
-    "qwen2_5_vl": _QWEN2,
-    # Every time step is a block of its own, behind the text of its time. transformers 5 keeps the template's marks
-    # around the whole expanded video; 4.57, which the models were published with, replaced them too (each time step
-    # brings its own pair). The `reference` rule does so.
-    "qwen3_vl": Family(
+    transformers 5 keeps the template's marks around the whole expanded video; 4.57, which the models were published
+    with, replaced them too (each time step brings its own pair). The `reference` rule does so.
+    """
+    return Family(
+        text=(text,),
         wrapper=("<|vision_start|>", "<|vision_end|>"),
         extras=("visual_pos_masks", "deepstack_visual_embeds"),
         space_follows_time=True,
-    ),
+    )
+
+
+# Every model type, and around which text model types, whose parity with the stock model is tested. All else is refused:
+# it might run and be wrong.
+FAMILIES = {
+    # One block of visual tokens without text inside, placed by M-RoPE in time, rows and columns.
+    "qwen2_vl": Family(text=("qwen2_vl_text",), positions=_qwen2_positions),
+    "qwen2_5_vl": Family(text=("qwen2_5_vl_text",), positions=_qwen2_positions),
+    "qwen3_vl": _qwen3("qwen3_vl_text"),
+    "qwen3_vl_moe": _qwen3("qwen3_vl_moe_text"),
     # One learned `image_newline` ends the whole video; the stock forward adds it on every call.
-    "llava_onevision": Family(newline=1),
-    "llava_next_video": Family(),
-    "internvl": Family(),
+    "llava_onevision": Family(text=("qwen2",), newline=1),
+    "llava_next_video": Family(text=("llama", "mistral")),
+    "internvl": Family(text=("qwen2", "qwen3", "llama", "qwen3_moe")),
     # Its processor drops visual tokens whose pixels hardly differ from the frame before.
-    "video_llama_3": Family(lookback=1, trim=_video_llama_3_trim, dropped="video_compression_mask"),
+    "video_llama_3": Family(
+        text=("qwen2",), lookback=1, trim=_video_llama_3_trim, dropped="video_compression_mask"
+    ),
     # The expanded video ends in an empty line, which the tokenizer may join with the question.
-    "smolvlm": Family(outro=DEFAULT_MEDIA_OUTTRO),
+    "smolvlm": Family(text=("llama",), outro=DEFAULT_MEDIA_OUTTRO),
     # Every time step is a block of its own, and the text of its time stands behind it.
-    "glm4v": Family(label_follows=True, space_follows_time=True),
+    "glm4v": Family(text=("glm4v_text",), label_follows=True, space_follows_time=True),
+    "glm4v_moe": Family(text=("glm4v_moe_text",), label_follows=True, space_follows_time=True),
 }

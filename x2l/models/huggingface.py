@@ -19,12 +19,13 @@ from x2l.models.devices import input_device, layer_devices
 from x2l.models.families import FAMILIES
 from x2l.models.fingerprint import fingerprint
 from x2l.models.flop_counter import counted_attention, flop_counter, work
-from x2l.models.interface import Embedded, ModelShape, VideoModel
+from x2l.models.interface import Embedded, VideoModel
 from x2l.models.kv_cache import BufferCache
 from x2l.models.positions import Placement
 from x2l.models.processing import Expanded, chunk_inputs, expand, options, temporal_patch, turn
 from x2l.models.prompt import Chunk, Prompt, Question
-from x2l.models.rotary import Rotary, check_rope, context_length, fixed_positions
+from x2l.models.rotary import Rotary, check_rope, fixed_positions
+from x2l.models.shape import model_shape
 from x2l.models.time_steps import step_starts
 from x2l.video import Frames
 
@@ -35,7 +36,8 @@ def check_supported(config: Any) -> None:
     """Refuses what has not been shown to equal the stock model; needs the configuration only.
 
     Raises:
-        ValueError: another model type, layers without full attention, or RoPE tables that cannot be relied on.
+        ValueError: another model type, a text model that it was not shown to be right around, layers without full
+            attention, or RoPE tables that cannot be relied on.
     """
     text = config.get_text_config()
     kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
@@ -52,6 +54,12 @@ def check_supported(config: Any) -> None:
         raise ValueError(
             f"model.name_or_path: a checkpoint of model type {config.model_type!r} is not supported; "
             f"use one of type {tuple(FAMILIES)}"
+        )
+    around = FAMILIES[config.model_type].text
+    if text.model_type not in around:
+        raise ValueError(
+            f"model.name_or_path: {config.model_type!r} around a text model of type {text.model_type!r} has not been "
+            f"shown to equal the stock model chunk by chunk; use one around {' or '.join(around)}"
         )
     check_rope(text)
 
@@ -81,25 +89,15 @@ class HFVideoModel(VideoModel):
         self.decoder = hf.get_decoder()
         self.decoder.set_attn_implementation(register(self.decoder.config._attn_implementation))
         self.device, self.dtype = input_device(hf), hf.get_input_embeddings().weight.dtype
+        if self.dtype == torch.float64:  # torch's grouped product of experts knows none
+            self.decoder.set_experts_implementation("eager")
         self.axes = 3 if hasattr(hf.model, "get_rope_index") else 1
         self.temporal_patch = temporal_patch(processor)
         self.options = options(processor, positions)
         self.rotary = Rotary(self.decoder, self.axes, self.dtype)
         self.fixed = fixed_positions(self.decoder.config)
         self.scaling = float(self.decoder.layers[0].self_attn.scaling)
-        text = hf.config.get_text_config()
-        self.shape = ModelShape(
-            layers=text.num_hidden_layers,
-            hidden=text.hidden_size,
-            heads=text.num_attention_heads,
-            kv_heads=text.num_key_value_heads,
-            head_dim=getattr(text, "head_dim", None)
-            or text.hidden_size // text.num_attention_heads,
-            intermediate=text.intermediate_size,
-            vocabulary=text.vocab_size,
-            kv_itemsize=self.dtype.itemsize,
-            context_length=context_length(text),
-        )
+        self.shape = model_shape(hf.config.get_text_config(), self.dtype.itemsize)
         self._vision_flops: dict[Any, int] = {}  # a memo: what a chunk of this work takes
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,7 +21,8 @@ from x2l.video import Frames
 class ModelShape:
     """The sizes of the language model that FLOPs and bytes follow from.
 
-    `context_length` is the number of positions it was made for; None = not said.
+    `mlp_weights` are those that one token meets in each layer's MLP: of a mixture of experts the router and the active
+    ones. `context_length` is the number of positions it was made for; None = not said.
     """
 
     layers: int
@@ -29,10 +30,14 @@ class ModelShape:
     heads: int
     kv_heads: int
     head_dim: int
-    intermediate: int
+    mlp_weights: tuple[int, ...]
     vocabulary: int
     kv_itemsize: int
     context_length: int | None
+
+    def first(self, layers: int) -> ModelShape:
+        """The same model cut behind its first `layers` layers."""
+        return replace(self, layers=layers, mlp_weights=self.mlp_weights[:layers])
 
 
 @dataclass(frozen=True)

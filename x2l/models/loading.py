@@ -11,9 +11,17 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText
 
-from x2l.models.checkpoint import PACKAGED, Source, locate, read_config, read_processor
+from x2l.models.checkpoint import (
+    PACKAGED,
+    Source,
+    first_sentence,
+    locate,
+    read_config,
+    read_processor,
+)
 from x2l.models.huggingface import POSITION_RULES, HFVideoModel
 from x2l.models.out_of_memory import available_bytes, is_out_of_memory
+from x2l.models.weight_files import check_weights
 
 __all__ = ["ATTENTION", "DEVICE_MAPS", "DTYPES", "PACKAGED", "load", "weight_bytes"]
 DTYPES = ("float32", "float64", "bfloat16", "float16")
@@ -64,13 +72,15 @@ def load(
     processor = read_processor(source, video_processor)
     if device is not None:
         _check_fits(source, config, dtype, device)
-    with _explained(source, dtype, device or f"device_map {device_map}"):
+    check_weights(source)
+    with _explained(source, config, dtype, device or f"device_map {device_map}"):
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             source.path,
             config=config,
             dtype=getattr(torch, dtype),
             attn_implementation=attn_implementation,
             device_map=placed,
+            use_safetensors=True,
             output_loading_info=True,
             **source.options,
         )
@@ -137,6 +147,8 @@ def _placement(
 
 def _check_fits(source: Source, config: Any, dtype: str, device: str) -> None:
     """Before loading: a process that takes too much memory on the CPU is killed without a word."""
+    if _quantised_by(config):  # what is needed depends on the method
+        return
     free = available_bytes(torch.device(device))
     needed = weight_bytes(config, getattr(torch, dtype))
     if free is not None and needed > free:
@@ -152,30 +164,53 @@ def _too_large(dtype: str, where: str, needed: str, free: int | None) -> str:
     )
 
 
+def _quantised_by(config: Any) -> str | None:
+    said = getattr(config, "quantization_config", None)
+    return str(said["quant_method"]) if isinstance(said, Mapping) else None
+
+
+def _missing_package(source: Source, config: Any, error: ImportError) -> str:
+    reason, method = first_sentence(error), _quantised_by(config)
+    if "flash" in reason.lower():
+        return f"model.attn_implementation: {reason} Install it, or use 'sdpa'"
+    if method is None:
+        return source.error(f"a package that it needs is missing: {reason}")
+    return source.error(
+        f"its weights are quantised by {method!r}, which needs a package that is missing: {reason}; or use a "
+        "checkpoint that is not quantised"
+    )
+
+
 @contextmanager
-def _explained(source: Source, dtype: str, where: str) -> Iterator[None]:
+def _explained(source: Source, config: Any, dtype: str, where: str) -> Iterator[None]:
     """Turns what goes wrong while weights are read into one line.
 
     Raises:
-        ValueError: out of memory, or an attention or device map that cannot be used.
+        ValueError: out of memory, a package that is missing, or an attention, a device map or quantised weights that
+            cannot be used here.
         OSError: weights are missing, broken, or of other sizes than the configuration says.
     """
     try:
         yield
     except ImportError as error:
-        raise ValueError(
-            f"model.attn_implementation: {str(error).splitlines()[0]} Install it, or use 'sdpa'"
-        ) from error
+        raise ValueError(_missing_package(source, config, error)) from error
     except (OSError, SafetensorError) as error:
         raise OSError(
-            source.error(f"its weights cannot be read: {str(error).splitlines()[0]}")
+            source.error(f"its weights cannot be read: {first_sentence(error)}")
         ) from error
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, ValueError) as error:
         if is_out_of_memory(error):
             what = source.error(_too_large(dtype, where, "and what is needed to load them", None))
             raise ValueError(what) from error
         if "ignore_mismatched_sizes" in str(error):
             raise OSError(
                 source.error("its weights have other sizes than its config.json says (table above)")
+            ) from error
+        if method := _quantised_by(config):
+            raise ValueError(
+                source.error(
+                    f"its weights are quantised by {method!r} and cannot be used here: {first_sentence(error)}; use a "
+                    "checkpoint that is not quantised"
+                )
             ) from error
         raise

@@ -116,12 +116,8 @@ def turn(processor: Any, family: Family, text: str, rule: str) -> str:
 def _contentless(
     processor: Any, frames: Frames, settings: dict[str, Any]
 ) -> tuple[dict[str, Any], VideoMetadata]:
-    """What the video processor would give for the whole video, with the shapes right and no content.
-
-    A single frame is shown as often as makes a time step: some processors refuse it, others repeat it themselves.
-    """
+    """What the video processor would give for the whole video, with the shapes right and no content."""
     count, height, width, _ = frames.pixels.shape
-    count = max(count, temporal_patch(processor))
     metadata = _metadata(frames)
     try:
         outputs = processor.video_processor(
@@ -136,7 +132,11 @@ def _contentless(
             **settings,
         )
     except ValueError as error:
-        raise VideoError(frames.path, f"the model's processor refuses it: {error}") from error
+        step = temporal_patch(processor)
+        remedy = f"; give it {step} frames or more" if count < step else ""
+        raise VideoError(
+            frames.path, f"the model's processor refuses it: {error}{remedy}"
+        ) from error
     hollow = {
         name: torch.zeros(1, dtype=value.dtype).expand(value.shape)
         if isinstance(value, Tensor) and value.is_meta

@@ -78,7 +78,7 @@ def run_question(
 
 def pass_flops(shape: ModelShape, tokens: int, cached: int, last: int) -> int:
     """Operations of running a question as far as the queries, keys and values of layer `last`."""
-    whole = decoder_flops(replace(shape, layers=last), tokens, cached + tokens)
+    whole = decoder_flops(shape.first(last), tokens, cached + tokens)
     width = (shape.heads + 2 * shape.kv_heads) * shape.head_dim
     return whole + 2 * tokens * shape.hidden * width
 
