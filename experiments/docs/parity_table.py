@@ -46,7 +46,7 @@ from the stock model's own forward on the whole prompt, for tiny random models, 
 H.264 file of {frames} frames. `dropped`: the same when the second chunk's KVs are left out, which shows that the
 comparison would notice. Tokens: {tokens} greedy tokens against `generate`. bf16 rounds every operation, so chunks of
 other sizes differ there. Rule `hf`: nothing of ours is told to the stock model; `reference`: prompt and positions of
-transformers 4 (see `model.positions`).
+transformers 4 (see `model.positions`). GLM-4.5V's router works in fp32 whatever the weights are.
 
 torch {torch}, transformers {transformers}, CPU, commit {commit}.
 

@@ -4,13 +4,12 @@ import inspect
 import re
 
 import pytest
-import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from experiments.docs.published import SHAPES, kv_bytes_per_token
+from experiments.docs.published import SHAPES, headed
 from tests.tiny import processor
 from x2l.cli.compose import CONF, build_level, engine, plain, run_folder
 from x2l.compressors.head_budgets import AdaKV
@@ -290,7 +289,8 @@ def test_published_checkpoints_of_every_family_have_a_file():
     found = {SHAPES[path.stem]().model_type for path in PUBLISHED}
     assert found == set(FAMILIES)
     sizes = {"qwen2_5_vl": {"3b", "7b", "32b", "72b"}, "qwen2_vl": {"2b", "7b", "72b"}}
-    sizes |= {"qwen3_vl": {"2b", "4b", "8b", "32b"}, "smolvlm2": {"256m", "500m", "2_2b"}}
+    sizes |= {"qwen3_vl": {"2b", "4b", "8b", "32b", "30b_a3b", "235b_a22b"}}
+    sizes |= {"smolvlm2": {"256m", "500m", "2_2b"}, "internvl3_5": {"30b_a3b", "241b_a28b"}}
     for family, wanted in sizes.items():
         assert {f"{family}_{size}" for size in wanted} <= {path.stem for path in PUBLISHED}
     names = [OmegaConf.load(path).name_or_path for path in MODELS]
@@ -311,11 +311,13 @@ def test_a_published_model_is_supported_and_opens_with_licence_and_memory(path):
     config, shape = OmegaConf.load(path), SHAPES[path.stem]()
     huggingface.check_supported(shape)
     assert re.fullmatch(r"[\w.-]+/[\w.-]+", config.name_or_path)
-    first, *others = path.read_text().splitlines()
-    weights = loading.weight_bytes(shape, torch.bfloat16) / 1e9
-    kvs = kv_bytes_per_token(shape) / 1e3
-    told = f"weights {weights:.1f} GB in bfloat16, KVs {kvs:.0f} MB per 1000 tokens"
-    assert re.fullmatch(rf"# [^;]*licen[^;]*; {told}|# (Apache-2.0|MIT); {told}", first)
+    text = path.read_text()
+    assert headed(path) == text
+    first, second, *others = text.splitlines()
+    assert re.match(
+        r"# ([^;]*licen[^;]*|Apache-2.0|MIT); [\d.]+ B parameters, [\d.]+ GB in bf", first
+    )
+    assert re.search(r"KVs [\d ]+ bytes a token$", first) and "80 GB" in second
     assert any(line.startswith("# ") and "frames" in line for line in others)
     if config.video_processor is not None:
         stock = processor(shape.model_type).video_processor
