@@ -30,7 +30,7 @@ from transformers import (
     PreTrainedConfig,
 )
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
-from transformers.utils import cached_file, has_file
+from transformers.utils.hub import cached_file, has_file
 
 from x2l.models.families import FAMILIES
 from x2l.models.huggingface import check_supported
