@@ -109,7 +109,7 @@ def test_the_gate_lets_through_what_needs_an_earlier_part():
     store, model = store_of("qwen2_5_vl"), model_of("qwen2_5_vl")
     question = model.question(GATE.format(QUESTION))
     gap = log_odds(
-        first_logits(question, store, model, Meter(), ["high"] * 4), model, ("earlier", "recent")
+        first_logits(question, store, model, Meter(), [["high"] * 4]), model, ("earlier", "recent")
     )
     without, plain = rated(ShallowVotesSelector(layers=2), "qwen2_5_vl", store)
     for threshold, through in ((gap - 1e-6, True), (gap + 1e-6, False)):
@@ -132,11 +132,11 @@ def test_the_gate_lets_through_what_needs_an_earlier_part():
         ),
         (
             lambda: ShallowVotesSelector(layers=0),
-            r"shallow_votes\.layers=0: must be a whole number above 0",
+            r"shallow_votes\.layers=0: must be a whole number of at least 1",
         ),
         (
             lambda: ShallowVotesSelector(votes=0.5),
-            r"shallow_votes\.votes=0\.5: must be a whole number above 0",
+            r"shallow_votes\.votes=0\.5: must be a whole number of at least 1",
         ),
         (
             lambda: FlexMemSelector(first_layer=-1),

@@ -108,7 +108,7 @@ def test_an_index_that_was_not_made_is_said():
 
 def test_refuses_pages_of_nothing_and_layers_that_are_not_there():
     with pytest.raises(
-        ValueError, match=r"selector\.quest\.page=0: must be a whole number above 0"
+        ValueError, match=r"selector\.quest\.page=0: must be a whole number of at least 1"
     ):
         QuestSelector(page=0)
     shape = replace(model_of("qwen2_5_vl").shape, layers=2)

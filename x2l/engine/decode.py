@@ -7,7 +7,7 @@ different length, and is silently wrong with `inputs_embeds` on a filled cache. 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -55,8 +55,22 @@ def ask(
     capture: AttentionCapture | None = None,
 ) -> Tensor:
     """Runs the question over a filled cache; logits of the first answer token, `(vocabulary,)`."""
+    return ask_batch(model, cache, question, place, 1, capture)[0]
+
+
+def ask_batch(
+    model: VideoModel,
+    cache: BufferCache,
+    question: Question,
+    place: Placement,
+    rows: int,
+    capture: AttentionCapture | None = None,
+) -> Tensor:
+    """Runs the question over every row of a filled cache, `(rows, vocabulary)`; see `ask`."""
     positions = question_positions(model.axes, place, len(question.input_ids))
-    return model.logits(model.embed_text(question.input_ids), positions, cache, capture)
+    embedded = model.embed_text(question.input_ids)
+    embedded = replace(embedded, embeds=embedded.embeds.expand(rows, -1, -1))
+    return model.logits(embedded, positions, cache, capture)
 
 
 def answer(
@@ -119,4 +133,4 @@ def _greedy(
             return tokens
         position = Placement(start + len(tokens) - 1, place.video_end)
         embedded = model.embed_text(torch.tensor(tokens[-1:]))
-        logits = model.logits(embedded, question_positions(model.axes, position, 1), cache)
+        logits = model.logits(embedded, question_positions(model.axes, position, 1), cache)[0]

@@ -8,7 +8,7 @@ over several devices, KVs of a layer go to the device of that layer, which is wh
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -42,6 +42,23 @@ class Mixed:
     def mean_tokens(self) -> int:
         """KVs of a layer, the mean over layers."""
         return round(sum(self.kv.tokens) / len(self.kv.layers))
+
+
+@dataclass(frozen=True)
+class MixedRows:
+    """Several mixed caches that stand at the same positions: what any of them holds, once, and which of it is whose.
+
+    Attributes:
+        kv: prefix, and each chunk at every level that a cache has it at, in time order.
+        rows: of each layer, `(caches, T)` indices into `kv`, rising; -1 behind those of shorter caches.
+        place: first position of the question.
+        mean_tokens: KVs of a layer of each cache, the mean over layers.
+    """
+
+    kv: KV
+    rows: tuple[Tensor, ...]
+    place: Placement
+    mean_tokens: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -166,24 +183,48 @@ class KVStore:
         Raises:
             ValueError: not one level a chunk, or an unknown level.
         """
-        chunks = self.prompt.chunks
-        unknown = {level for level in assignment if level is not None} - set(self.levels)
-        if len(assignment) != len(chunks) or unknown:
-            raise ValueError(
-                f"assignment={list(assignment)}: must name one of the levels {list(self.levels)} "
-                f"for each of the {len(chunks)} chunks"
-            )
-        empty = nothing_of(self.prefix)
-        parts, place = self._placed(
-            [
-                empty if level is None else self.levels[level][chunk.index]
-                for level, chunk in zip(assignment, chunks, strict=True)
-            ]
-        )
+        self._check(assignment)
+        parts, place = self._placed(self._parts(enumerate(assignment)))
         counts = zip(self.prefix.tokens, *(part.tokens for part in parts), strict=True)
         spans = tuple(tuple(pairwise(accumulate(count))) for count in counts)
         nbytes = self.prefix.nbytes + sum(part.nbytes for part in parts)
         return Mixed(concat([self.prefix, *parts]), place, spans, nbytes)
+
+    def mix_rows(self, assignments: Sequence[Sequence[str | None]]) -> MixedRows:
+        """Several mixed caches at once, as `mix` makes each; a chunk that many hold at one level is read once. Pure.
+
+        Raises:
+            ValueError: see `mix`; or more than one where chunks move those behind them (`compact`).
+        """
+        for assignment in assignments:
+            self._check(assignment)
+        if self.positions == "compact" and len(assignments) > 1:
+            raise ValueError(
+                "positions=compact: mixed caches differ in where chunks stand; mix one at a time"
+            )
+        chosen = [list(enumerate(assignment)) for assignment in assignments]
+        pairs = sorted(dict.fromkeys(p for row in chosen for p in row), key=lambda pair: pair[0])
+        parts, place = self._placed(self._parts(pairs))
+        holds = torch.tensor([[True, *(pair in row for pair in pairs)] for row in map(set, chosen)])
+        counts = zip(self.prefix.tokens, *(part.tokens for part in parts), strict=True)
+        held = [holds.repeat_interleave(torch.tensor(count), dim=1) for count in counts]
+        tokens = torch.stack([of_layer.sum(dim=1) for of_layer in held])
+        mean = tuple(map(round, tokens.double().mean(dim=0).tolist()))
+        kv = concat([self.prefix, *parts])
+        return MixedRows(kv, tuple(map(_indices, held)), place, mean)
+
+    def _check(self, assignment: Sequence[str | None]) -> None:
+        unknown = {level for level in assignment if level is not None} - set(self.levels)
+        if len(assignment) != len(self.prompt.chunks) or unknown:
+            raise ValueError(
+                f"assignment={list(assignment)}: must name one of the levels {list(self.levels)} "
+                f"for each of the {len(self.prompt.chunks)} chunks"
+            )
+
+    def _parts(self, pairs: Iterable[tuple[int, str | None]]) -> list[StoredKV]:
+        """Chunks, each at a level; nothing of one without a level."""
+        empty = nothing_of(self.prefix)
+        return [empty if level is None else self.levels[level][chunk] for chunk, level in pairs]
 
     def _placed(self, parts: Sequence[StoredKV]) -> tuple[Sequence[StoredKV], Placement]:
         """Every chunk at the positions of a cache that holds these, and where the question goes. Copies no KVs."""
@@ -202,6 +243,14 @@ class KVStore:
             cursor = furthest(ends)
             closed.append(StoredKV(tuple(layers)))
         return closed, placement(self.prompt, cursor)
+
+
+def _indices(held: Tensor) -> Tensor:
+    """Indices of what each row of `(rows, KVs)` holds, rising, and -1 behind them, `(rows, T)`."""
+    order = held.int().argsort(dim=1, descending=True, stable=True)
+    counts = held.sum(dim=1, keepdim=True)
+    most = int(counts.max())
+    return order[:, :most].masked_fill(torch.arange(most) >= counts, -1)
 
 
 def nothing_of(kv: KV) -> StoredKV:

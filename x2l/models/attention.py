@@ -76,7 +76,8 @@ def attending(
 
     Args:
         capture: collects queries (and keys), or None.
-        bias: per layer `(h, T_cached)` float added to the logits of the cached KVs, h in (1, H); None = no bias.
+        bias: per layer `(h, T_cached)` or `(B, h, T_cached)` float added to the logits of the cached KVs, h in (1, H);
+            None = no bias.
     """
     token = _scope.set(_Scope(capture, bias))
     try:
@@ -141,12 +142,12 @@ def _as_logits(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _biased(mask: Tensor, bias: Tensor, query: Tensor, keys: int) -> Tensor:
-    """The mask as float logits plus the bias, `(1, 1 or Q, q, keys)`; keys beyond the bias (the new ones) get none."""
-    padded = torch.zeros(bias.shape[0], keys, dtype=query.dtype, device=query.device)
-    padded[:, : bias.shape[1]] = bias.to(query)
-    if bias.shape[0] > 1:
-        padded = padded.repeat_interleave(query.shape[1] // bias.shape[0], dim=0)
-    return _as_logits(mask, query.dtype) + padded[None, :, None, :]
+    """The mask as float logits plus the bias, `(1 or B, 1 or Q, q, keys)`; keys beyond it (the new ones) get none."""
+    padded = torch.zeros(*bias.shape[:-1], keys, dtype=query.dtype, device=query.device)
+    padded[..., : bias.shape[-1]] = bias.to(query)
+    if bias.shape[-2] > 1:
+        padded = padded.repeat_interleave(query.shape[1] // bias.shape[-2], dim=-2)
+    return _as_logits(mask, query.dtype) + padded[..., None, :]
 
 
 def _flash(base: str, module: nn.Module, qkv: tuple[Tensor, Tensor, Tensor], options: Any) -> Any:
@@ -203,7 +204,7 @@ def attend(
     base: str = "sdpa",
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Hugging Face's attention interface: `(1, Q, q, D)`, `(1, H, k, D)`, `(1, H, k, D)` -> `(1, q, Q, D)`.
+    """Hugging Face's attention interface: `(B, Q, q, D)`, `(B, H, k, D)`, `(B, H, k, D)` -> `(B, q, Q, D)`.
 
     Raises:
         ValueError: a mask that was made for another number of keys.

@@ -306,7 +306,7 @@ class HFVideoModel(VideoModel):
         cache: BufferCache,
         capture: AttentionCapture | None = None,
     ) -> Tensor:
-        """Like `prefill_span`, and returns the logits after the last token, `(vocabulary,)`."""
+        """Like `prefill_span`, and returns the logits after the last token, `(B, vocabulary)`."""
         with attending(capture=capture, bias=cache.bias), last_token_only(self.hf):
             out = self.hf(
                 inputs_embeds=embedded.embeds,
@@ -314,7 +314,7 @@ class HFVideoModel(VideoModel):
                 past_key_values=cache,
                 use_cache=True,
             )
-        return torch.as_tensor(out.logits[0, -1])
+        return torch.as_tensor(out.logits[:, -1])
 
     @torch.no_grad()
     def rotate(self, layer: LayerKV) -> Tensor:

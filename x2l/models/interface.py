@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -129,7 +129,7 @@ class VideoModel(ABC):
         cache: BufferCache,
         capture: AttentionCapture | None = None,
     ) -> Tensor:
-        """Like `prefill_span`, and returns the logits after the last token, `(vocabulary,)`."""
+        """Like `prefill_span`, and returns the logits after the last token, `(B, vocabulary)`."""
 
     @abstractmethod
     def rotate(self, layer: LayerKV) -> Tensor:
@@ -157,6 +157,23 @@ class VideoModel(ABC):
         cache = self.new_cache()
         for index, layer in enumerate(kv.layers):
             cache.append(index, self.rotate(layer), layer.values, layer.weights, reserve)
+        return cache
+
+    def load_rows(self, kv: KV, rows: Sequence[Tensor], reserve: int = 0) -> BufferCache:
+        """A cache of several rows, each of which holds some of `kv`; all of it is rotated once.
+
+        Args:
+            kv: what any row holds.
+            rows: of each layer, `(B, T)` indices of the KVs that each row holds; -1 = a KV of weight 0, which nothing
+                attends to, so that rows are equally long.
+            reserve: space for that many more tokens.
+        """
+        cache = self.new_cache()
+        for index, (layer, chosen) in enumerate(zip(kv.layers, rows, strict=True)):
+            at = chosen.to(layer.device)
+            keys, values = (v[0][:, at].transpose(0, 1) for v in (self.rotate(layer), layer.values))
+            weights = layer.weights[:, at].transpose(0, 1) * (at >= 0)[:, None]
+            cache.append(index, keys, values, weights, reserve)
         return cache
 
     def new_cache(self, reserve: int = 0) -> BufferCache:

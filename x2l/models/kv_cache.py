@@ -125,7 +125,7 @@ class BufferCache(Cache):
 
     @property
     def bias(self) -> tuple[Tensor | None, ...]:
-        """Per layer, `(h, n)` added to the attention logits of the first n cached KVs; None = nothing to add."""
+        """Per layer, `(h, n)` or `(B, h, n)` added to the logits of the first n cached KVs; None = nothing to add."""
         return tuple(self._bias)
 
     def cut(self, lengths: tuple[int, ...]) -> None:
@@ -133,7 +133,7 @@ class BufferCache(Cache):
         for index, (layer, length) in enumerate(zip(self.layers, lengths, strict=True)):
             layer.cut(length)
             bias = self._bias[index]
-            self._bias[index] = None if bias is None else bias[:, :length]
+            self._bias[index] = None if bias is None else bias[..., :length]
 
     def append(
         self, layer: int, keys: Tensor, values: Tensor, weights: Tensor, reserve: int = 0
@@ -142,9 +142,9 @@ class BufferCache(Cache):
 
         Args:
             layer: its index.
-            keys: `(1, H, n, D)`, rotated.
-            values: `(1, H, n, D)`.
-            weights: `(h, n)`; the log of each is added to its attention logits from now on.
+            keys: `(B, H, n, D)`, rotated; B is the same of all that is ever added.
+            values: `(B, H, n, D)`.
+            weights: `(h, n)`, or `(B, h, n)`; the log of each is added to its attention logits from now on.
             reserve: space to reserve for that many more.
         """
         before = self.layers[layer].length
@@ -153,8 +153,8 @@ class BufferCache(Cache):
         if old is None and bool((weights == 1).all()):
             return
         new = weights.to(keys.device).log()
-        heads = max(new.shape[0], 1 if old is None else old.shape[0])
         if old is None:
-            old = new.new_zeros(heads, before)
-        gap = new.new_zeros(heads, before - old.shape[1])
-        self._bias[layer] = torch.cat([old.expand(heads, -1), gap, new.expand(heads, -1)], dim=1)
+            old = new.new_zeros(1, before)
+        heads = torch.broadcast_shapes(old.shape[:-1], new.shape[:-1])
+        gap = new.new_zeros(*heads, before - old.shape[-1])
+        self._bias[layer] = torch.cat([old.expand(*heads, -1), gap, new.expand(*heads, -1)], dim=-1)

@@ -119,6 +119,18 @@ class ChunkSelector(ABC):
                     f"selector.{self.name}.{setting}={value!r}: must be one of {', '.join(map(str, words))}"
                 )
 
+    def check_counts(self, *settings: str, least: int = 1) -> None:
+        """Checks settings that are whole numbers.
+
+        Raises:
+            ValueError: one is not, or is below the least; names selector, setting and value.
+        """
+        for setting in settings:
+            if type(value := getattr(self, setting)) is not int or value < least:
+                raise ValueError(
+                    f"selector.{self.name}.{setting}={value!r}: must be a whole number of at least {least}"
+                )
+
     @abstractmethod
     def relevance(self, query: Query, store: KVStore, model: VideoModel, meter: Meter) -> Tensor:
         """Relevance of each chunk, `(chunks,)` float on the host; +inf = always re-load, -inf = never.

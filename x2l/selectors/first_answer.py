@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-from x2l.engine.decode import ask
+from x2l.engine.decode import ask_batch
 from x2l.engine.flops import question_flops
 from x2l.engine.kv_store import KVStore
 from x2l.engine.meter import Meter
@@ -19,26 +20,42 @@ def first_logits(
     store: KVStore,
     model: VideoModel,
     meter: Meter,
-    assignment: Sequence[str | None],
+    assignments: Sequence[Sequence[str | None]],
+    batch: int = 1,
 ) -> Tensor:
-    """Logits of the first answer token, `(vocabulary,)`, fp64, on the host.
+    """Logits of the first answer token over each of some mixed caches, `(caches, vocabulary)`, fp64, on the host.
 
-    The meter counts stage `selection`, and the bytes of chunks that come from the host.
+    Args:
+        question: the same for all.
+        store: of the video.
+        model: the model.
+        meter: counts stage `selection`, and the bytes of chunks that come from the host.
+        assignments: of each cache, as in `KVStore.mix`.
+        batch: caches that are in memory, and run, at once; with positions `compact` one, since there each has chunks
+            at positions of its own.
     """
-    mixed, count = store.mix(assignment), len(question.input_ids)
-    cache = model.load_cache(mixed.kv, reserve=count)
-    logits = ask(model, cache, question, mixed.place)
-    meter.add("selection", question_flops(model.shape, mixed.mean_tokens, count))
+    count, logits = len(question.input_ids), []
+    step = 1 if store.positions == "compact" else batch
+    for start in range(0, len(assignments), step):
+        mixed = store.mix_rows(assignments[start : start + step])
+        cache = model.load_rows(mixed.kv, mixed.rows, reserve=count)
+        rows = ask_batch(model, cache, question, mixed.place, len(mixed.mean_tokens))
+        logits.append(rows.cpu().double())
+        for tokens in mixed.mean_tokens:
+            meter.add("selection", question_flops(model.shape, tokens, count))
+    streamed = [level for level in store.levels if level != store.coarsest]
+    sizes = {level: store.nbytes(level) for level in streamed}
     meter.streamed_bytes += sum(
-        store.nbytes(level)[chunk]
+        sizes[level][chunk]
+        for assignment in assignments
         for chunk, level in enumerate(assignment)
-        if level is not None and level != store.coarsest
+        if level in sizes
     )
-    return logits.cpu().double()
+    return torch.cat(logits)
 
 
-def log_odds(logits: Tensor, model: VideoModel, words: tuple[str, str]) -> float:
-    """Logit of one word's first token less that of another's.
+def log_odds(logits: Tensor, model: VideoModel, words: tuple[str, str]) -> Tensor:
+    """Logit of one word's first token less that of another's, `(caches,)` of `(caches, vocabulary)`.
 
     Raises:
         ValueError: the model's tokenizer begins both words alike.
@@ -49,4 +66,4 @@ def log_odds(logits: Tensor, model: VideoModel, words: tuple[str, str]) -> float
             f"selector: the model's tokenizer begins {words[0]!r} and {words[1]!r} with the same token, so that its "
             "answer cannot be told from it; use another selector with this model"
         )
-    return float(logits[one] - logits[other])
+    return logits[:, one] - logits[:, other]

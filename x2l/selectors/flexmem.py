@@ -42,10 +42,7 @@ class FlexMemSelector(ChunkSelector):
             ValueError: an unknown word, or no layer.
         """
         self.check_words({"tokens": TOKENS})
-        if not isinstance(self.first_layer, int) or self.first_layer < 0:
-            raise ValueError(
-                f"selector.flexmem.first_layer={self.first_layer!r}: must be a whole number of at least 0"
-            )
+        self.check_counts("first_layer", least=0)
 
     def check(self, run: RunFacts) -> None:
         """The level must keep KVs."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from x2l.engine.kv_store import KVStore
@@ -25,29 +24,27 @@ class ProbeSelector(ChunkSelector):
 
     Attributes:
         score: `kl`, the divergence from the mean over chunks, KL(p_c || mean p); or `confidence`, the largest p_c.
+        batch: mixed caches, each with another chunk re-loaded, that are in memory and run at once.
     """
 
     score: str = "kl"
+    batch: int = 8
     name: str = "probe"
 
     def __post_init__(self) -> None:
-        """Checks the word.
+        """Checks the values.
 
         Raises:
-            ValueError: an unknown one.
+            ValueError: an unknown one, or a batch of nothing.
         """
         self.check_words({"score": SCORES})
+        self.check_counts("batch")
 
     def relevance(self, query: Query, store: KVStore, model: VideoModel, meter: Meter) -> Tensor:
         """The score of each chunk."""
-        logs = torch.stack(
-            [
-                first_logits(
-                    query.question, store, model, meter, store.reloading((chunk,))
-                ).log_softmax(dim=-1)
-                for chunk in range(len(store.prompt.chunks))
-            ]
-        )
+        trials = [store.reloading((chunk,)) for chunk in range(len(store.prompt.chunks))]
+        logits = first_logits(query.question, store, model, meter, trials, self.batch)
+        logs = logits.log_softmax(dim=-1)
         if self.score == "confidence":
             return logs.amax(dim=-1).exp()
         mean = logs.exp().mean(dim=0).log()

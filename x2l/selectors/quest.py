@@ -34,8 +34,7 @@ class QuestSelector(KeyedSelector):
     @override
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.page, int) or self.page < 1:
-            raise ValueError(f"selector.quest.page={self.page!r}: must be a whole number above 0")
+        self.check_counts("page")
 
     @override
     def vectors_of(self, keys: LevelKeys, model: VideoModel) -> tuple[Tensor, tuple[int, ...]]:

@@ -50,11 +50,7 @@ class ShallowVotesSelector(ChunkSelector):
         Raises:
             ValueError: no layer or vote, or a gate without a threshold.
         """
-        for setting in ("layers", "votes"):
-            if not isinstance(value := getattr(self, setting), int) or value < 1:
-                raise ValueError(
-                    f"selector.shallow_votes.{setting}={value!r}: must be a whole number above 0"
-                )
+        self.check_counts("layers", "votes")
         if self.gate != (self.threshold is not None):
             raise ValueError(
                 f"selector.shallow_votes.threshold={self.threshold}: must be given with gate=true, and only then; it "
@@ -103,5 +99,5 @@ class ShallowVotesSelector(ChunkSelector):
         """How much rather the model says that it needs an earlier part of the video."""
         question = model.question(GATE.format(query.text or query.question.text))
         everything = [store.coarsest] * len(store.prompt.chunks)
-        logits = first_logits(question, store, model, meter, everything)
-        return log_odds(logits, model, ("earlier", "recent"))
+        logits = first_logits(question, store, model, meter, [everything])
+        return float(log_odds(logits, model, ("earlier", "recent")))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from x2l.engine.kv_store import KVStore
@@ -27,10 +26,20 @@ class YesNoSelector(ChunkSelector):
 
     Attributes:
         level: the chunk's; None = the coarsest, which streams nothing.
+        batch: contexts of one chunk that are in memory and run at once.
     """
 
     level: str | None = None
+    batch: int = 8
     name: str = "yes_no"
+
+    def __post_init__(self) -> None:
+        """Checks the batch.
+
+        Raises:
+            ValueError: a batch of nothing.
+        """
+        self.check_counts("batch")
 
     def check(self, run: RunFacts) -> None:
         """The level must keep KVs."""
@@ -40,10 +49,7 @@ class YesNoSelector(ChunkSelector):
         """Probability for each chunk."""
         words = "\n".join([query.text or query.question.text, *query.choices])
         question, chunks = model.question(ASKED.format(words)), len(store.prompt.chunks)
-        odds = []
-        for chunk in range(chunks):
-            alone: list[str | None] = [None] * chunks
-            alone[chunk] = self.level or store.coarsest
-            logits = first_logits(question, store, model, meter, alone)
-            odds.append(log_odds(logits, model, ("Yes", "No")))
-        return torch.tensor(odds, dtype=torch.float64).sigmoid()
+        level = self.level or store.coarsest
+        alone = [[level if c == chunk else None for c in range(chunks)] for chunk in range(chunks)]
+        logits = first_logits(question, store, model, meter, alone, self.batch)
+        return log_odds(logits, model, ("Yes", "No")).sigmoid()
