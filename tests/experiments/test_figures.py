@@ -104,20 +104,33 @@ def test_p_values_of_a_finding_are_those_of_the_stars_in_its_table(name):
     (size,) = re.findall(r"Holm over the (\d+) of this table", tables)
     assert re.findall(r"Holm over (\d+)", whole.finding) == [size]
     number = r"[+-][\d.]+"
-    gap = rf"({number}) points \(95 % interval ({number}) to ({number}), p [<=] ([\d.]+)\)"
+    gap = (
+        rf"({number} points|identical) \(95 % interval ({number}) to ({number}), p [<=] ([\d.]+)\)"
+    )
     said = re.findall(gap, whole.finding)
     assert said
     for value, low, high, p in said:
         star = "*" if float(p) < 0.05 else ""
-        assert f" {value} ({low} to {high}){star} |" in tables
+        assert f" {value.removesuffix(' points')} ({low} to {high}){star} |" in tables
 
 
 def test_two_pairs_of_the_same_cells_are_one_difference():
-    first, second = cells_of(paper_records.of("paper_hit_rate"))[:2]
+    first, *_, second = cells_of(paper_records.of("paper_hit_rate"))
     tested = family([Pair(first, second), Pair(first, second, "again")])
     assert len(tested) == 1 and len(tested.pairs) == 2
     assert tested.to(second, "again").gap == tested.to(second).gap != "-"
     assert tested.to(first) is None
+
+
+def test_one_answer_in_two_cells_is_not_tested():
+    """At k = 0 every selector re-loads nothing: Holm counts the other pair alone."""
+    cells = cells_of(paper_records.of("paper_hit_rate"))
+    same = [replace(r, condition=replace(r.condition, selector="x")) for r in cells[0].records]
+    (copy,) = cells_of(same)
+    tested = family([Pair(cells[0], copy), Pair(cells[0], cells[-1])])
+    assert len(tested) == 1 and tested.pairs[0].difference.startswith("identical (95 % interval -")
+    assert (tested.pairs[0].p_value, tested.pairs[0].is_clear) == ("not tested", False)
+    assert tested.pairs[1].compared.p_holm == tested.pairs[1].compared.headline.p_value
 
 
 def test_a_line_of_runs_of_two_sizes_is_refused():

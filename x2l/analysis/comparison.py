@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from x2l.analysis.statistics import (
     paired_difference,
 )
 from x2l.benchmarks.base import SEVERAL, Mean
-from x2l.runs.condition import Condition
+from x2l.runs.condition import Condition, choice_names
 from x2l.runs.records import RECORDS, Record, load
 
 
@@ -51,7 +51,9 @@ class Comparison:
         unparsed_a, unparsed_b: answers without a readable letter, among the shared questions.
         kv_share_a, kv_share_b: bytes resident while answering, of the uncompressed cache's.
         recall_a, recall_b: mean chunk recall; NaN where nothing is known of it.
-        p_holm: `headline`'s p value, corrected for all comparisons made together.
+        same_by_construction: the two cells differ in how chunks are chosen alone, and chose alike throughout (k = 0,
+            say): they share their answers, so that there is nothing to test.
+        p_holm: `headline`'s p value, corrected for all comparisons made together that are tested; NaN where none is.
         videos_needed: to find the asked-for difference of the headline; None where nothing can be said.
         bootstrap: `micro`'s interval by drawing videos again; None unless asked for.
     """
@@ -71,6 +73,7 @@ class Comparison:
     kv_share_b: float
     recall_a: float
     recall_b: float
+    same_by_construction: bool
     p_holm: float
     videos_needed: int | None
     bootstrap: tuple[float, float] | None
@@ -167,8 +170,11 @@ def compare(
         ValueError: two cells share no question.
     """
     comparisons = [_compared(a, b, points / 100, draws) for a, b in pairs]
-    corrected = holm([comparison.headline.p_value for comparison in comparisons])
-    return [replace(c, p_holm=p) for c, p in zip(comparisons, corrected, strict=True)]
+    tested = [comparison for comparison in comparisons if not comparison.same_by_construction]
+    corrected = iter(holm([comparison.headline.p_value for comparison in tested]))
+    return [
+        c if c.same_by_construction else replace(c, p_holm=next(corrected)) for c in comparisons
+    ]
 
 
 def _compared(a: CellRecords, b: CellRecords, difference: float, draws: int) -> Comparison:
@@ -212,9 +218,25 @@ def _compared(a: CellRecords, b: CellRecords, difference: float, draws: int) -> 
         kv_share_b=kv_share(on_b),
         recall_a=mean_of_known(record.selection.recall for record in on_a),
         recall_b=mean_of_known(record.selection.recall for record in on_b),
+        same_by_construction=micro.identical and _one_answer(on_a, on_b),
         p_holm=math.nan,
         videos_needed=videos_needed(macro if mean == "tasks" else micro, difference),
         bootstrap=bootstrap(changes(all_a, all_b), draws=draws) if draws else None,
+    )
+
+
+def _one_answer(a: Sequence[Record], b: Sequence[Record]) -> bool:
+    """Whether answers to the same questions are one answer: one pre-fill, and each chunk at one level."""
+
+    def made(condition: Condition) -> dict[str, object]:
+        chosen = (*choice_names(), "single_level", "role")
+        return {
+            f.name: getattr(condition, f.name) for f in fields(condition) if f.name not in chosen
+        }
+
+    levels = {record.question.sample_id: record.selection.assigned for record in b}
+    return made(a[0].condition) == made(b[0].condition) and all(
+        record.selection.assigned == levels[record.question.sample_id] for record in a
     )
 
 

@@ -47,7 +47,10 @@ def table(comparisons: Sequence[Comparison], points: float = 5.0) -> str:
     columns["wrong>right"] = [str(c.micro.gained) for c in comparisons]
     columns["n"] = [str(c.micro.count) for c in comparisons]
     columns["videos"] = [str(c.micro.videos) for c in comparisons]
-    columns["p"] = [units.p_value(c.headline.p_value) for c in comparisons]
+    columns["p"] = [
+        units.p_value(math.nan if c.same_by_construction else c.headline.p_value)
+        for c in comparisons
+    ]
     columns["p Holm"] = [units.p_value(c.p_holm) for c in comparisons]
     if any(_interval(c.macro) != _interval(c.micro) for c in comparisons):
         for mean, name in (("tasks", "micro"), ("questions", "macro")):
@@ -95,8 +98,8 @@ def _words(traits: Mapping[str, Hashable]) -> str:
 
 
 def _interval(difference: Difference) -> str:
-    value, low, high = map(units.points, (difference.value, difference.low, difference.high))
-    return f"{value} ({low} to {high})"
+    d = difference
+    return units.difference(d.value, d.low, d.high, identical=d.identical)
 
 
 def unequal_bytes(comparisons: Sequence[Comparison]) -> str:
@@ -127,3 +130,14 @@ def closing(comparisons: Sequence[Comparison]) -> str:
             f"up to {uncounted} in a comparison"
         )
     return f"Left out: {'; '.join(parts)}."
+
+
+def untested(comparisons: Sequence[Comparison]) -> str:
+    """What Holm's correction does not count; empty where all are tested."""
+    count = sum(comparison.same_by_construction for comparison in comparisons)
+    if not count:
+        return ""
+    return (
+        f"{count} of {len(comparisons)} comparisons are of one and the same answers (every chunk has the same level on "
+        "both sides, as at k = 0): not tested, and not counted by Holm."
+    )

@@ -25,8 +25,13 @@ def points(difference: float) -> str:
     return number(round(100 * difference, 1) + 0.0, "+.1f")
 
 
+def difference(value: float, low: float, high: float, *, identical: bool) -> str:
+    """`+2.0 (-1.0 to +5.0)` in points; `identical` in place of the value where no answer differs."""
+    return f"{'identical' if identical else points(value)} ({points(low)} to {points(high)})"
+
+
 def p_value(p: float) -> str:
-    """Three digits; below 0.001 only that."""
+    """Three digits; below 0.001 only that; a dash where nothing was tested."""
     return "<0.001" if p < 0.001 else number(p, ".3f")
 
 

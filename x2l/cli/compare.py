@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from x2l.analysis.comparison import compare, pair, read_cells
-from x2l.analysis.comparison_table import closing, table, unequal_bytes
+from x2l.analysis.comparison_table import closing, table, unequal_bytes, untested
 from x2l.cli.output import fail, show
 
 
@@ -56,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         plain = [_plain(asdict(comparison)) for comparison in comparisons]
         show(json.dumps({"points": options.points, "comparisons": plain}, indent=1))
     else:
-        show(f"{table(comparisons, options.points)}\n\n{closing(comparisons)}")
+        notes = filter(None, (closing(comparisons), untested(comparisons)))
+        show("\n".join([table(comparisons, options.points), "", *notes]))
 
 
 def _plain(value: Any) -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from experiments.paper.kit.cells import Cell, Cells
+from x2l.analysis import units
 from x2l.analysis.comparison import CellRecords, Comparison, compare
 
 LEVEL = 0.05  # of p values, after Holm's correction
@@ -74,7 +76,7 @@ class Pair:
         if self.compared is None:
             return "-"
         d = self.compared.headline
-        return f"{100 * d.value:+.1f} ({100 * d.low:+.1f} to {100 * d.high:+.1f})"
+        return units.difference(d.value, d.low, d.high, identical=d.identical)
 
     @property
     def gap(self) -> str:
@@ -83,15 +85,18 @@ class Pair:
 
     @property
     def p_value(self) -> str:
-        """`p < 0.001`, or with two digits."""
+        """`p < 0.001`, or with two digits; `not tested` where both cells are one by construction."""
         p = self.compared.p_holm
+        if math.isnan(p):
+            return "not tested"
         return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
     @property
     def difference(self) -> str:
         """`+12.5 points (95 % interval +3.1 to +21.9, p = 0.01)`."""
         value, _, interval = self.points.partition(" (")
-        return f"{value} points (95 % interval {interval.removesuffix(')')}, {self.p_value})"
+        words = value if self.compared.headline.identical else f"{value} points"
+        return f"{words} (95 % interval {interval.removesuffix(')')}, {self.p_value})"
 
 
 @dataclass(frozen=True)
@@ -101,8 +106,9 @@ class Family:
     pairs: tuple[Pair, ...]
 
     def __len__(self) -> int:
-        """How many differences are corrected together; two pairs of the same cells are one."""
-        return len({(pair.before, pair.after) for pair in self.pairs})
+        """How many differences are corrected together: two pairs of the same cells are one, one answer is none."""
+        tested = (pair for pair in self.pairs if not pair.compared.same_by_construction)
+        return len({(pair.before, pair.after) for pair in tested})
 
     def to(self, after: Cell, name: str | None = None) -> Pair | None:
         """The first pair that ends in a cell, of a name if one is given; None if there is none."""

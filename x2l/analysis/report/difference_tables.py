@@ -1,5 +1,6 @@
 """Paired differences of a sweep's cells: against full KVs, and against controls. Pure."""
 
+import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -88,7 +89,10 @@ def differences_table(caption: str, pairs: Sequence[Pair], called: Names) -> Tab
         Column("lost", title="questions that were right there and are wrong here"),
         Column("gained", title="questions that were wrong there and are right here"),
         Column("n"),
-        Column("p (Holm)", title="corrected for all rows of this table"),
+        Column(
+            "p (Holm)",
+            title="corrected for all tested rows of this table; one and the same answers are not",
+        ),
         Column(
             "KV %",
             title="the cell's bytes resident, of the uncompressed cache's; then those it is compared with",
@@ -107,7 +111,8 @@ def _row(
     d = comparison.headline
     low, value, high = 100 * d.low, 100 * d.value, 100 * d.high
     a, b = comparison.headline_accuracies
-    difference = points(d.value)
+    p = comparison.p_holm
+    difference = "identical" if d.identical else points(d.value)
     return (
         name,
         number(a.value, "{:.1f}", 100, against),
@@ -117,7 +122,7 @@ def _row(
         number(comparison.micro.lost, "{:.0f}"),
         number(comparison.micro.gained, "{:.0f}"),
         number(comparison.micro.count, "{:.0f}"),
-        Value(p_value(comparison.p_holm), sort=comparison.p_holm),
+        Value(p_value(p), sort=1.0 if math.isnan(p) else p),
         number(comparison.kv_share_b, "{:.1f}", 100, f"against {100 * comparison.kv_share_a:.1f}"),
     )
 
