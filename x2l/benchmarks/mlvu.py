@@ -7,7 +7,7 @@ six; two more tasks; the answers are in its folder test-ground-truth).
 from collections.abc import Iterator, Sequence
 
 from x2l.benchmarks.annotation_row import Row
-from x2l.benchmarks.answer_extraction import at_bracket, before_bracket, first_capital
+from x2l.benchmarks.answer_extraction import at_bracket, first_capital
 from x2l.benchmarks.base import DatasetError, Sample
 from x2l.benchmarks.dataset_folder import Folder, Source
 from x2l.benchmarks.multiple_choice import ChoiceSet, Protocol
@@ -39,12 +39,10 @@ _SYSTEM = (
 
 
 def _official(sample: Sample, _: Sequence[str] | None) -> str:
-    """MLVU 0b16f40 video_chat/choice_bench.py.
+    """MLVU fd060c1 evaluation/multiple_choice_evaluation/choice_bench.py, run by models/videochat2/choice_bench.py.
 
-    There the first line is the system prompt and stands before the video, which has a turn of its own
-    ("Human: <Video>...") before the question's, and `Best Option: (` begins the model's own turn. All stand in
-    the user's turn after the video here, as chat templates of the model decide about the others. The
-    mean over tasks is the paper's M-Avg; the script prints that over questions.
+    There the first line is the system prompt and stands before the video, and `Best Option: (` begins the model's own
+    turn. All stand in the user's turn after the video here, as chat templates of the model decide about the others.
     """
     question = f"Question: {sample.question}\nOptions:\n{bracketed(sample.choices)}"
     return f"{_SYSTEM}\n{question}\nOnly give the best option.\nBest Option: ("
@@ -58,7 +56,7 @@ def _lmms_eval(sample: Sample, _: Sequence[str] | None) -> str:
 
 PROTOCOLS = {
     "lmms_eval": Protocol(_lmms_eval, first_capital),
-    "official": Protocol(_official, before_bracket, mean="tasks", max_new_tokens=100),
+    "official": Protocol(_official, at_bracket, mean="tasks", max_new_tokens=100),
     "lmms_eval_2025": Protocol(_lmms_eval, at_bracket, mean="tasks"),
 }
 

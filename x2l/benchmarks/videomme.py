@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from x2l.benchmarks.answer_extraction import first_capital
+from x2l.benchmarks.answer_extraction import best_formatted, first_capital
 from x2l.benchmarks.base import Sample
 from x2l.benchmarks.dataset_folder import Folder, Source
 from x2l.benchmarks.multiple_choice import ChoiceSet, Protocol
@@ -28,7 +28,7 @@ def _official(sample: Sample, subtitles: Sequence[str] | None) -> str:
 
 
 def _lmms_eval(sample: Sample, subtitles: Sequence[str] | None) -> str:
-    """lmms-eval 7f9c482 tasks/videomme: videomme, or videomme_w_subtitle."""
+    """lmms-eval 7f9c482 tasks/videomme: videomme, or videomme_w_subtitle; the same at 7a69a9a."""
     return _lmms_eval_with("\n".join(sample.choices), sample, subtitles)
 
 
@@ -48,6 +48,7 @@ def _lmms_eval_with(options: str, sample: Sample, subtitles: Sequence[str] | Non
 
 PROTOCOLS = {
     "lmms_eval": Protocol(_lmms_eval, first_capital),
+    "lmms_eval_2026": Protocol(_lmms_eval, best_formatted),
     "official": Protocol(_official, first_capital, unparsed="left out"),
     "video_xl_2": Protocol(_video_xl_2, first_capital),
 }
@@ -65,7 +66,8 @@ def videomme(
 
     Args:
         root: holds videomme/*.parquet, data/*.mp4 and subtitle/*.srt.
-        protocol: `lmms_eval`, `official` (counts parsed answers only) or `video_xl_2`.
+        protocol: `lmms_eval`, `lmms_eval_2026` (its present extraction), `official` (counts parsed answers only) or
+            `video_xl_2`.
         subtitles: put those that stand on the model's frames before the question.
         tasks: of the 12 task types; None = all.
         durations: of `short`, `medium`, `long`; None = all.
