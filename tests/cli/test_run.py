@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.synthetic import record
+from x2l.cli import run as cli_run
+from x2l.evaluation.runner import Summary
+
 ROOT = Path(__file__).parents[2]
 # A real but short run: two generated videos of 16 seconds.
 SMALL = ["benchmark.videos=2", "benchmark.seconds=16", "benchmark.questions=1", "tracker=none"]
@@ -32,6 +36,16 @@ def x2l(cwd, *arguments, module="x2l.cli.run", path=ROOT):
         text=True,
         check=False,
     )
+
+
+def test_a_run_whose_answers_are_all_unparsed_says_so_in_its_last_line(tmp_path, capsys):
+    some = [
+        record(sample_id=f"{n}", prediction="Well", parsed=None, correct=None) for n in range(3)
+    ]
+    for records, told in ((some, True), ([*some, record(sample_id="3")], False)):
+        cli_run._report(Summary(tuple(records), 3, 3, ("clip: cut off",)), tmp_path)
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.startswith("warning: all 3 answers are unparsed" if told else "error: clip")
 
 
 def states(folder):

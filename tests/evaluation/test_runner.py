@@ -2,7 +2,9 @@
 
 import csv
 import json
+import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -331,6 +333,19 @@ def test_a_bad_video_is_named_and_the_run_goes_on(tmp_path, data, model, spoil, 
     summary = go(folder, copy, lambda: model, only, Kept(str(copy)))
     assert (summary.added, summary.errors) == (3, ())
     assert not (folder / "errors.jsonl").exists()
+
+
+@pytest.mark.parametrize("damage", [math.nan, math.inf])
+def test_logits_that_are_no_numbers_are_an_error_and_no_answer(tmp_path, data, model, damage):
+    weight = model.hf.get_output_embeddings().weight.data
+    whole = weight.clone()
+    weight[-1] = damage
+    try:
+        summary = go(tmp_path, data, lambda: model, {"none": SelectNone()}, Kept(str(data)))
+    finally:
+        weight.copy_(whole)
+    assert summary.records == () and len(summary.errors) == 2
+    assert re.search(r"dtype=float32: \d+ of \d+ logits .* set model\.dtype=", summary.errors[0])
 
 
 @pytest.mark.parametrize(

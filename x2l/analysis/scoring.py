@@ -1,7 +1,7 @@
 """Records -> outcomes -> the headline accuracy, as the benchmark's protocol has it. Pure."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from x2l.analysis.statistics import TRIES, Accuracy, Outcome, circular, macro_accuracy
 from x2l.benchmarks.base import SEVERAL
@@ -60,3 +60,14 @@ def unparsed(record: Record) -> bool:
     """Whether no letter could be read, guessed or not."""
     answer = record.answer
     return answer.parsed is None or (answer.correct is None and record.question.answer is not None)
+
+
+def nothing_parsed(records: Sequence[Record]) -> str:
+    """A warning where no answer at all could be read; else empty."""
+    if not records or not all(map(unparsed, records)):
+        return ""
+    return (
+        f"all {len(records)} answers are unparsed, so that their accuracy says nothing of the model; the first is "
+        f"{records[0].answer.prediction!r}; see prediction in records.jsonl, and try benchmark.protocol=, "
+        "max_new_tokens= or model.dtype="
+    )

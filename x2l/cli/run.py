@@ -185,6 +185,7 @@ def _machine(device: str | None) -> tuple[str, int]:
 def _report(summary: Any, folder: Path) -> None:
     from x2l.analysis.points import points
     from x2l.analysis.points_table import table
+    from x2l.analysis.scoring import nothing_parsed
     from x2l.runs.out_of_memory_log import summary_lines
 
     if summary.records or summary.out_of_memory:
@@ -195,6 +196,8 @@ def _report(summary: Any, folder: Path) -> None:
     )
     for error in [*summary.errors, *summary_lines(summary.out_of_memory)]:
         print(f"error: {error}", file=sys.stderr)
+    if warning := nothing_parsed(summary.records):
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def _log_to_file(message: str) -> None:

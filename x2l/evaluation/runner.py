@@ -25,7 +25,7 @@ from x2l.evaluation.fewer_frames import answer_with_fewer_frames
 from x2l.evaluation.progress import Progress
 from x2l.evaluation.settings import Settings, check_temporal_patch, config_errors
 from x2l.evaluation.video import Questions, answer_video, out_of_memory
-from x2l.models.interface import VideoModel
+from x2l.models.interface import NotFiniteError, VideoModel
 from x2l.models.out_of_memory import MemoryShortage, loading_explained
 from x2l.runs import condition
 from x2l.runs.job_status import State, StatusFile
@@ -241,7 +241,7 @@ class _Loop:
                         progress.advance()
                 except MemoryShortage as error:
                     self._keep_failures(questions, error, str(model.device))
-                except (VideoError, DatasetError, ContextError) as error:
+                except (VideoError, DatasetError, ContextError, NotFiniteError) as error:
                     self._leave_out(questions, error)
                 except Exception as error:
                     error.add_note(f"while answering about {questions[0][0].video}")

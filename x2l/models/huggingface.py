@@ -19,7 +19,7 @@ from x2l.models.devices import input_device, layer_devices
 from x2l.models.families import FAMILIES
 from x2l.models.fingerprint import fingerprint
 from x2l.models.flop_counter import counted_attention, flop_counter, work
-from x2l.models.interface import Embedded, VideoModel
+from x2l.models.interface import Embedded, NotFiniteError, VideoModel
 from x2l.models.kv_cache import BufferCache
 from x2l.models.positions import Placement
 from x2l.models.processing import Expanded, chunk_inputs, expand, options, temporal_patch, turn
@@ -314,7 +314,15 @@ class HFVideoModel(VideoModel):
                 past_key_values=cache,
                 use_cache=True,
             )
-        return torch.as_tensor(out.logits[:, -1])
+        logits = torch.as_tensor(out.logits[:, -1])
+        if not (finite := logits.isfinite()).all():
+            dtype = str(self.dtype).removeprefix("torch.")
+            other = "bfloat16" if self.dtype == torch.float16 else "float32"
+            raise NotFiniteError(
+                f"model.dtype={dtype}: {int((~finite).sum())} of {logits.numel()} logits are NaN or infinite, so there "
+                f"is no answer to read; set model.dtype={other}, or fetch the checkpoint again if its weights are damaged"
+            )
+        return logits
 
     @torch.no_grad()
     def rotate(self, layer: LayerKV) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from x2l import UserError
 from x2l.kv import KV, LayerKV
 from x2l.models.attention import AttentionCapture
 from x2l.models.kv_cache import BufferCache
@@ -53,6 +54,10 @@ class Embedded:
     embeds: Tensor
     extras: Mapping[str, Any] = field(default_factory=dict)
     flops: int = 0
+
+
+class NotFiniteError(UserError, ArithmeticError):
+    """Logits that are no numbers; the message names the dtype and what helps."""
 
 
 class VideoModel(ABC):
@@ -129,7 +134,11 @@ class VideoModel(ABC):
         cache: BufferCache,
         capture: AttentionCapture | None = None,
     ) -> Tensor:
-        """Like `prefill_span`, and returns the logits after the last token, `(B, vocabulary)`."""
+        """Like `prefill_span`, and returns the logits after the last token, `(B, vocabulary)`.
+
+        Raises:
+            NotFiniteError: one of them is NaN or infinite; no answer may be read from them.
+        """
 
     @abstractmethod
     def rotate(self, layer: LayerKV) -> Tensor:
