@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -29,7 +30,11 @@ from x2l.engine.decode import answer
 from x2l.engine.prefill import prefill
 from x2l.models import checkpoint, loading
 from x2l.models.checkpoint import overridden, read_processor
+from x2l.models.families import FAMILIES as FAMILIES_THAT_RUN
+from x2l.models.families import REFUSED
 from x2l.models.loading import load, weight_bytes
+
+PAGE = Path(__file__).parents[2] / "docs" / "refused.md"
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +60,11 @@ def first_logits(model):
     ).first_logits
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+# Those whose experts lie in the file one by one, and in memory as one block.
+MIXTURES = ("internvl_qwen3_moe", "qwen3_vl_moe", "glm4v_moe")
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *MIXTURES])
 def test_a_checkpoint_of_any_supported_class_loads_from_its_folder(family, tmp_path):
     save(family, tmp_path)
     # Not bit for bit: weights mapped from a file lie at other addresses.
@@ -236,6 +245,8 @@ def test_a_cached_repository_is_used_without_a_network(saved, tmp_path, monkeypa
     monkeypatch.setattr(checkpoint, "_hub_answers", lambda: False)
     source = checkpoint.locate("someone/tiny", None, False)
     assert source.options["local_files_only"] is True
+    # Without a network files that the repository never had are absent like any other.
+    assert first_logits(load("someone/tiny")).isfinite().all()
     with pytest.raises(OSError, match="not in this machine's cache"):
         checkpoint.locate("someone/else", None, False)
 
@@ -274,7 +285,7 @@ def test_an_image_only_model_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (Gemma3Config(), "'gemma3' takes images but no video"),
+        (Gemma3Config(), "'gemma3': layers with a sliding window forget what lies behind it"),
         (Idefics3Config(), "'idefics3' takes images but no video"),
         (VideoLlavaConfig(), "'video_llava' takes video, but has not been shown to equal"),
     ],
@@ -299,6 +310,22 @@ def test_other_classes_are_refused_by_their_configuration_alone(config, message,
 def test_unknown_classes_are_refused(values, message, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(values))
     assert re.search(message, refused(tmp_path))
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_asked_for_is_refused_with_the_reason_that_the_docs_give(kind, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    assert f"model type '{kind}': {REFUSED[kind]} (docs/refused.md)" in refused(tmp_path)
+    (row,) = (line for line in PAGE.read_text().splitlines() if f"`{kind}`" in line)
+    assert f"| {REFUSED[kind]} |" in row
+
+
+def test_every_model_type_on_the_page_is_refused():
+    kinds = {
+        kind for line in PAGE.read_text().splitlines() for kind in re.findall(r"`(\w+)`", line)
+    }
+    assert set(REFUSED) <= kinds and "glm46v" in kinds
+    assert kinds & set(FAMILIES_THAT_RUN) <= {"internvl"}  # around what is no pair
 
 
 def test_a_broken_configuration_is_refused(folder):
@@ -446,7 +473,11 @@ def test_a_broken_index_of_weights_says_so(folder, content, message):
     assert message in refused(folder, OSError)
 
 
-def test_an_adapter_is_to_be_merged_first(folder):
+@pytest.mark.parametrize("alone", [True, False])
+def test_an_adapter_is_to_be_merged_first(folder, alone):
+    """As peft saves it, without a config.json, or beside a whole model."""
+    if alone:
+        (folder / "config.json").unlink()
     (folder / "adapter_config.json").write_text("{}")
     assert "a PEFT adapter to another checkpoint; merge it: " in refused(folder)
 
@@ -472,8 +503,9 @@ def test_weights_of_another_size_are_refused(folder):
 # --- memory -------------------------------------------------------------------------------------------------------
 
 
-def test_bytes_of_weights_are_known_without_them(saved):
-    hf = ours("qwen2_5_vl").hf
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "glm4v_moe"])
+def test_bytes_of_weights_are_known_without_them(family):
+    hf = ours(family).hf
     want, before = sum(parameter.nbytes for parameter in hf.parameters()), hf.config.to_dict()
     assert weight_bytes(hf.config, torch.bfloat16) * 2 == want
     assert weight_bytes(hf.config, torch.float32) == want

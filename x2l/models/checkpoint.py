@@ -32,7 +32,7 @@ from transformers import (
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from transformers.utils.hub import cached_file, has_file
 
-from x2l.models.families import FAMILIES
+from x2l.models.families import FAMILIES, REFUSED
 from x2l.models.huggingface import check_supported
 
 PACKAGED = {"x2l_tiny": Path(__file__).with_name("x2l_tiny")}
@@ -43,6 +43,7 @@ _PROCESSOR_FILES = (
     "video_preprocessor_config.json",
     "tokenizer_config.json",
 )
+_ADAPTER = "adapter_config.json"
 _LONGEST = 300  # characters of a reason; some of transformers' list all that they know
 
 
@@ -112,14 +113,7 @@ def locate(name_or_path: str, revision: str | None, trust_remote_code: bool) -> 
     path = str(PACKAGED.get(name_or_path, name_or_path))
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     source = Source(name_or_path, path, options)
-    folder = Path(path)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise OSError(
-                source.error(
-                    "the folder holds no config.json; name the folder that a checkpoint was saved or downloaded to"
-                )
-            )
+    if Path(path).is_dir():
         return source
     if path.startswith(("/", ".", "~")) or path.count("/") > 1:
         raise OSError(
@@ -198,7 +192,23 @@ def read_config(source: Source) -> Any:
         OSError: it cannot be read.
         ValueError: it is of a model that x2l cannot run.
     """
-    source.read_object("config.json")
+    present = source.read_object("config.json") is not None
+    if source.has(
+        _ADAPTER
+    ):  # with peft installed transformers would read the model that it names instead
+        raise ValueError(
+            source.error(
+                f"it holds {_ADAPTER}, a PEFT adapter to another checkpoint; merge it: "
+                "`PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(folder)`, then the "
+                "processor with `save_pretrained(folder)`"
+            )
+        )
+    if not present:
+        raise OSError(
+            source.error(
+                "it holds no config.json; name the folder that a checkpoint was saved or downloaded to"
+            )
+        )
     with _explained(source, "its config.json"):
         values, _ = PreTrainedConfig.get_config_dict(source.path, **source.options)
     _check_quantisation(source, values)
@@ -236,6 +246,8 @@ def _check_class(source: Source, values: Mapping[str, Any]) -> None:
         config_class = CONFIG_MAPPING[str(kind)]
     if kind is None:
         what = "its config.json names no model_type"
+    elif kind in REFUSED:
+        what = f"model type {kind!r}: {REFUSED[kind]} (docs/refused.md)"
     elif config_class is None and "auto_map" in values:
         what = (
             f"model type {kind!r} is not a video language model that transformers "

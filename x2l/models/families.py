@@ -112,3 +112,22 @@ FAMILIES = {
     "glm4v": Family(text=("glm4v_text",), label_follows=True, space_follows_time=True),
     "glm4v_moe": Family(text=("glm4v_moe_text",), label_follows=True, space_follows_time=True),
 }
+
+_LINEAR = "layers of linear attention keep one running state, of which no chunk can be cut out or re-loaded"
+_WINDOW = "layers with a sliding window forget what lies behind it, so that a re-loaded chunk would not be seen"
+_CROSS = "pictures reach the language model by cross-attention, not as KVs among those of the text"
+_CLIP = (
+    "the vision tower looks at frames together, so that a chunk on its own would get other features"
+)
+
+# Model types that are asked for, and why they are refused; docs/refused.md says what each would take.
+REFUSED = {
+    "qwen3_5": _LINEAR,
+    "qwen3_5_moe": _LINEAR,
+    "gemma3": _WINDOW,
+    "gemma3n": _WINDOW,
+    "gemma4": _WINDOW,
+    "mllama": _CROSS,
+    "kimi_k25": _CLIP,
+    "minimax_m3_vl": _CLIP,
+}

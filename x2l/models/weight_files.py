@@ -11,7 +11,6 @@ from transformers.utils import (
 
 from x2l.models.checkpoint import Source
 
-_ADAPTER = "adapter_config.json"
 _GENERATION = "generation_config.json"
 
 
@@ -19,20 +18,12 @@ def check_weights(source: Source) -> None:
     """Checks that a folder or repository holds whole weights as safetensors.
 
     Raises:
-        ValueError: they are a pickle, or an adapter to be merged first.
+        ValueError: they are a pickle.
         OSError: there are none, or their index is broken or names a file that is not there.
     """
     source.read_object(
         _GENERATION
     )  # a broken one would be passed over, and with it what ends an answer
-    if source.has(_ADAPTER):
-        raise ValueError(
-            source.error(
-                f"it holds {_ADAPTER}, a PEFT adapter to another checkpoint; merge it: "
-                "`PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(folder)`, then the "
-                "processor with `save_pretrained(folder)`"
-            )
-        )
     if source.has(SAFE_WEIGHTS_NAME):
         return
     index = source.read_object(SAFE_WEIGHTS_INDEX_NAME)
