@@ -189,3 +189,11 @@ def test_only_value_errors_are_taken_for_the_users():
         raise ValueError("a=1: no")
     with pytest.raises(KeyError), config_errors():
         raise KeyError("a")
+
+
+@pytest.mark.parametrize(
+    "content", ["[1]", "{", "null", '{"vision_config": null}', '{"vision_config": [2]}']
+)
+def test_a_config_that_says_nothing_is_left_to_loading(content, tmp_path):
+    (tmp_path / "config.json").write_text(content)
+    assert temporal_patch(tmp_path) is None

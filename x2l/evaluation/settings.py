@@ -292,13 +292,20 @@ def check_checkpoint(name_or_path: str) -> None:
 
 
 def temporal_patch(folder: Path) -> int | None:
-    """Frames per time step of a checkpoint folder, from its config alone; None if not told."""
+    """Frames per time step of a checkpoint folder, from its config alone; None if not told.
+
+    What is wrong with a config is told by loading, in full.
+    """
     config = folder / "config.json"
     if not config.is_file():
         return None
-    vision = json.loads(config.read_text()).get("vision_config", {})
-    patch = vision.get("temporal_patch_size")
-    return None if patch is None else int(patch)
+    try:
+        values = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    vision = values.get("vision_config") if isinstance(values, dict) else None
+    patch = vision.get("temporal_patch_size") if isinstance(vision, dict) else None
+    return patch if isinstance(patch, int) else None
 
 
 def _splits() -> dict[str, tuple[str, ...]]:
