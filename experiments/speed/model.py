@@ -69,7 +69,8 @@ def shape(name: str, node: Any) -> tuple[Any, Any]:
     config = SHAPES[name]() if name in SHAPES else None
     if config is None or config.model_type not in ("qwen2_vl", "qwen2_5_vl"):
         source = locate(node.name_or_path, node.revision, False)
-        return read_config(source), read_processor(source, node.video_processor)
+        described = read_config(source)
+        return described.config, read_processor(source, described, node.video_processor)
     tiny = AutoProcessor.from_pretrained(PACKAGED["x2l_tiny"])
     vision = config.vision_config
     video = Qwen2VLVideoProcessor(

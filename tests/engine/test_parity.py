@@ -419,7 +419,7 @@ def test_a_compact_prefill_stays_below_the_end_that_the_context_check_uses(famil
         chunk.tokens - chunk.visual_tokens + ceil(chunk.visual_tokens / Fraction(str(ratio)))
         for chunk in prompt.chunks
     ]
-    end = compact_end(prompt, kept)
+    end = compact_end(prompt, kept, [0] * len(kept))
     longest = max(int(c.positions.max()) + 2 - int(c.positions[0, 0]) for c in prompt.chunks)
     assert used <= end <= used + 2 * longest  # a bound, but not any bound
 

@@ -29,7 +29,7 @@ from x2l.compressors.pruning_by_keys import KeyNorm
 from x2l.engine.decode import answer
 from x2l.engine.prefill import prefill
 from x2l.models import checkpoint, loading
-from x2l.models.checkpoint import overridden, read_processor
+from x2l.models.checkpoint import overridden, read_config, read_processor
 from x2l.models.families import FAMILIES as FAMILIES_THAT_RUN
 from x2l.models.families import REFUSED
 from x2l.models.loading import load, weight_bytes
@@ -436,7 +436,7 @@ def test_a_processor_without_a_video_processor_is_refused(folder, monkeypatch):
     )
     source = checkpoint.locate(str(folder), None, False)
     with pytest.raises(ValueError, match=r"its processor \(ImagesOnly\) has no video processor"):
-        read_processor(source)
+        read_processor(source, read_config(source))
 
 
 def test_broken_weights_are_refused(folder):

@@ -187,6 +187,11 @@ def build_methods(
             levels[name] = build_level(OmegaConf.create(values["levels"][name]))
         except ConfigError as error:
             raise ConfigError(str(error).replace("levels.*.", f"levels.{name}.")) from error
+    if not settings.fewer_frames:  # which compresses nothing, and has one context
+        from x2l.engine.prefill import check_prefill
+
+        with config_errors():
+            check_prefill(levels, settings.context, settings.positions)
     # The control of fewer frames selects nothing, so none is loaded for it.
     chosen = {} if settings.fewer_frames else config.selector
     return levels, {str(name): build(node) for name, node in chosen.items()}

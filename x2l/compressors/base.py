@@ -1,9 +1,13 @@
-"""What a compressor is: it turns one layer's KVs of one chunk into exactly `keep` KVs, before any question is known."""
+"""What a compressor is: it turns one layer's KVs of one chunk into exactly `keep` KVs, before any question is known.
+
+And what a level is: such a method at one ratio.
+"""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol
@@ -80,8 +84,8 @@ class Sizes:
         return self.heads * self.tokens * self.head_dim
 
 
-class Compressor(ABC):
-    """Abstract. A new method is a subclass with `compress`, and a yaml in conf/compressor.
+class Method(ABC):
+    """Abstract: where the KVs of a level come from. Its kinds are `Compressor` and `summary_tokens.Summariser`.
 
     Attributes:
         name: what errors call it (records and figures use the name of its yaml).
@@ -104,6 +108,33 @@ class Compressor(ABC):
     def probe(self) -> str:
         """Text that the engine runs behind each chunk for a compressor that needs "probe". A class may just set it."""
         return ""
+
+    def check_ratio(self, ratio: float) -> None:  # noqa: B027 - most methods take any
+        """Says before anything is loaded whether the method can have this ratio, which is finite and at least 1.
+
+        Raises:
+            ValueError: it cannot; names value, rule and remedy.
+        """
+
+    @abstractmethod
+    def kept(self, chunks: Sequence[int], ratio: float) -> tuple[int, ...]:
+        """KVs a layer that are kept of each chunk, on average over layers.
+
+        Args:
+            chunks: visual tokens of all chunks of the video, in time order.
+            ratio: finite.
+
+        Raises:
+            ValueError: chunks that the method does not fit at this ratio.
+        """
+
+
+class Compressor(Method):
+    """Abstract. A new method is a subclass with `compress`, and a yaml in conf/compressor."""
+
+    def kept(self, chunks: Sequence[int], ratio: float) -> tuple[int, ...]:
+        """One rule for all compressors, whatever the other chunks are."""
+        return tuple(kept_tokens(tokens, ratio) for tokens in chunks)
 
     def check(self, tokens: int, keep: int) -> None:  # noqa: B027 - most methods fit any chunk
         """Says before anything runs whether `keep` of a chunk's `tokens` can be kept as the method is meant.
@@ -138,17 +169,17 @@ def kept_tokens(tokens: int, ratio: float) -> int:
 
 @dataclass(frozen=True)
 class Level:
-    """One compressor at one ratio.
+    """One method at one ratio.
 
     Attributes:
-        compressor: the method.
+        compressor: the method, which compresses KVs, or lets summary tokens take their place.
         ratio: tokens in / tokens out, >= 1; 2 keeps half, 32 keeps 1/32. Never the fraction removed. Infinite: chunks
             at this level are dropped, text between their tokens included.
         codec: the form in which its KVs are stored; None = as the model computes them.
         layers: how the budget is spread over layers, see `layer_shares`; None = evenly.
     """
 
-    compressor: Compressor
+    compressor: Method
     ratio: float
     codec: Codec | None = None
     layers: str | tuple[float, ...] | None = None
@@ -157,7 +188,7 @@ class Level:
         """Checks the ratio, and the word for layers if it is one.
 
         Raises:
-            ValueError: ratio < 1 or NaN; an unknown word.
+            ValueError: ratio < 1 or NaN, or one that the method cannot have; an unknown word.
         """
         if isinstance(self.layers, str):
             layer_shares(self.layers, 1)
@@ -166,6 +197,8 @@ class Level:
                 f"ratio={self.ratio}: must be tokens in / tokens out, a number >= 1; "
                 f"to keep a share s of the tokens write ratio=1/s, e.g. 2 to keep half"
             )
+        if not self.dropped:
+            self.compressor.check_ratio(self.ratio)
 
     @property
     def dropped(self) -> bool:
@@ -177,13 +210,22 @@ class Level:
         """Whether all layers and heads keep the same number of KVs."""
         return self.dropped or self.layers in (None, UNIFORM) and not self.compressor.ragged
 
-    def keeps(self, tokens: int, layers: int) -> tuple[int, ...]:
-        """KVs that each layer keeps of that many tokens, in all `layers` times what the ratio says.
+    def kept(self, chunks: Sequence[int], layers: int) -> tuple[tuple[int, ...], ...]:
+        """KVs that each layer keeps of each chunk, in all `layers` times what the method says.
+
+        Args:
+            chunks: visual tokens of all chunks of the video, in time order.
+            layers: of the model.
 
         Raises:
-            ValueError: shares that do not fit the number of layers.
+            ValueError: shares that do not fit the number of layers, or chunks that do not fit the method.
         """
         if self.dropped:
-            return (0,) * layers
-        keep = kept_tokens(tokens, self.ratio)
-        return apportioned(layers * keep, layer_shares(self.layers, layers), tokens)
+            return ((0,) * layers,) * len(chunks)
+        means = self.compressor.kept(chunks, self.ratio)
+        shares = layer_shares(self.layers, layers)
+        spread = {
+            (keep, tokens): apportioned(layers * keep, shares, tokens)
+            for keep, tokens in {*zip(means, chunks, strict=True)}
+        }
+        return tuple(spread[pair] for pair in zip(means, chunks, strict=True))

@@ -37,7 +37,7 @@ def check_context(
 
 
 def check_video(
-    context_length: int | None, prompt_tokens: int, attended: int, end: int, coarsest: str
+    context_length: int | None, prompt_tokens: int, attended: int, end: int, otherwise: str
 ) -> None:
     """Checks a video before its pre-fill.
 
@@ -46,7 +46,7 @@ def check_video(
         prompt_tokens: text before the video and the whole video.
         attended: the most KVs that any chunk attends to, itself included.
         end: one past the last position of the pre-fill.
-        coarsest: name of that level, which may serve as context.
+        otherwise: what can be done beside fewer or smaller frames.
 
     Raises:
         ContextError: it is too long.
@@ -56,8 +56,7 @@ def check_video(
         attended,
         end,
         f"video: its {prompt_tokens:,} tokens",
-        "use fewer frames (video.frames=), smaller ones (model.video_processor=), or keep only compressed KVs in "
-        f"sight: prefill.context={coarsest} prefill.positions=compact",
+        f"use fewer frames (video.frames=), smaller ones (model.video_processor=), or {otherwise}",
     )
 
 

@@ -1,29 +1,28 @@
 """Chunked pre-fill: one pass over the video that emits the KVs of every level.
 
-The official code runs one full pass for each level; `context="own"` does the same and is kept as the reference.
+The official code runs one full pass for each level; `context="own"` does the same and is kept as the reference, and
+summary tokens know no other.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
-from x2l.compressors.base import CAN_SEE, Level, Observation, Sizes, kept_tokens
-from x2l.compressors.stored_forms import Interleaved, Ragged, by_head, interleaved
+from x2l.compressors.base import Compressor, Level
+from x2l.compressors.summary_tokens import Summariser
+from x2l.engine.compressing_pass import CompressingPass
 from x2l.engine.context_length import check_video
-from x2l.engine.flops import decoder_flops
-from x2l.engine.host_copy import copies_done, to_host
+from x2l.engine.host_copy import copies_done
 from x2l.engine.kv_store import POSITIONS, KVStore, nothing_of
 from x2l.engine.meter import Meter
-from x2l.kv import KV, LayerKV, StoredKV, StoredLayer
-from x2l.models.attention import AttentionCapture
-from x2l.models.interface import Embedded, ModelShape, VideoModel
-from x2l.models.positions import compact_end, compacted, first_cursor, furthest, shifted
-from x2l.models.prompt import Chunk, Prompt
+from x2l.engine.prefill_pass import PassPlan, PrefillPass
+from x2l.engine.summarising_pass import SummarisingPass
+from x2l.models.interface import VideoModel
+from x2l.models.positions import compact_end
+from x2l.models.prompt import Prompt
 
 
 def check_prefill(levels: Mapping[str, Level], context: str, positions: str) -> None:
@@ -49,22 +48,41 @@ def check_prefill(levels: Mapping[str, Level], context: str, positions: str) -> 
             f"prefill.positions='compact': levels {uneven} keep different numbers of KVs in layers or heads, which "
             f"cannot be numbered alike without gaps; use prefill.positions=keep, or even budgets"
         )
+    of_summaries = [name for name, level in _kept(levels).items() if _summarises(level)]
+    if of_summaries and (context, positions) != ("own", "compact"):
+        raise ValueError(
+            f"prefill.context={context!r} prefill.positions={positions!r}: must be own and compact where levels "
+            f"{of_summaries} are of summary tokens, which the model was trained with so; use prefill=paper"
+        )
 
 
-def check_budgets(levels: Mapping[str, Level], prompt: Prompt, shape: ModelShape) -> None:
-    """Asks every method whether it fits every chunk at its ratio, before anything is run.
+def _summarises(level: Level) -> bool:
+    return isinstance(level.compressor, Summariser)
+
+
+def check_budgets(levels: Mapping[str, Level], prompt: Prompt, model: VideoModel) -> None:
+    """Asks every method whether it fits the model and every chunk at its ratio, before anything is run.
 
     Raises:
-        ValueError: a window, a sink or a group does not fit; names method, field, value, rule and remedy.
+        ValueError: a window, a sink or a group does not fit, or the model has no summary tokens; names method, field,
+            value, rule and remedy.
     """
-    chunks = sorted({chunk.visual_tokens for chunk in prompt.chunks})
-    for level in _kept(levels).values():
-        for tokens in chunks:
-            for keep in sorted(set(level.keeps(tokens, shape.layers))):
+    shape, chunks = model.shape, [chunk.visual_tokens for chunk in prompt.chunks]
+    for name, level in _kept(levels).items():
+        method = level.compressor
+        if _summarises(level) and not model.has_summary_tokens:
+            raise ValueError(
+                f"levels.{name}.compressor={method.name}: the model has no weights for summary tokens; use "
+                "model=video_xl_7b, or another compressor"
+            )
+        kept = level.kept(chunks, shape.layers)
+        if isinstance(method, Compressor):
+            pairs = zip(chunks, kept, strict=True)
+            for tokens, keep in sorted({(of, keep) for of, keeps in pairs for keep in keeps}):
                 if keep < tokens:
-                    level.compressor.check(tokens, keep)
+                    method.check(tokens, keep)
         if level.codec is not None:
-            most = kept_tokens(chunks[-1], level.ratio)
+            most = max(method.kept(chunks, level.ratio))
             level.codec.check(shape.kv_heads, most, shape.head_dim, shape.kv_itemsize)
 
 
@@ -98,7 +116,7 @@ def prefill(
         RuntimeError: a compressor kept another number of KVs than it was told.
     """
     check_prefill(levels, context, positions)
-    check_budgets(levels, prompt, model.shape)
+    check_budgets(levels, prompt, model)
     meter = meter or Meter(model.device)
     kept = _kept(levels)
     contexts = {context: kept}
@@ -106,10 +124,13 @@ def prefill(
         contexts = {name: {name: level} for name, level in kept.items()}
     coarsest = tuple(levels)[-1]
     _check_length(model, prompt, contexts, positions, coarsest)
-    passes = [
-        _Pass(model, prompt, of_pass, name, positions, meter, video_seed, coarsest)
-        for name, of_pass in contexts.items()
-    ]
+    passes: list[PrefillPass] = []
+    for name, of_pass in contexts.items():
+        capacity = _capacity(prompt, of_pass.get(name), model.shape.layers)
+        plan = PassPlan(of_pass, name, positions, capacity, coarsest, video_seed)
+        summarised = any(map(_summarises, of_pass.values()))
+        kind = SummarisingPass if summarised else CompressingPass
+        passes.append(kind(model, prompt, plan, meter))
     embeds, owner = [], []
     for chunk in prompt.chunks:
         with meter.stage("vision"):
@@ -161,198 +182,23 @@ def _check_length(
     Raises:
         ContextError: one does not.
     """
-    layers, levels = (
-        model.shape.layers,
-        [level for of in contexts.values() for level in of.values()],
-    )
-    probes = [level.compressor.probe for level in levels if "probe" in level.compressor.needs]
-    probe_tokens = max((len(model.question(text).input_ids) for text in probes), default=0)
+    layers = model.shape.layers
+    methods = [level.compressor for of in contexts.values() for level in of.values()]
+    probes = [method.probe for method in methods if "probe" in method.needs]
+    more = max((len(model.question(text).input_ids) for text in probes), default=0)
     attended = max(_capacity(prompt, of.get(name), layers) for name, of in contexts.items())
     end = int(prompt.positions.max()) + 1
     if positions == "compact" and "full" not in contexts:
         end = max(
-            compact_end(prompt, _left(prompt, of[name], layers)) for name, of in contexts.items()
+            compact_end(prompt, _left(prompt, of[name], layers), _inserted(prompt, of[name]))
+            for name, of in contexts.items()
         )
-    limit, more = model.shape.context_length, probe_tokens
-    check_video(limit, prompt.tokens, attended + more, end + more, coarsest)
-
-
-class _Pass:
-    """One pass of the decoder over the chunks, with the context that it leaves. Lives for one call of `prefill`."""
-
-    def __init__(
-        self,
-        model: VideoModel,
-        prompt: Prompt,
-        levels: Mapping[str, Level],
-        context: str,
-        positions: str,
-        meter: Meter,
-        video_seed: int,
-        resident: str,
-    ) -> None:
-        self.model, self.prompt, self.levels, self.context = model, prompt, levels, context
-        self.positions, self.meter, self.video_seed = positions, meter, video_seed
-        self.resident = resident  # the level that stays on the compute device
-        self.compressors = [level.compressor for level in levels.values()]
-        self.needs = frozenset[str]().union(*(c.needs for c in self.compressors))
-        if not self.needs <= CAN_SEE:
-            raise ValueError(
-                f"compressor needs {sorted(self.needs - CAN_SEE)}: the engine can show {sorted(CAN_SEE)}"
-            )
-        self.cache = model.new_cache(_capacity(prompt, levels.get(context), model.shape.layers))
-        self.cursor = first_cursor(prompt)
-        self.stored: dict[str, list[StoredKV]] = {name: [] for name in levels}
-        before = prompt.positions[:, : prompt.prefix]
-        with meter.stage("prefill"):
-            text = model.embed_text(prompt.input_ids[: prompt.prefix])
-            model.prefill_span(text, before, self.cache)
-            self.prefix = self._raw((0,) * model.shape.layers, before, before)
-        meter.add("prefill", decoder_flops(model.shape, prompt.prefix, prompt.prefix))
-
-    def prefill_chunk(self, chunk: Chunk, embedded: Embedded) -> None:
-        """Pre-fills one chunk, compresses it to every level, and leaves the context that later chunks attend to."""
-        model, meter, cache = self.model, self.meter, self.cache
-        before = cache.lengths
-        compact = self.positions == "compact" and self.context != "full"
-        used = shifted(self.prompt, chunk, self.cursor) if compact else chunk.positions
-        capture = AttentionCapture() if "queries" in self.needs else None
-        with meter.stage("prefill"):
-            model.prefill_span(embedded, used, cache, capture)
-            raw = self._raw(before, used, chunk.positions)
-        keys = sum(cache.lengths) / len(before)
-        meter.add("prefill", decoder_flops(model.shape, chunk.tokens, round(keys)))
-        with meter.stage("compression"):
-            probes = self._probe(used)
-            levels = {
-                name: self._compress(level, raw, chunk, used, capture, probes)
-                for name, level in self.levels.items()
-            }
-            if self.context != "full":
-                cache.cut(before)
-                self._leave(levels[self.context].decode(), chunk, compact)
-            for name, kv in levels.items():
-                self.stored[name].append(kv if name == self.resident else to_host(kv))
-
-    def _probe(self, used: Tensor) -> dict[str, AttentionCapture]:
-        """Runs each probe text right behind the chunk, shows its queries, and forgets its KVs."""
-        texts = {c.probe for c in self.compressors if "probe" in c.needs}
-        model, before, probes = self.model, self.cache.lengths, {}
-        for text in sorted(texts):
-            ids, capture = model.question(text).input_ids, AttentionCapture()
-            behind = torch.arange(len(ids)) + int(used.max()) + 1
-            model.prefill_span(
-                model.embed_text(ids), behind.expand(model.axes, -1), self.cache, capture
-            )
-            self.cache.cut(before)
-            keys = round(sum(before) / len(before)) + len(ids)
-            self.meter.add("compression", decoder_flops(model.shape, len(ids), keys))
-            probes[text] = capture
-        return probes
-
-    def _leave(self, kv: KV, chunk: Chunk, compact: bool) -> None:
-        """Puts a chunk's compressed KVs into the context."""
-        ends = [self.cursor]
-        for index, layer in enumerate(kv.layers):
-            moved = layer.positions
-            if compact:
-                moved, after = compacted(self.prompt, chunk, layer.positions, self.cursor)
-                ends.append(after)
-            rotated = self.model.rotate(LayerKV(layer.keys, layer.values, moved, layer.weights))
-            self.cache.append(index, rotated, layer.values, layer.weights)
-        self.cursor = furthest(ends)
-
-    def _raw(self, before: tuple[int, ...], used: Tensor, original: Tensor) -> KV:
-        """The KVs that the last forward appended: un-rotated from the positions `used`, labelled with `original`."""
-        layers = []
-        for layer, start in zip(self.cache.layers, before, strict=True):
-            keys, values = layer.tail(start)
-            device = keys.device
-            layers.append(
-                LayerKV(
-                    self.model.unrotate(keys, used.to(device)),
-                    values.clone(),
-                    original[:, None].to(device, torch.float32),
-                    torch.ones(1, keys.shape[2], device=device),
-                )
-            )
-        return KV(tuple(layers))
-
-    def _compress(
-        self,
-        level: Level,
-        raw: KV,
-        chunk: Chunk,
-        used: Tensor,
-        capture: AttentionCapture | None,
-        probes: Mapping[str, AttentionCapture],
-    ) -> StoredKV:
-        keeps = level.keeps(chunk.visual_tokens, len(raw.layers))
-        if min(keeps) == chunk.visual_tokens and level.codec is None:
-            return StoredKV(raw.layers)
-        needs, probe = level.compressor.needs, probes.get(level.compressor.probe)
-        layers = []
-        for index, layer in enumerate(raw.layers):
-            is_visual = chunk.is_visual.to(layer.keys.device)
-            places = is_visual.nonzero()[:, 0]
-            obs = Observation(
-                layer=index,
-                chunk=chunk.index,
-                grid=chunk.grid,
-                video_seed=self.video_seed,
-                positions=used[:, chunk.is_visual].to(layer.keys.device),
-                rope=self.model,
-                scaling=self.model.scaling,
-                queries=capture.queries[index][:, :, places]
-                if capture and "queries" in needs
-                else None,
-                probe=probe.queries[index] if probe and "probe" in needs else None,
-            )
-            kept = visual = layer.take(places)
-            if keeps[index] < visual.tokens:
-                kept = level.compressor.compress(visual, obs, keeps[index])
-                _check_kept(level, kept, keeps[index], obs, visual.tokens)
-            text = None if bool(is_visual.all()) else layer.take((~is_visual).nonzero()[:, 0])
-            layers.append(_stored(level, kept, text))
-        probe_tokens = probe.queries[0].shape[2] if probe else 0
-        self._count(level, chunk.visual_tokens, keeps, probe_tokens)
-        return StoredKV(tuple(layers))
-
-    def _count(self, level: Level, tokens: int, keeps: tuple[int, ...], probe_tokens: int) -> None:
-        """Adds what compressing and encoding one chunk took."""
-        shape = self.model.shape
-        for keep, layers in Counter(keeps).items():
-            sizes = Sizes(shape.kv_heads, shape.heads, tokens, keep, shape.head_dim, probe_tokens)
-            flops = level.compressor.flops(sizes) if keep < tokens else 0
-            if level.codec is not None:
-                flops += level.codec.flops(shape.kv_heads, keep, shape.head_dim)
-            self.meter.add("compression", layers * flops)
-
-
-def _check_kept(level: Level, kept: LayerKV, keep: int, obs: Observation, tokens: int) -> None:
-    """Checks that a compressor did as it was told.
-
-    Raises:
-        RuntimeError: it kept another number of KVs.
-    """
-    heads, count = kept.keys.shape[1], kept.kv_count
-    if level.compressor.ragged:
-        count = int((kept.weights > 0).expand(heads, -1).sum())
-    if count != keep * heads:
-        raise RuntimeError(
-            f"compressor {level.compressor.name!r} returned {count / heads:g} KVs of {tokens} in chunk {obs.chunk}, "
-            f"layer {obs.layer}; it was told to keep {keep} (ratio {level.ratio})"
-        )
-
-
-def _stored(level: Level, kept: LayerKV, text: LayerKV | None) -> StoredLayer:
-    """One layer of a chunk in the level's form; text inside the chunk is never compressed, nor quantised."""
-    encode = level.codec.encode if level.codec else LayerKV.decode
-    uneven = level.compressor.ragged and bool((kept.weights == 0).any())
-    if level.codec is None and not uneven:
-        return kept if text is None else interleaved(text, kept)
-    visual = Ragged(tuple(map(encode, by_head(kept)))) if uneven else encode(kept)
-    return visual if text is None else Interleaved(text, visual)
+    in_sight = (
+        f"keep only compressed KVs in sight: prefill.context={coarsest} prefill.positions=compact"
+    )
+    if any(isinstance(method, Summariser) for method in methods):
+        in_sight = f"use a higher ratio, of level {next(iter(contexts))} first"
+    check_video(model.shape.context_length, prompt.tokens, attended + more, end + more, in_sight)
 
 
 def _capacity(prompt: Prompt, level: Level | None, layers: int) -> int:
@@ -367,13 +213,25 @@ def _capacity(prompt: Prompt, level: Level | None, layers: int) -> int:
     """
     if level is None:
         return prompt.tokens
-    largest = max(chunk.tokens for chunk in prompt.chunks)
+    windows = zip(prompt.chunks, _inserted(prompt, level), strict=True)
+    largest = max(chunk.tokens + inserted for chunk, inserted in windows)
     return prompt.prefix + sum(_left(prompt, level, layers)) + largest
 
 
 def _left(prompt: Prompt, level: Level, layers: int) -> list[int]:
     """KVs of each chunk that a level leaves in the layer that keeps most, text included."""
+    kept = level.kept([chunk.visual_tokens for chunk in prompt.chunks], layers)
     return [
-        chunk.tokens - chunk.visual_tokens + max(level.keeps(chunk.visual_tokens, layers))
-        for chunk in prompt.chunks
+        chunk.tokens - chunk.visual_tokens + max(keeps)
+        for chunk, keeps in zip(prompt.chunks, kept, strict=True)
     ]
+
+
+def _inserted(prompt: Prompt, level: Level) -> list[int]:
+    """Summary tokens of each chunk."""
+    chunks = [chunk.visual_tokens for chunk in prompt.chunks]
+    return (
+        list(level.compressor.kept(chunks, level.ratio))
+        if _summarises(level)
+        else [0] * len(chunks)
+    )

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from x2l.compressors.base import Level, kept_tokens
+from x2l.compressors.base import Level
 from x2l.engine.assignment import by_bytes, by_rank
 from x2l.engine.flops import kv_bytes
 from x2l.engine.top_k import budget_of, counts_of, is_budget
@@ -63,11 +63,10 @@ def budget_tokens(
         top_k: chunks re-loaded, a ladder or a budget.
         pinned: on top of top_k.
     """
-    tokens = prompt.prefix
-    for chunk, level in _assigned(model, prompt, levels, top_k, pinned):
+    layers, tokens = model.shape.layers, prompt.prefix
+    for chunk, level, keeps in _assigned(model, prompt, levels, top_k, pinned):
         if not level.dropped:
-            text = chunk.tokens - chunk.visual_tokens
-            tokens += text + kept_tokens(chunk.visual_tokens, level.ratio)
+            tokens += chunk.tokens - chunk.visual_tokens + sum(keeps) // layers
     return tokens
 
 
@@ -88,11 +87,11 @@ def budget_bytes(
         pinned: on top of top_k.
     """
     text = prompt.prefix
-    visual = Counter[tuple[Level, int]]()
-    for chunk, level in _assigned(model, prompt, levels, top_k, pinned):
+    visual = Counter[tuple[Level, tuple[int, ...]]]()
+    for chunk, level, keeps in _assigned(model, prompt, levels, top_k, pinned):
         if not level.dropped:
             text += chunk.tokens - chunk.visual_tokens
-            visual[level, chunk.visual_tokens] += 1
+            visual[level, keeps] += 1
     stored = sum(_stored(model, *kind) * times for kind, times in visual.items())
     return kv_bytes(model.shape, text) + stored
 
@@ -103,33 +102,40 @@ def _assigned(
     levels: Mapping[str, Level],
     top_k: int | str,
     pinned: Sequence[str],
-) -> list[tuple[Chunk, Level]]:
-    chunks = prompt.chunks
+) -> list[tuple[Chunk, Level, tuple[int, ...]]]:
+    """Every chunk, its level, and the visual KVs that each layer keeps of it there."""
+    chunks, names = prompt.chunks, tuple(levels)
     order = -torch.arange(len(chunks), dtype=torch.float32)
-    names = tuple(levels)
+    visual = [chunk.visual_tokens for chunk in chunks]
+    kept = {name: level.kept(visual, model.shape.layers) for name, level in levels.items()}
     if is_budget(top_k):
-        counts = {chunk.visual_tokens for chunk in chunks}
-        sizes = {(n, count): _stored(model, levels[n], count) for n in names for count in counts}
+        sizes = {
+            (name, keeps): _stored(model, levels[name], keeps)
+            for name in names
+            for keeps in {*kept[name]}
+        }
         text = [kv_bytes(model.shape, chunk.tokens - chunk.visual_tokens) for chunk in chunks]
         nbytes = {
-            n: [
-                0 if levels[n].dropped else sizes[n, chunk.visual_tokens] + of_text
-                for chunk, of_text in zip(chunks, text, strict=True)
+            name: [
+                0 if levels[name].dropped else sizes[name, keeps] + of_text
+                for keeps, of_text in zip(kept[name], text, strict=True)
             ]
-            for n in names
+            for name in names
         }
         full = kv_bytes(model.shape, prompt.tokens)
         left = budget_of(top_k, full) - kv_bytes(model.shape, prompt.prefix)
         assignment = by_bytes(order, nbytes, left, names, pinned)
     else:
         assignment = by_rank(order, counts_of(top_k, names), names, pinned)
-    return [(chunk, levels[name]) for chunk, name in zip(chunks, assignment, strict=True)]
+    return [
+        (chunk, levels[name], kept[name][chunk.index])
+        for chunk, name in zip(chunks, assignment, strict=True)
+    ]
 
 
-def _stored(model: VideoModel, level: Level, visual_tokens: int) -> int:
+def _stored(model: VideoModel, level: Level, keeps: tuple[int, ...]) -> int:
     """Bytes of a chunk's visual KVs at a level, all layers; a codec is asked by encoding as many zeros."""
     shape = model.shape
-    keeps = level.keeps(visual_tokens, shape.layers)
     if level.codec is None:
         return kv_bytes(shape, sum(keeps)) // shape.layers
     size = 0

@@ -17,6 +17,7 @@ import torch
 
 from x2l.benchmarks.base import Benchmark, Sample
 from x2l.compressors.base import Level
+from x2l.compressors.pruning_by_keys import KeyNorm
 from x2l.engine.disk_cache.cache import PrefillCache
 from x2l.engine.flops import kv_bytes
 from x2l.engine.top_k import GT
@@ -55,8 +56,8 @@ def answer_with_fewer_frames(
     """
     advice = MemoryAdvice.of(model, settings.chunk_frames, settings.level_names[0])
     video = read_video(model, settings, levels, questions, advice)
-    name, coarsest = list(levels.items())[-1]
-    uncompressed = {name: Level(coarsest.compressor, 1)}
+    name = tuple(levels)[-1]
+    uncompressed = {name: Level(KeyNorm(), 1)}  # at ratio 1 no compressor runs
     for budget, same_budget in _by_budget(model, video, levels, settings, questions):
         tokens = budget / kv_bytes(model.shape, 1)
         with advice.explained(f"pre-fill of {video.frames.path}", video.count):

@@ -193,7 +193,7 @@ def open_session(
     """
     with config_errors():  # the user's to correct, and found before anything runs
         check_prefill(levels, context, positions)
-        check_budgets(levels, prompt, model.shape)
+        check_budgets(levels, prompt, model)
         for selector in selectors.values():
             selector.check_shape(model.shape)
     prepared = {

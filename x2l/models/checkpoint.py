@@ -27,6 +27,7 @@ from transformers import (
     VIDEO_PROCESSOR_MAPPING,
     AutoConfig,
     AutoProcessor,
+    AutoTokenizer,
     PreTrainedConfig,
 )
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
@@ -34,6 +35,7 @@ from transformers.utils.hub import cached_file, has_file
 
 from x2l.models.families import FAMILIES, REFUSED
 from x2l.models.huggingface import check_supported
+from x2l.models.original_layouts import OriginalLayout, layout_of
 
 PACKAGED = {"x2l_tiny": Path(__file__).with_name("x2l_tiny")}
 _TIMEOUT = 10.0  # seconds that the Hub has to answer
@@ -185,7 +187,20 @@ def first_sentence(error: BaseException) -> str:
     return said[:_LONGEST]
 
 
-def read_config(source: Source) -> Any:
+@dataclass(frozen=True)
+class Description:
+    """What a checkpoint's config.json says.
+
+    Attributes:
+        config: of a class that is supported.
+        layout: that of its authors' own code, which the configuration was translated from; None = transformers' own.
+    """
+
+    config: Any
+    layout: OriginalLayout | None = None
+
+
+def read_config(source: Source) -> Description:
     """The configuration, of a class that is supported.
 
     Raises:
@@ -212,11 +227,17 @@ def read_config(source: Source) -> Any:
     with _explained(source, "its config.json"):
         values, _ = PreTrainedConfig.get_config_dict(source.path, **source.options)
     _check_quantisation(source, values)
-    _check_class(source, values)
+    layout = layout_of(values)
+    if layout is None:
+        _check_class(source, values)
     with _explained(source, "its config.json"):
-        config = AutoConfig.from_pretrained(source.path, **source.options)
+        if layout is None:
+            config = AutoConfig.from_pretrained(source.path, **source.options)
+        else:
+            config = layout.config(values)
+            config._commit_hash = values.get("_commit_hash")
     check_supported(config)
-    return config
+    return Description(config, layout)
 
 
 def _check_quantisation(source: Source, values: Mapping[str, Any]) -> None:
@@ -267,7 +288,17 @@ def _check_class(source: Source, values: Mapping[str, Any]) -> None:
     raise ValueError(source.error(f"{what}; use one of type {', '.join(FAMILIES)}"))
 
 
-def read_processor(source: Source, overrides: Mapping[str, Any] | None = None) -> Any:
+def _stored_processor(source: Source, described: Description) -> Any:
+    if described.layout is None:
+        return AutoProcessor.from_pretrained(source.path, **source.options)
+    text = described.config.get_text_config()
+    words = AutoTokenizer.from_pretrained(source.path, config=text, **source.options)
+    return described.layout.processor(words, described.config)
+
+
+def read_processor(
+    source: Source, described: Description, overrides: Mapping[str, Any] | None = None
+) -> Any:
     """The processor, with `overrides` in its video processor, known to make a prompt with a video.
 
     Raises:
@@ -277,7 +308,7 @@ def read_processor(source: Source, overrides: Mapping[str, Any] | None = None) -
     for file in _PROCESSOR_FILES:
         source.read_object(file)
     with _explained(source, "its processor"):
-        processor = AutoProcessor.from_pretrained(source.path, **source.options)
+        processor = _stored_processor(source, described)
     if getattr(processor, "video_processor", None) is None:
         raise ValueError(
             source.error(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.models.smolvlm.processing_smolvlm import DEFAULT_MEDIA_OUTTRO
 
 from x2l.models.positions import Placement, after_video, mrope_video
@@ -29,6 +29,7 @@ class Family:
             video that is one block at `base`, and where the text after it goes; None = the stock model's own rule.
         extras: what the decoder takes beside embeddings for a span with frames in it.
         space_follows_time: each time step is a block of its own whose rows and columns count from its time.
+        summary: the model's embedding of summary tokens, `(1,)` ids -> `(1, hidden)`; None where there are none.
     """
 
     text: tuple[str, ...]
@@ -44,6 +45,7 @@ class Family:
     ) = None
     extras: tuple[str, ...] = ()
     space_follows_time: bool = False
+    summary: Callable[[Any], nn.Module] | None = None
 
 
 def _qwen2_positions(
@@ -101,6 +103,8 @@ FAMILIES = {
     # One learned `image_newline` ends the whole video; the stock forward adds it on every call.
     "llava_onevision": Family(text=("qwen2",), newline=1),
     "llava_next_video": Family(text=("llama", "mistral")),
+    # Only in the layout of its authors' own code, see original_layouts.py.
+    "video_xl": Family(text=("qwen2",), summary=lambda hf: hf.model.summary_embedding),
     "internvl": Family(text=("qwen2", "qwen3", "llama", "qwen3_moe")),
     # Its processor drops visual tokens whose pixels hardly differ from the frame before.
     "video_llama_3": Family(

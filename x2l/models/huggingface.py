@@ -7,6 +7,7 @@ with those embeddings, explicit positions and a cache. What differs between fami
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from x2l.models.processing import Expanded, chunk_inputs, expand, options, tempo
 from x2l.models.prompt import Chunk, Prompt, Question
 from x2l.models.rotary import Rotary, check_rope, fixed_positions
 from x2l.models.shape import model_shape
+from x2l.models.summary_tokens import summarising
 from x2l.models.time_steps import step_starts
 from x2l.video import Frames
 
@@ -97,6 +99,7 @@ class HFVideoModel(VideoModel):
         self.rotary = Rotary(self.decoder, self.axes, self.dtype)
         self.fixed = fixed_positions(self.decoder.config)
         self.scaling = float(self.decoder.layers[0].self_attn.scaling)
+        self.has_summary_tokens = self.family.summary is not None
         self.shape = model_shape(hf.config.get_text_config(), self.dtype.itemsize)
         self._vision_flops: dict[Any, int] = {}  # a memo: what a chunk of this work takes
 
@@ -270,6 +273,24 @@ class HFVideoModel(VideoModel):
         """Embeddings of `(tokens,)` text ids."""
         return Embedded(self.hf.get_input_embeddings()(input_ids[None].to(self.device)))
 
+    @torch.no_grad()
+    def with_summary_tokens(self, embedded: Embedded, at: Tensor) -> Embedded:
+        """The same span with summary tokens between its own, at indices `(n,)` of the longer span."""
+        if self.family.summary is None:
+            raise ValueError(
+                f"a model of type {self.hf.config.model_type!r} has no summary tokens; use model=video_xl_7b"
+            )
+        raw, device = embedded.embeds[0], embedded.embeds.device
+        is_summary = torch.zeros(len(raw) + len(at), dtype=torch.bool)
+        is_summary[at] = True
+        same = torch.zeros(
+            len(at), dtype=torch.long, device=device
+        )  # one embedding for all of them
+        longer = raw.new_empty(len(is_summary), raw.shape[1])
+        longer[(~is_summary).nonzero()[:, 0].to(device)] = raw
+        longer[at.to(device)] = self.family.summary(self.hf)(same).to(raw)
+        return replace(embedded, embeds=longer[None], is_summary=is_summary)
+
     def _placed(self, positions: Tensor) -> Tensor:
         """Positions `(A, T)` as the stock model takes them: `(3, 1, T)` or `(1, T)`."""
         if self.fixed is not None and int(positions.max()) >= self.fixed:
@@ -289,7 +310,8 @@ class HFVideoModel(VideoModel):
         capture: AttentionCapture | None = None,
     ) -> None:
         """Runs the decoder over a span; its rotated KVs are appended to the cache."""
-        with suppress(CapturedEnough), attending(capture=capture, bias=cache.bias):
+        scopes = attending(capture=capture, bias=cache.bias), summarising(embedded.is_summary)
+        with suppress(CapturedEnough), scopes[0], scopes[1]:
             self.decoder(
                 inputs_embeds=embedded.embeds,
                 position_ids=self._placed(positions),

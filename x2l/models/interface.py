@@ -49,11 +49,13 @@ class Embedded:
         embeds: `(1, T, hidden)`.
         extras: what the family's decoder takes beside them (Qwen3-VL: visual features for its first layers).
         flops: operations of the vision tower and projector, by torch's counter; 0 for text.
+        is_summary: `(T,)` bool, True for summary tokens (Video-XL); None where there are none.
     """
 
     embeds: Tensor
     extras: Mapping[str, Any] = field(default_factory=dict)
     flops: int = 0
+    is_summary: Tensor | None = None
 
 
 class NotFiniteError(UserError, ArithmeticError):
@@ -70,6 +72,7 @@ class VideoModel(ABC):
         device: where the language model's first layer lies.
         dtype: of weights and KVs.
         scaling: the factor on query-key products.
+        has_summary_tokens: whether it was trained with summary tokens, and has weights for them.
     """
 
     shape: ModelShape
@@ -78,6 +81,7 @@ class VideoModel(ABC):
     device: torch.device
     dtype: torch.dtype
     scaling: float
+    has_summary_tokens: bool
 
     @property
     @abstractmethod
@@ -112,6 +116,14 @@ class VideoModel(ABC):
     @abstractmethod
     def embed_text(self, input_ids: Tensor) -> Embedded:
         """Embeddings of `(tokens,)` text ids."""
+
+    @abstractmethod
+    def with_summary_tokens(self, embedded: Embedded, at: Tensor) -> Embedded:
+        """The same span with summary tokens between its own, at indices `(n,)` of the longer span.
+
+        Raises:
+            ValueError: the model has no weights for them.
+        """
 
     @abstractmethod
     def prefill_span(

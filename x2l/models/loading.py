@@ -68,15 +68,17 @@ def load(
     _check_attention(attn_implementation, dtype, device)
     placed = _placement(device, device_map)
     source = locate(name_or_path, revision, trust_remote_code)
-    config = read_config(source)
-    processor = read_processor(source, video_processor)
+    described = read_config(source)
+    processor = read_processor(source, described, video_processor)
     if device is not None:
-        _check_fits(source, config, dtype, device)
+        _check_fits(source, described.config, dtype, device)
     check_weights(source)
-    with _explained(source, config, dtype, device or f"device_map {device_map}"):
+    layout = described.layout
+    with _explained(source, described.config, dtype, device or f"device_map {device_map}"):
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             source.path,
-            config=config,
+            config=described.config,
+            key_mapping=None if layout is None else dict(layout.key_mapping),
             dtype=getattr(torch, dtype),
             attn_implementation=attn_implementation,
             device_map=placed,
@@ -91,6 +93,14 @@ def load(
             source.error(
                 f"{len(missing)} weights are missing from it, {missing[0]} for one: they would be random; "
                 "fetch the checkpoint again"
+            )
+        )
+    if layout is not None and info["unexpected_keys"]:
+        unexpected = sorted(info["unexpected_keys"])
+        raise OSError(
+            source.error(
+                f"{len(unexpected)} of its weights belong to no part of the model, {unexpected[0]} for one: it is "
+                "another model than its config.json says"
             )
         )
     return HFVideoModel(hf, processor, positions)

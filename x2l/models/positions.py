@@ -116,7 +116,7 @@ def furthest(cursors: Iterable[Cursor]) -> Cursor:
     return max(cursors, key=lambda cursor: cursor.position)
 
 
-def compact_end(prompt: Prompt, kept: Sequence[int]) -> int:
+def compact_end(prompt: Prompt, kept: Sequence[int], inserted: Sequence[int]) -> int:
     """One past the last position of a pre-fill with compacted context, or a little beyond it.
 
     Each chunk is run whole before it is compressed, from where the compressed ones before it end.
@@ -124,10 +124,11 @@ def compact_end(prompt: Prompt, kept: Sequence[int]) -> int:
     Args:
         prompt: the prompt.
         kept: KVs of each chunk that stay in the context, text included.
+        inserted: summary tokens that each chunk is run with.
     """
     axes, cursor, end = prompt.positions.shape[0], first_cursor(prompt).position, 0
-    for chunk, count in zip(prompt.chunks, kept, strict=True):
-        reach = _reach(prompt, chunk)
+    for chunk, count, more in zip(prompt.chunks, kept, inserted, strict=True):
+        reach = _reach(prompt, chunk) + more
         end = max(end, math.ceil(cursor) + reach)
         if axes == 1:
             cursor += count

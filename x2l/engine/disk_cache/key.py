@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from x2l.compressors.base import Compressor, Level
+from x2l.compressors.base import Level, Method
 from x2l.engine.disk_cache.file_format import tensor_bytes
 from x2l.engine.disk_cache.source_hash import engine_digest, users_digest
 from x2l.models.prompt import Prompt
@@ -91,7 +91,7 @@ def draws(levels: Mapping[str, Level]) -> bool:
     return any(
         kind.draws or not kind.__module__.startswith("x2l.")
         for kind in _classes(levels)
-        if issubclass(kind, Compressor)
+        if issubclass(kind, Method)
     )
 
 
