@@ -19,7 +19,7 @@ import torch
 from transformers import AutoModelForImageTextToText, BatchFeature, PreTrainedConfig, ProcessorMixin
 from transformers.video_utils import VideoMetadata
 
-from tests.families import glm4v, internvl, llava, qwen, smolvlm, video_llama_3
+from tests.families import glm4v, internvl, llava, qwen, smolvlm, video_llama_3, video_xl
 from tests.families.base import END, TINY
 from x2l.models.huggingface import HFVideoModel
 from x2l.video import Frames
@@ -41,6 +41,7 @@ _MADE = {
     "qwen3_vl": Family(qwen.qwen3_processor, qwen.qwen3_config),
     "llava_onevision": Family(llava.onevision_processor, llava.onevision_config),
     "llava_next_video": Family(llava.next_video_processor, llava.next_video_config),
+    "video_xl": Family(video_xl.processor, video_xl.config),
     "internvl": Family(internvl.processor, internvl.config),
     "internvl_qwen3": Family(internvl.processor, internvl.qwen3_config),
     "video_llama_3": Family(video_llama_3.processor, video_llama_3.config),

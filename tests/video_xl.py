@@ -4,7 +4,8 @@
 """
 
 import json
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Qwen2Tokenizer
 
+from x2l.compressors.base import Level
+from x2l.compressors.summary_tokens import SummaryTokens
+from x2l.engine.decode import answer, ask
+from x2l.engine.kv_store import KVStore
+from x2l.engine.prefill import prefill
 from x2l.models.huggingface import HFVideoModel
 from x2l.models.interface import Embedded
 from x2l.models.loading import load
-from x2l.models.prompt import Chunk, Prompt
+from x2l.models.prompt import Chunk, Prompt, Question
 from x2l.video import Frames
 
 ORACLE = Path(__file__).parent / "oracles" / "video_xl"
@@ -118,3 +124,64 @@ def recorded(case: str, dtype: torch.dtype) -> dict[str, Tensor]:
     tensors = load_file(ORACLE / f"{case}.{precision}.safetensors")
     shared = CASES[case].get("low_from")
     return (load_file(ORACLE / f"{shared}.{precision}.safetensors") if shared else {}) | tensors
+
+
+def official_store(model: HFVideoModel, case: str, edges: bool | None = None) -> KVStore:
+    """The pre-fill of a case, with its rule for first and last chunk or another."""
+    about = CASES[case]
+    rule = SummaryTokens(2 if (about["first_last"] if edges is None else edges) else None)
+    levels = {"low": Level(rule, about["low"]), "high": Level(rule, about["high"])}
+    return prefill(model, official_prompt(model, about["frames"]), levels, "own", "compact")
+
+
+def logits_after(
+    model: HFVideoModel, store: KVStore, selected: Sequence[int], ids: Tensor
+) -> Tensor:
+    """Logits behind the last of `ids`, which stand behind the mixed cache, `(vocabulary,)`."""
+    mixed = store.mix(store.reloading(selected))
+    question = Question("", ids, torch.zeros(len(ids), 2))
+    return ask(model, model.load_cache(mixed.kv), question, mixed.place)
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Largest ones between what x2l and the official code computed of a case, and whether all tokens are equal."""
+
+    kvs: float
+    logits: float
+    same_tokens: bool
+
+
+def differences(model: HFVideoModel, case: str) -> Differences:
+    """Of all that was recorded: every layer and every question's token in float32, less in float64."""
+    store, official, ids = (
+        official_store(model, case),
+        recorded(case, model.dtype),
+        inputs()["question_ids"],
+    )
+    whole = model.dtype == torch.float32
+    parts = {"sink": store.prefix}
+    for level, chunks in store.levels.items():
+        parts |= {f"{level}.{index}": kv.decode() for index, kv in enumerate(chunks)}
+    kvs, logits, same = [], [], True
+    for name, kv in parts.items():
+        layers = kv.layers if whole else kv.layers[-1:]
+        kvs.append(_apart(torch.cat([layer.keys for layer in layers]), official[f"{name}.k"]))
+        kvs.append(_apart(torch.cat([layer.values for layer in layers]), official[f"{name}.v"]))
+    for label, selected in CASES[case]["selected"].items():
+        tokens, rows = official[f"tokens.{label}"], official[f"logits.{label}.generated"]
+        question = Question("", ids, torch.zeros(len(ids), 2))
+        said = answer(model, store, question, store.reloading(selected), len(tokens))
+        same &= said.token_ids == tuple(tokens.tolist())
+        written = [torch.cat([ids, tokens[:step]]) for step in range(len(tokens))]
+        if whole:
+            rows = torch.cat([rows, official[f"logits.{label}.question"]])
+            written += [ids[: token + 1] for token in range(len(ids))]
+        ours = [logits_after(model, store, selected, text) for text in written]
+        logits.append(_apart(torch.stack(ours), rows))
+    return Differences(max(kvs), max(logits), same)
+
+
+def _apart(ours: Tensor, official: Tensor) -> float:
+    assert ours.shape == official.shape and ours.dtype == official.dtype
+    return float((ours - official).abs().max())

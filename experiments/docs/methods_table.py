@@ -37,7 +37,8 @@ HEAD = """# Compressors
 Written by `python -m experiments.docs.methods_table`; do not edit. `x2l compressor=NAME`; settings are in
 `conf/compressor/NAME.yaml`, what was adapted in the class it names. Composed methods take any pruning method, e.g.
 `compressor=merge_kvs compressor@levels.low.compressor.pruner=snapkv`, and every method goes with every form of storage
-(`codec=int8`, `int4`) and every budget over layers (`levels.high.layers=pyramid`).
+(`codec=int8`, `int4`) and every budget over layers (`levels.high.layers=pyramid`). `vst` and `vst_edges` are of another
+kind: KVs of extra tokens, which Video-XL alone was trained with ([models](models.md)).
 
 Share: time of compressing one layer of one chunk over the decoder's time for it, at ratios {ratios}; a layer of
 Qwen2.5-VL-7B's width, {tokens} visual tokens a chunk, fp32, {machine}, median of {chunks} chunks
@@ -50,8 +51,9 @@ compressed to the exact count ("all", or which it refused).
 
 
 def names() -> list[str]:
-    """Every yaml in conf/compressor."""
-    return sorted(path.stem for path in (CONF / "compressor").glob("*.yaml"))
+    """Every yaml in conf/compressor that compresses; summary tokens take no time, and one model has them."""
+    stems = sorted(path.stem for path in (CONF / "compressor").glob("*.yaml"))
+    return [stem for stem in stems if isinstance(compressor(stem), Compressor)]
 
 
 @cache

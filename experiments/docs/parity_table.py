@@ -33,6 +33,7 @@ from tests.parity import (
     stock_tokens,
 )
 from tests.tiny import ours
+from tests.video_xl import CASES, checkpoint, differences, loaded
 from x2l.video import Frames
 
 TARGET = Path(__file__).parents[2] / "docs" / "parity.md"
@@ -52,6 +53,17 @@ torch {torch}, transformers {transformers}, CPU, commit {commit}.
 
 | family | rule | largest logit | fp32 | fp64 | bf16 | dropped | tokens equal |
 | --- | --- | --- | --- | --- | --- | --- | --- |
+"""
+OFFICIAL = """
+## Video-XL equals the official code
+
+Largest absolute differences from what the official classes of Video-X2L (commit 3134dc5b, transformers 4.47.1) computed
+from a tiny random checkpoint in their layout, through loading, pre-fill, mixed cache and answer: KVs before RoPE of text
+and summary tokens, and logits of question and answer over all-high, all-low and a mixed cache (in fp64 those of the
+last layer and of the answer). What was recorded lies in `tests/oracles/video_xl`.
+
+| case (ratios; first and last chunk at 2x) | KVs fp32 | logits fp32 | KVs fp64 | logits fp64 | tokens equal |
+| --- | --- | --- | --- | --- | --- |
 """
 
 
@@ -73,6 +85,14 @@ def measure(family: str, rule: str, video: Frames) -> str:
     numbers = " | ".join(f"{worst[d]:.1e}" for d in worst)
     dropped = dropped_chunk(family, video, rule)
     return f"| {family} | {rule} | {largest:.1f} | {numbers} | {dropped:.1f} | {tokens} |"
+
+
+def measure_official(case: str, folder: Path) -> str:
+    """One row of the second table."""
+    found = [differences(loaded(folder, dtype), case) for dtype in ("float32", "float64")]
+    numbers = " | ".join(f"{each.kvs:.1e} | {each.logits:.1e}" for each in found)
+    same = "yes" if all(each.same_tokens for each in found) else "NO"
+    return f"| `{case}` | {numbers} | {same} |"
 
 
 def _commit() -> str:
@@ -103,6 +123,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rules = [rule for rule in RULES if not chosen or rule[0] in chosen]
         for family, rule in tqdm(rules, disable=not sys.stderr.isatty()):
             page += measure(family, rule, video) + "\n"
+        if not chosen or "video_xl" in chosen:
+            page += OFFICIAL
+            official = checkpoint(Path(folder) / "video_xl")
+            page += "".join(measure_official(case, official) + "\n" for case in CASES)
     print(page)
     if not chosen:
         TARGET.parent.mkdir(exist_ok=True)

@@ -37,6 +37,7 @@ from x2l.cli.compose import CONF
 from x2l.engine.flops import kv_bytes
 from x2l.models.loading import weight_bytes
 from x2l.models.shape import model_shape
+from x2l.models.video_xl import CLIP_L_336, VideoXLConfig
 
 Text = tuple[
     int, int, int, int, int, int
@@ -133,6 +134,14 @@ def _llava_next_video(model_type: str, shape: Text, **text: Any) -> PreTrainedCo
     return LlavaNextVideoConfig(
         text_config={"model_type": model_type, **_text(shape, **text)},
         vision_config={**vision, "patch_size": 14, "projection_dim": 768},
+    )
+
+
+def _video_xl(shape: Text) -> PreTrainedConfig:
+    return VideoXLConfig(
+        text_config={"model_type": "qwen2", **_text(shape, tie_word_embeddings=False)},
+        vision_config={"model_type": "clip_vision_model", **CLIP_L_336},
+        vision_feature_select_strategy="default",
     )
 
 
@@ -243,6 +252,7 @@ SHAPES: dict[str, Callable[[], PreTrainedConfig]] = {
     "llava_next_video_34b": lambda: _llava_next_video(
         "llama", (7168, 20480, 60, 56, 8, 64064), max_position_embeddings=4096
     ),
+    "video_xl_7b": lambda: _video_xl((3584, 18944, 28, 28, 4, 152064)),
     "internvl3_1b": lambda: _internvl("qwen2", (896, 4864, 24, 14, 2, 151674)),
     "internvl3_2b": lambda: _internvl("qwen2", (1536, 8960, 28, 12, 2, 151674)),
     "internvl3_8b": lambda: _internvl("qwen2", (3584, 18944, 28, 28, 4, 151674)),

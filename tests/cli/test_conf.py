@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import shlex
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -100,6 +101,37 @@ def test_an_experiment_opens_with_the_command_that_runs_it(name):
     first, second, *_ = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()
     assert first == "# @package _global_"  # Hydra reads it on the first line only
     assert second.startswith("# x2l ") and f"experiment={name}" in second
+
+
+def for_video_xl():
+    """One point for every compressor of every line that is meant for Video-XL; the sets take turns."""
+    texts = ((name, (CONF / "experiment" / f"{name}.yaml").read_text()) for name in EXPERIMENTS)
+    lines = [(name, line) for name, text in texts for line in text.splitlines()]
+    lines = [(name, shlex.split(line[1:])) for name, line in lines if "model=video_xl_7b" in line]
+    for turn, (name, words) in enumerate(lines):
+        axes = dict(word.partition("=")[::2] for word in words if "=" in word)
+        sets = axes["benchmark"].split(",")
+        for index, method in enumerate(axes["compressor"].split(",")):
+            chosen = {"benchmark": sets[(turn + index) % len(sets)], "compressor": method}
+            point = [f"{key}={value}" for key, value in {**axes, **chosen}.items()]
+            yield name, [*point, *(word for word in words if word.startswith("~"))]
+
+
+def test_every_experiment_has_a_line_for_video_xl():
+    assert {name for name, _ in for_video_xl()} == {*EXPERIMENTS} - {"demo"}
+
+
+@pytest.mark.parametrize(("name", "point"), for_video_xl())
+def test_a_line_for_video_xl_is_checked_and_built_but_for_the_weights(name, point):
+    made = engine([word for word in point if not word.startswith("hydra.")])
+    settings, (benchmark,) = made.settings, [w[10:] for w in point if w.startswith("benchmark=")]
+    assert (settings.context, settings.positions) == ("own", "compact")
+    assert settings.model == "sy1998/Video_XL" and settings.benchmark == benchmark
+    frames, fps = {"mlvu": (256, None), "videomme": (128, None), "vnbench": (None, 1)}.get(
+        benchmark, (256, None)
+    )
+    if name != "paper_efficiency":  # whose axis they are
+        assert (settings.frames, settings.fps) == (frames, fps)
 
 
 def test_a_wrong_argument_is_caught():

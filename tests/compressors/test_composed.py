@@ -260,7 +260,7 @@ def test_layers_get_their_share_and_the_total_stays(family, layers):
     assert store.kept("high") == store.kept("low") and store.nbytes("high") == store.nbytes("low")
     for kv, chunk_ in zip(store.levels["high"], store.prompt.chunks, strict=True):
         text = chunk_.tokens - chunk_.visual_tokens
-        want = levels["high"].kept([chunk_.visual_tokens], 4)[0]
+        want = levels["high"].counts([chunk_.visual_tokens], 4)[0]
         assert kv.tokens == tuple(n + text for n in want) and len(set(want)) > 1
     mixed = store.mix(["high", "low", "high", "high"])
     for index, layer in enumerate(mixed.kv.layers):
@@ -319,5 +319,5 @@ def test_shares_that_do_not_fit_the_model_are_refused(layers, message):
 
 def test_even_levels_are_even():
     assert Level(KeyNorm(), 4).even and Level(KeyNorm(), 4, layers="uniform").even
-    assert Level(KeyNorm(), 4).kept([33], 3) == ((9, 9, 9),)
+    assert Level(KeyNorm(), 4).counts([33], 3) == ((9, 9, 9),)
     assert issubclass(AdaKV, Compressor) and not Level(AdaKV(KeyNorm()), 4).even

@@ -59,11 +59,11 @@ def test_a_video_fits_to_the_token(model, context_of):
 def test_a_compressed_context_holds_more(model, context_of):
     """Two chunks of 64 tokens: the second sees 8 of the first."""
     prompt = model.prompt(frames(16), 8)
-    context_of(prompt.prefix + 2 * 8 + 64)
+    context_of(prompt.prefix + 8 + 64)
     with pytest.raises(ContextError):
         prefill(model, prompt, LEVELS, "full", "compact")
     prefill(model, prompt, LEVELS, "high", "compact")
-    context_of(prompt.prefix + 2 * 8 + 63)
+    context_of(prompt.prefix + 8 + 63)
     with pytest.raises(ContextError):
         prefill(model, prompt, LEVELS, "high", "compact")
 

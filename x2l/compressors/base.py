@@ -93,11 +93,13 @@ class Method(ABC):
             the longest head's number, and what only fills up shorter heads weighs 0.
         draws: whether it reads `Observation.video_seed`. Only the pre-fill cache asks, and only x2l's own: of a class
             that is not x2l's it takes it for granted.
+        same_in_all_layers: whether it cannot keep more KVs in one layer than in another.
     """
 
     name: str
     ragged: bool = False
     draws: bool = False
+    same_in_all_layers: bool = False
 
     @property
     def needs(self) -> frozenset[str]:
@@ -117,7 +119,7 @@ class Method(ABC):
         """
 
     @abstractmethod
-    def kept(self, chunks: Sequence[int], ratio: float) -> tuple[int, ...]:
+    def counts(self, chunks: Sequence[int], ratio: float) -> tuple[int, ...]:
         """KVs a layer that are kept of each chunk, on average over layers.
 
         Args:
@@ -132,7 +134,7 @@ class Method(ABC):
 class Compressor(Method):
     """Abstract. A new method is a subclass with `compress`, and a yaml in conf/compressor."""
 
-    def kept(self, chunks: Sequence[int], ratio: float) -> tuple[int, ...]:
+    def counts(self, chunks: Sequence[int], ratio: float) -> tuple[int, ...]:
         """One rule for all compressors, whatever the other chunks are."""
         return tuple(kept_tokens(tokens, ratio) for tokens in chunks)
 
@@ -188,7 +190,8 @@ class Level:
         """Checks the ratio, and the word for layers if it is one.
 
         Raises:
-            ValueError: ratio < 1 or NaN, or one that the method cannot have; an unknown word.
+            ValueError: ratio < 1 or NaN, or one that the method cannot have; an unknown word, or one that does not
+                fit the method.
         """
         if isinstance(self.layers, str):
             layer_shares(self.layers, 1)
@@ -199,6 +202,11 @@ class Level:
             )
         if not self.dropped:
             self.compressor.check_ratio(self.ratio)
+        if self.compressor.same_in_all_layers and self.layers not in (None, UNIFORM):
+            raise ValueError(
+                f"levels.*.layers={self.layers!r}: must be {UNIFORM!r} (or null) for compressor "
+                f"{self.compressor.name}, whose KVs are as many in every layer"
+            )
 
     @property
     def dropped(self) -> bool:
@@ -210,7 +218,7 @@ class Level:
         """Whether all layers and heads keep the same number of KVs."""
         return self.dropped or self.layers in (None, UNIFORM) and not self.compressor.ragged
 
-    def kept(self, chunks: Sequence[int], layers: int) -> tuple[tuple[int, ...], ...]:
+    def counts(self, chunks: Sequence[int], layers: int) -> tuple[tuple[int, ...], ...]:
         """KVs that each layer keeps of each chunk, in all `layers` times what the method says.
 
         Args:
@@ -222,7 +230,7 @@ class Level:
         """
         if self.dropped:
             return ((0,) * layers,) * len(chunks)
-        means = self.compressor.kept(chunks, self.ratio)
+        means = self.compressor.counts(chunks, self.ratio)
         shares = layer_shares(self.layers, layers)
         spread = {
             (keep, tokens): apportioned(layers * keep, shares, tokens)

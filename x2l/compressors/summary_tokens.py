@@ -44,6 +44,8 @@ class Insertion:
 class Summariser(Method):
     """Abstract: the other kind of method. KVs of extra tokens are kept, all others of the chunk are forgotten."""
 
+    same_in_all_layers = True
+
     @abstractmethod
     def plan(self, chunks: Sequence[int], ratio: float) -> tuple[Insertion, ...]:
         """Where summary tokens stand in each chunk of one pass.
@@ -56,7 +58,7 @@ class Summariser(Method):
             ValueError: chunks that this does not fit; names method, value, rule and remedy.
         """
 
-    def kept(self, chunks: Sequence[int], ratio: float) -> tuple[int, ...]:
+    def counts(self, chunks: Sequence[int], ratio: float) -> tuple[int, ...]:
         """The same number in every layer."""
         return tuple(insertion.count for insertion in self.plan(chunks, ratio))
 

@@ -36,7 +36,7 @@ class CompressingPass(PrefillPass):
             )
         tokens = [chunk.visual_tokens for chunk in prompt.chunks]
         layers = model.shape.layers
-        self.kept = {name: level.kept(tokens, layers) for name, level in plan.levels.items()}
+        self.kept = {name: level.counts(tokens, layers) for name, level in plan.levels.items()}
         super().__init__(model, prompt, plan, meter)
 
     def prefill_chunk(self, chunk: Chunk, embedded: Embedded) -> None:

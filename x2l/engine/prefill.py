@@ -75,14 +75,14 @@ def check_budgets(levels: Mapping[str, Level], prompt: Prompt, model: VideoModel
                 f"levels.{name}.compressor={method.name}: the model has no weights for summary tokens; use "
                 "model=video_xl_7b, or another compressor"
             )
-        kept = level.kept(chunks, shape.layers)
+        kept = level.counts(chunks, shape.layers)
         if isinstance(method, Compressor):
             pairs = zip(chunks, kept, strict=True)
             for tokens, keep in sorted({(of, keep) for of, keeps in pairs for keep in keeps}):
                 if keep < tokens:
                     method.check(tokens, keep)
         if level.codec is not None:
-            most = max(method.kept(chunks, level.ratio))
+            most = max(method.counts(chunks, level.ratio))
             level.codec.check(shape.kv_heads, most, shape.head_dim, shape.kv_itemsize)
 
 
@@ -213,14 +213,19 @@ def _capacity(prompt: Prompt, level: Level | None, layers: int) -> int:
     """
     if level is None:
         return prompt.tokens
-    windows = zip(prompt.chunks, _inserted(prompt, level), strict=True)
-    largest = max(chunk.tokens + inserted for chunk, inserted in windows)
-    return prompt.prefix + sum(_left(prompt, level, layers)) + largest
+    before, most = prompt.prefix, prompt.prefix
+    of_chunks = zip(
+        prompt.chunks, _inserted(prompt, level), _left(prompt, level, layers), strict=True
+    )
+    for chunk, inserted, left in of_chunks:
+        most = max(most, before + chunk.tokens + inserted)
+        before += left
+    return most
 
 
 def _left(prompt: Prompt, level: Level, layers: int) -> list[int]:
     """KVs of each chunk that a level leaves in the layer that keeps most, text included."""
-    kept = level.kept([chunk.visual_tokens for chunk in prompt.chunks], layers)
+    kept = level.counts([chunk.visual_tokens for chunk in prompt.chunks], layers)
     return [
         chunk.tokens - chunk.visual_tokens + max(keeps)
         for chunk, keeps in zip(prompt.chunks, kept, strict=True)
@@ -231,7 +236,7 @@ def _inserted(prompt: Prompt, level: Level) -> list[int]:
     """Summary tokens of each chunk."""
     chunks = [chunk.visual_tokens for chunk in prompt.chunks]
     return (
-        list(level.compressor.kept(chunks, level.ratio))
+        list(level.compressor.counts(chunks, level.ratio))
         if _summarises(level)
         else [0] * len(chunks)
     )

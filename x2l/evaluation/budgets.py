@@ -107,7 +107,7 @@ def _assigned(
     chunks, names = prompt.chunks, tuple(levels)
     order = -torch.arange(len(chunks), dtype=torch.float32)
     visual = [chunk.visual_tokens for chunk in chunks]
-    kept = {name: level.kept(visual, model.shape.layers) for name, level in levels.items()}
+    kept = {name: level.counts(visual, model.shape.layers) for name, level in levels.items()}
     if is_budget(top_k):
         sizes = {
             (name, keeps): _stored(model, levels[name], keeps)
