@@ -10,7 +10,7 @@ import x2l
 from tests.engine.test_flops import counter
 from tests.tiny import ours
 from tests.video_xl import checkpoint, frames, loaded, official_prompt
-from x2l.cli import ask
+from x2l.cli.ask import command as ask
 from x2l.cli.compose import engine
 from x2l.compressors.base import Level
 from x2l.compressors.clustering import KMeans

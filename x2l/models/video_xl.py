@@ -123,9 +123,12 @@ class VideoXLModel(LlavaOnevisionModel):
                 setattr(attention, name, SummaryLinear(stock.in_features, stock.out_features))
         self.post_init()
 
-    def get_video_features(self, *args: Any, **kwargs: Any) -> Any:
-        """The stock features, less the newline behind the last frame."""
-        features = super().get_video_features(*args, **kwargs)
+    def get_video_features(self, pixel_values_videos: torch.Tensor, **kwargs: Any) -> Any:
+        """The stock features, less the newline behind the last frame.
+
+        `generate` finds the argument by its name and takes it away.
+        """
+        features = super().get_video_features(pixel_values_videos, **kwargs)
         features.pooler_output = features.pooler_output[:, :-1]
         return features
 
