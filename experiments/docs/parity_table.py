@@ -59,7 +59,7 @@ OFFICIAL = """
 
 Largest absolute differences from what the official classes of Video-X2L (commit 3134dc5b, transformers 4.47.1) gave
 for a tiny random checkpoint in their layout, through loading, pre-fill, mixed cache and answer: KVs before RoPE of
-text and summary tokens, and logits of question and answer over all-high, all-low and a mixed cache (in fp64 those of the
+text and summary tokens; logits of question and answer over all-high, all-low and a mixed cache (in fp64 those of the
 last layer and of the answer). What was recorded lies in `tests/oracles/video_xl`.
 
 | case (ratios; first and last chunk at 2x) | KVs fp32 | logits fp32 | KVs fp64 | logits fp64 | tokens equal |

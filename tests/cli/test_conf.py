@@ -121,9 +121,10 @@ def test_every_experiment_has_a_line_for_video_xl():
     assert {name for name, _ in for_video_xl()} == {*EXPERIMENTS} - {"demo"}
 
 
-@pytest.mark.parametrize(("name", "point"), for_video_xl())
+@pytest.mark.parametrize(("name", "point"), list(for_video_xl()))
 def test_a_line_for_video_xl_is_checked_and_built_but_for_the_weights(name, point):
-    made = engine([word for word in point if not word.startswith("hydra.")])
+    words = [word for word in point if not word.startswith("hydra.")]
+    made = engine([*words, "model.device=cpu"])  # that of the retriever, too
     settings, (benchmark,) = made.settings, [w[10:] for w in point if w.startswith("benchmark=")]
     assert (settings.context, settings.positions) == ("own", "compact")
     assert settings.model == "sy1998/Video_XL" and settings.benchmark == benchmark

@@ -210,7 +210,7 @@ def _unsupported(name: str, value: Any, rule: str) -> str:
     return f"config.json: {name}={value!r}: must be {rule}, as no other arithmetic is supported"
 
 
-def video_xl_processor(tokenizer: Any, config: VideoXLConfig) -> VideoXLProcessor:
+def video_xl_processor(tokenizer: Any, config: Any) -> VideoXLProcessor:
     """The processor that the repository lacks, from its tokenizer and CLIP's six constants; sets the placeholders' ids.
 
     A frame is brought to the tower's size by its shorter side (bicubic) and loses what sticks out on the longer one.
@@ -229,15 +229,14 @@ def video_xl_processor(tokenizer: Any, config: VideoXLConfig) -> VideoXLProcesso
         )
     config.image_token_id, config.video_token_id = ids
     side = config.vision_config.image_size
-    size = {
-        "size": {"shortest_edge": side},
-        "crop_size": {"height": side, "width": side},
-        "do_center_crop": True,
-    }
     return VideoXLProcessor(
         image_processor=LlavaOnevisionImageProcessor(image_grid_pinpoints=[[side, side]]),
         tokenizer=tokenizer,
-        video_processor=LlavaOnevisionVideoProcessor(**size),
+        video_processor=LlavaOnevisionVideoProcessor(
+            size={"shortest_edge": side},
+            crop_size={"height": side, "width": side},
+            do_center_crop=True,
+        ),
         num_image_tokens=(side // config.vision_config.patch_size) ** 2 + 1,
         vision_feature_select_strategy="default",
         chat_template=_TEMPLATE,
