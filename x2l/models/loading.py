@@ -83,27 +83,48 @@ def load(
             attn_implementation=attn_implementation,
             device_map=placed,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
             output_loading_info=True,
             **source.options,
         )
     hf, info = loaded
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
+    _check_complete(source, info, layout is not None)
+    return HFVideoModel(hf, processor, positions)
+
+
+def _check_complete(source: Source, info: Mapping[str, Any], translated: bool) -> None:
+    """Checks what `from_pretrained` says of the weights that it read.
+
+    Args:
+        source: for errors.
+        info: names of weights: missing, unexpected, and with two sizes mismatched.
+        translated: whether names were; then a name that is not known is of another model.
+
+    Raises:
+        OSError: some would be random, or left out.
+    """
+    if mismatched := sorted(info["mismatched_keys"], key=str):
+        name, stored, wanted = mismatched[0]
+        raise OSError(
+            source.error(
+                f"{len(mismatched)} of its weights have other sizes than its config.json says, {name} for one: "
+                f"{list(stored)}, not {list(wanted)}; fetch the checkpoint again"
+            )
+        )
+    if missing := sorted(info["missing_keys"]):
         raise OSError(
             source.error(
                 f"{len(missing)} weights are missing from it, {missing[0]} for one: they would be random; "
                 "fetch the checkpoint again"
             )
         )
-    if layout is not None and info["unexpected_keys"]:
-        unexpected = sorted(info["unexpected_keys"])
+    if translated and (unexpected := sorted(info["unexpected_keys"])):
         raise OSError(
             source.error(
                 f"{len(unexpected)} of its weights belong to no part of the model, {unexpected[0]} for one: it is "
                 "another model than its config.json says"
             )
         )
-    return HFVideoModel(hf, processor, positions)
 
 
 def weight_bytes(config: Any, dtype: torch.dtype) -> int:
@@ -198,7 +219,7 @@ def _explained(source: Source, config: Any, dtype: str, where: str) -> Iterator[
     Raises:
         ValueError: out of memory, a package that is missing, or an attention, a device map or quantised weights that
             cannot be used here.
-        OSError: weights are missing, broken, or of other sizes than the configuration says.
+        OSError: weights are missing or broken.
     """
     try:
         yield
@@ -212,10 +233,6 @@ def _explained(source: Source, config: Any, dtype: str, where: str) -> Iterator[
         if is_out_of_memory(error):
             what = source.error(_too_large(dtype, where, "and what is needed to load them", None))
             raise ValueError(what) from error
-        if "ignore_mismatched_sizes" in str(error):
-            raise OSError(
-                source.error("its weights have other sizes than its config.json says (table above)")
-            ) from error
         if method := _quantised_by(config):
             raise ValueError(
                 source.error(
