@@ -22,6 +22,8 @@ import x2l
 from x2l.compressors.summary_tokens import SummaryTokens
 from x2l.engine.flops import kv_bytes
 from x2l.evaluation.session import Session
+from x2l.models.interface import VideoModel
+from x2l.video import Frames
 
 LOW, HIGH, CHUNK, PER_FRAME = 2, 32, 10, 144
 NOTEBOOK = "64.64 / 62.67 / 64.55"
@@ -35,11 +37,11 @@ def official_kvs(frames: int, selected: Sequence[int], edges: bool, per_frame: i
     return sum(tokens // (LOW if index in fine else HIGH) for index, tokens in enumerate(chunks))
 
 
-def prefilled(model: object, frames: object, edges: bool) -> tuple[Session, float]:
+def prefilled(model: VideoModel, frames: Frames, edges: bool) -> tuple[Session, float]:
     """The session, and the seconds that it took."""
     method, start = SummaryTokens(LOW if edges else None), time.perf_counter()
     levels = {"low": x2l.Level(method, LOW), "high": x2l.Level(method, HIGH)}
-    session = x2l.prefill(model, frames, levels, CHUNK, context="own", positions="compact")  # type: ignore[arg-type]
+    session = x2l.prefill(model, frames, levels, CHUNK, context="own", positions="compact")
     return session, time.perf_counter() - start
 
 

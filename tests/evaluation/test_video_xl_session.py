@@ -7,9 +7,12 @@ import pytest
 import torch
 
 import x2l
+from tests.cli.test_run import SMALL
+from tests.cli.test_run import x2l as in_a_process
 from tests.engine.test_flops import counter
 from tests.tiny import ours
 from tests.video_xl import checkpoint, frames, loaded, official_prompt
+from x2l.analysis.report.build import write_report
 from x2l.cli.ask import command as ask
 from x2l.cli.compose import engine
 from x2l.compressors.base import Level
@@ -184,3 +187,25 @@ def test_the_paper_run_through_x2l_ask(folder, tmp_path, capsys):
     assert "vst" in out and "context own, positions compact" in out and "4 chunks of 10" in out
     (path,) = (tmp_path / "answers").glob("*.json")
     assert json.loads(path.read_text())["settings"]["levels"][0]["ratio"] == 2
+
+
+@pytest.mark.slow
+def test_a_sweep_its_controls_and_its_report(folder, tmp_path):
+    done = in_a_process(
+        tmp_path,
+        "-m",
+        *SMALL,
+        "benchmark.videos=1",
+        f"model.name_or_path={folder}",
+        "prefill=paper",
+        "compressor=vst,vst_edges",
+        "control=none,fewer_frames,random_pruning",
+        "selector=[all,none,oracle,attention]",
+        "top_k=1",
+        "hydra.sweep.dir=outputs/s",
+    )
+    assert done.returncode == 0, done.stderr
+    page = write_report(tmp_path / "outputs" / "s").read_text()
+    assert "vst_edges" in page and "random_pruning" in page
+    measured = {row["compressor"]: row["measured_ratio.high"] for row in x2l.records(tmp_path)}
+    assert measured["vst"] == 32 and measured["vst_edges"] == 2  # two chunks, both of them edges

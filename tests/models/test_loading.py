@@ -498,7 +498,9 @@ def test_weights_that_would_be_random_are_refused(folder):
 def test_weights_of_another_size_are_refused(folder):
     spoilt(folder, lambda weights, name: weights.update({name: weights[name][:3].clone()}))
     told = refused(folder, OSError)
-    assert re.search(r"1 of its weights have other sizes .*, model\.\S+ for one: \[3.*\], not \[", told)
+    assert re.search(
+        r"1 of its weights have other sizes .*, model\.\S+ for one: \[3.*\], not \[", told
+    )
 
 
 # --- memory -------------------------------------------------------------------------------------------------------

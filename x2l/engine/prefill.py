@@ -127,6 +127,7 @@ def prefill(
     passes: list[PrefillPass] = []
     for name, of_pass in contexts.items():
         capacity = _capacity(prompt, of_pass.get(name), model.shape.layers)
+        capacity += _probe_tokens(model, of_pass)
         plan = PassPlan(of_pass, name, positions, capacity, coarsest, video_seed)
         summarised = any(map(_summarises, of_pass.values()))
         kind = SummarisingPass if summarised else CompressingPass
@@ -184,8 +185,7 @@ def _check_length(
     """
     layers = model.shape.layers
     methods = [level.compressor for of in contexts.values() for level in of.values()]
-    probes = [method.probe for method in methods if "probe" in method.needs]
-    more = max((len(model.question(text).input_ids) for text in probes), default=0)
+    more = max(_probe_tokens(model, of) for of in contexts.values())
     attended = max(_capacity(prompt, of.get(name), layers) for name, of in contexts.items())
     end = int(prompt.positions.max()) + 1
     if positions == "compact" and "full" not in contexts:
@@ -199,6 +199,13 @@ def _check_length(
     if any(isinstance(method, Summariser) for method in methods):
         in_sight = f"use a higher ratio, of level {next(iter(contexts))} first"
     check_video(model.shape.context_length, prompt.tokens, attended + more, end + more, in_sight)
+
+
+def _probe_tokens(model: VideoModel, levels: Mapping[str, Level]) -> int:
+    """Tokens of the longest text that a pass runs behind a chunk."""
+    methods = (level.compressor for level in levels.values())
+    texts = [method.probe for method in methods if "probe" in method.needs]
+    return max((len(model.question(text).input_ids) for text in texts), default=0)
 
 
 def _capacity(prompt: Prompt, level: Level | None, layers: int) -> int:
