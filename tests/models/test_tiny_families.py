@@ -16,6 +16,7 @@ VISUAL = {
     "qwen3_vl": ("<|video_pad|>", 3 * 16, 7 * 9),  # a pixel budget for all frames together
     "llava_onevision": ("<video>", 6 * 9 + 1, 14 * 9 + 1),  # the newline
     "llava_next_video": ("<video>", 6 * 9, 14 * 9),
+    "video_xl": ("<video>", 6 * 9, 14 * 9),
     "internvl": ("<IMG_CONTEXT>", 6 * 9, 14 * 9),
     "internvl_qwen3": ("<IMG_CONTEXT>", 6 * 9, 14 * 9),
     "video_llama_3": ("<|video_pad|>", 6 * 16, 14 * 9),  # a budget here, too
@@ -30,6 +31,7 @@ SPAN = {
     "<62.5 seconds><|vision_start|>*<|vision_end|><|vision_end|>",
     "llava_onevision": "<|im_start|>user *\n",
     "llava_next_video": "USER: *\n",
+    "video_xl": "<|im_start|>user\n*\n",
     "internvl": "Frame1: <img>*</img>\nFrame2: <img>*</img>\nFrame3: <img>*</img>\n",
     "internvl_qwen3": "Frame1: <img>*</img>\nFrame2: <img>*</img>\nFrame3: <img>*</img>\n",
     "video_llama_3": "Time 0.0s:*,Time 1.2s:*,Time 62.5s:*\n",
