@@ -342,7 +342,8 @@ class HFVideoModel(VideoModel):
             other = "bfloat16" if self.dtype == torch.float16 else "float32"
             raise NotFiniteError(
                 f"model.dtype={dtype}: {int((~finite).sum())} of {logits.numel()} logits are NaN or infinite, so there "
-                f"is no answer to read; set model.dtype={other}, or fetch the checkpoint again if its weights are damaged"
+                f"is no answer to read; set model.dtype={other}, or fetch the checkpoint again if its weights are "
+                "damaged"
             )
         return logits
 
