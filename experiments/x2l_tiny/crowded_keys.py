@@ -11,9 +11,12 @@ import csv
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from experiments.x2l_tiny import folder as tiny_folder  # noqa: F401  (first: it makes transformers importable without CUDA)
+
+# isort: split
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
 from experiments.x2l_tiny.eval import pack_video
 from experiments.x2l_tiny.packed import positions
 from x2l.benchmarks.needle.benchmark import Needle

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from experiments.x2l_tiny.scenes import Bank, Words
+from experiments.x2l_tiny.scenes import SUPERCELLS, Bank, Words
 from experiments.x2l_tiny.tower import features, make_bank, score
 from x2l.benchmarks.needle.crowded import EMPTY, Crowd, draw_crowd, make_crowd
 from x2l.benchmarks.needle.drawing import draw_video
-from x2l.benchmarks.needle.scene import SHAPES
+from x2l.benchmarks.needle.scene import COLOURS, SHAPES
 from x2l.video import read_frames, write_video
 
 STEPS = 32  # time steps of a training file: 64 seconds
@@ -54,13 +54,25 @@ def crowded_bank(numbers: range, seed: int) -> tuple[torch.Tensor, torch.Tensor]
     return torch.cat(pixels), torch.cat(labels)
 
 
+def with_every_needle(
+    pixels: torch.Tensor, meaning: torch.Tensor, seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A plain bank with as many more files as it takes to show every colour and shape at every place."""
+    wanted = len(COLOURS) * len(SHAPES) * len(SUPERCELLS) + 1
+    while len(Bank(pixels, meaning).pairs) < wanted:
+        more = make_bank(16, seed)
+        pixels, meaning = torch.cat([pixels, more[0]]), torch.cat([meaning, more[1]])
+        seed += 1
+    return pixels, meaning
+
+
 def frame_banks(folder: Path, seed: int, videos: int) -> dict:
     """Frame pairs to learn from and held-out ones, crowded and plain; made once."""
     file = folder / f"frames-{seed}-{videos}.pt"
     if not file.exists():
         made = {
             "crowded": crowded_bank(range(videos), seed),
-            "plain": make_bank(2 * videos, seed + 2 * 10**6),
+            "plain": with_every_needle(*make_bank(2 * videos, seed + 2 * 10**6), seed + 3 * 10**6),
             "held_crowded": crowded_bank(range(10**6, 10**6 + 6), seed),
             "held_plain": make_bank(6, seed + 10**6),
         }

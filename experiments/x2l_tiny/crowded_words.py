@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from experiments.x2l_tiny import folder as tiny_folder  # noqa: F401  (first: it makes transformers importable without CUDA)
+
+# isort: split
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
 from experiments.x2l_tiny.scenes import Words
 
 

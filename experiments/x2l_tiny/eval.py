@@ -10,9 +10,12 @@ import json
 import math
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from experiments.x2l_tiny import folder  # noqa: F401  (first: it makes transformers importable without CUDA)
+
+# isort: split
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
 from experiments.x2l_tiny.packed import IGNORED, Packed, logits, positions
 from experiments.x2l_tiny.tower import features
 from x2l.benchmarks.base import Sample

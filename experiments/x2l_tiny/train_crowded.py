@@ -43,7 +43,7 @@ from experiments.x2l_tiny.packed import (
     logits,
 )
 from experiments.x2l_tiny.scenes import KINDS, Symbols, scene_batch
-from experiments.x2l_tiny.train import right_by_kind
+from experiments.x2l_tiny.train import fast_bf16, right_by_kind
 
 TASKS = ("retrieval", "counting", "ordering")
 EVALUATE_EVERY = 120  # steps
@@ -99,7 +99,7 @@ SYMBOLS_STAGE = Stage(
     decay=170,
     muon=0.004,
     adam=5e-4,
-    crowds=((16, 2, 0.15), (32, 2, 0.4), (64, 2, 0.35), (32, 4, 0.1)),
+    crowds=((16, 2, 0.1), (32, 2, 0.25), (64, 2, 0.35), (64, 3, 0.1), (32, 4, 0.1), (64, 4, 0.1)),
     plains=((16, 8, 0.2), (32, 12, 0.5), (64, 12, 0.25), (128, 12, 0.05)),
     plain=0.25,
     hay=0.5,
@@ -255,7 +255,8 @@ def held_out(model, words, crowds, plains, scenes: int = 12) -> dict[str, dict[s
                     rng, words, plains, batch=6, steps=64, events=12, visual=1024, questions=15,
                     stride=2, weights=shares / shares.sum(),
                 )  # fmt: skip
-            scores = logits(model, drawn)
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=fast_bf16(model)):
+                scores = logits(model, drawn).float()
             for kind, (right, asked) in right_by_kind(drawn, scores).items():
                 if kind in total:
                     total[kind] = (total[kind][0] + right, total[kind][1] + asked)
@@ -302,6 +303,7 @@ def train_crowded(
     if workers > 1:
         torch.distributed.barrier()  # all have read the state before one writes it
     rates = (stage.muon, stage.adam)
+    bf16 = fast_bf16(model)
     log = (folder / ("log.jsonl" if worker == 0 else f"log-{worker}.jsonl")).open("a")
 
     def write(line: dict) -> None:
@@ -319,9 +321,10 @@ def train_crowded(
         level = np.random.default_rng([seed, len(stage.name), step])
         rng = np.random.default_rng([seed, len(stage.name), step, worker])
         packed, sort = draw(level, rng, stage, accuracy)
-        loss, extra, scores = crowded_losses(model, probe, packed, stage.repeats)
-        if sort == "crowd" and stage.dense:
-            extra = extra + dense_loss(model, probe, more(rng, stage), stage.repeats)
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+            loss, extra, scores = crowded_losses(model, probe, packed, stage.repeats)
+            if sort == "crowd" and stage.dense:
+                extra = extra + dense_loss(model, probe, more(rng, stage), stage.repeats)
         (loss + stage.extra * extra).backward()
         torch.nn.utils.clip_grad_norm_(model.get_decoder().parameters(), 1.0)
         for optim in optims:
@@ -380,7 +383,10 @@ def run(worker: int, given: argparse.Namespace) -> None:
         model.save_pretrained(given.out / "x2l_tiny")
         processor.save_pretrained(given.out / "x2l_tiny")
         return
-    wanted = {name: getattr(given, name) for name in ("steps", "decay", "plain", "tokens")}
+    wanted = {
+        name: getattr(given, name)
+        for name in ("steps", "decay", "plain", "tokens", "muon", "adam", "dense")
+    }
     changed = {name: value for name, value in wanted.items() if value is not None}
     stage = replace(SYMBOLS_STAGE if given.stage == "symbols" else JOIN_STAGE, **changed)
     if given.stage == "symbols":
@@ -436,6 +442,9 @@ def main() -> None:
     parser.add_argument("--decay", type=int)
     parser.add_argument("--tokens", type=int, help="about so many tokens a batch and worker")
     parser.add_argument("--plain", type=float, help="share of plain batches")
+    parser.add_argument("--muon", type=float, help="learning rate of the matrices")
+    parser.add_argument("--adam", type=float, help="learning rate of everything else")
+    parser.add_argument("--dense", type=int, help="crowds a step of which only low layers are run")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     given.meeting = (given.out / f"meeting-{time.time_ns()}").resolve()
