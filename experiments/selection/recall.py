@@ -60,6 +60,7 @@ SELECTORS = {
     ],
     "retrieval_heads": ["selector=retrieval_heads", "selector.retrieval_heads.heads=HEADS"],
     "flexmem": ["selector=flexmem"],
+    "mem_index": ["selector=mem_index"],
     "shallow_votes": ["selector=shallow_votes"],
     "yes_no": ["selector=yes_no"],
     "probe": ["selector=probe"],

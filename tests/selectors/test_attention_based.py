@@ -105,11 +105,43 @@ def test_votes_of_the_first_layers(family):
     assert int(got.floor().sum()) == 2 * votes
 
 
+@pytest.mark.parametrize("candidates", [1, 3, 4, 9])
+def test_of_the_most_voted_each_next_one_differs_most_from_those_before_it(candidates):
+    store = store_of("qwen2_5_vl")
+    votes, _ = rated(ShallowVotesSelector(layers=2, votes=5), "qwen2_5_vl", store)
+    got, meter = rated(
+        ShallowVotesSelector(layers=2, votes=5, candidates=candidates), "qwen2_5_vl", store
+    )
+    of_chunk = [
+        torch.stack([e for e, c in zip(store.step_embeds, store.step_chunk, strict=True) if c == i])
+        for i in range(4)
+    ]
+    means = [steps.mean(dim=0) for steps in of_chunk]
+    ranked = sorted(range(4), key=lambda chunk: -float(votes[chunk]))
+    pool, order = ranked[1:candidates], ranked[:1]
+    while pool:
+        apart = {
+            c: min(
+                1 - float(means[c] @ means[o] / means[c].norm() / means[o].norm()) for o in order
+            )
+            for c in pool
+        }
+        order.append(max(apart, key=apart.get))
+        pool.remove(order[-1])
+    want = [*order, *ranked[candidates:]]
+    assert got.argsort(descending=True).tolist() == want and sorted(got.tolist()) == [1, 2, 3, 4]
+    assert candidates == 1 or candidates != 4 or want != ranked, "the test needs another order"
+
+
 def test_the_gate_lets_through_what_needs_an_earlier_part():
     store, model = store_of("qwen2_5_vl"), model_of("qwen2_5_vl")
     question = model.question(GATE.format(QUESTION))
-    gap = log_odds(
-        first_logits(question, store, model, Meter(), [["high"] * 4]), model, ("earlier", "recent")
+    gap = float(
+        log_odds(
+            first_logits(question, store, model, Meter(), [["high"] * 4]),
+            model,
+            ("earlier", "recent"),
+        )
     )
     without, plain = rated(ShallowVotesSelector(layers=2), "qwen2_5_vl", store)
     for threshold, through in ((gap - 1e-6, True), (gap + 1e-6, False)):
@@ -131,8 +163,20 @@ def test_the_gate_lets_through_what_needs_an_earlier_part():
             r"threshold=0\.0: must be given with gate=true, and only then",
         ),
         (
+            lambda: ShallowVotesSelector(gate=True, threshold=float("nan")),
+            r"threshold=nan: must be given with gate=true, .* a finite number",
+        ),
+        (
+            lambda: ShallowVotesSelector(threshold=float("nan")),
+            r"threshold=nan: must be given with gate=true, and only then",
+        ),
+        (
             lambda: ShallowVotesSelector(layers=0),
             r"shallow_votes\.layers=0: must be a whole number of at least 1",
+        ),
+        (
+            lambda: ShallowVotesSelector(candidates=0),
+            r"shallow_votes\.candidates=0: must be a whole number of at least 1",
         ),
         (
             lambda: ShallowVotesSelector(votes=0.5),

@@ -111,6 +111,28 @@ def test_what_is_no_calibration(tmp_path, text):
         load_calibration(path, "keys", "f")
 
 
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ({"best": 1, "of_heads": [[0.1, float("nan")], [0.7, 0.2]]}, "a score of nan: must be a"),
+        ({"best": 0, "of_heads": [[0.1, 0.2], [0.7, 0.2]]}, "best=0: must be 1 to 4, its heads"),
+        ({"best": 5, "of_heads": [[0.1, 0.2], [0.7, 0.2]]}, "best=5: must be 1 to 4, its heads"),
+        ({"best": 1, "of_heads": []}, "best=1: must be 1 to 0, its heads"),
+    ],
+)
+def test_scores_that_rank_nothing(tmp_path, scores, message):
+    """No head, or any, would be used instead."""
+    path = written(tmp_path, OWN | {"scores": {"keys": scores}})
+    with pytest.raises(ValueError, match=rf"is no calibration of heads \({message}"):
+        KeysSelector.load(path)
+
+
+def test_published_scores_are_numbers(tmp_path):
+    heads = [["13-29", float("nan")], ["15-11", 0.6]]
+    with pytest.raises(ValueError, match=r"is no calibration of heads \(a score of nan"):
+        load_calibration(written(tmp_path, PUBLISHED | {"head_score_list": heads}), "keys", "f")
+
+
 def test_average_precision_and_separation():
     scores = torch.tensor([[0.1, 0.9, 0.5, 0.3], [0.9, 0.1, 0.3, 0.5]], dtype=torch.float64)
     assert average_precision(scores, (1, 3)).tolist() == pytest.approx(

@@ -16,7 +16,7 @@ from x2l.engine.assignment import select
 from x2l.engine.meter import Meter
 from x2l.engine.prefill import prefill
 from x2l.selectors.attention import AttentionSelector
-from x2l.selectors.base import ChunkSelector, Query
+from x2l.selectors.base import ChunkSelector, IndexingSelector, Query
 from x2l.selectors.context_attention import attention_to
 from x2l.selectors.controls import (
     FirstLastSelector,
@@ -31,6 +31,7 @@ from x2l.selectors.embedding import EmbeddingSelector
 from x2l.selectors.flexmem import FlexMemSelector
 from x2l.selectors.from_file import FileSelector
 from x2l.selectors.keys import KeysSelector
+from x2l.selectors.mem_index import MemIndexSelector
 from x2l.selectors.oracle import HitRateSelector, OracleSelector
 from x2l.selectors.probe import ProbeSelector
 from x2l.selectors.quest import QuestSelector
@@ -55,11 +56,14 @@ EVERY = [
     AttentionSelector(),
     KeysSelector(),
     KeysSelector(((0, 3),)),
-    ReKVSelector(index="host"),
-    QuestSelector(index="host"),
+    KeysSelector(index="resident"),
+    ReKVSelector(),
+    QuestSelector(),
     RetrievalHeadsSelector(),
     FlexMemSelector(),
+    MemIndexSelector(),
     ShallowVotesSelector(layers=2),
+    ShallowVotesSelector(layers=2, candidates=3),
     ShallowVotesSelector(layers=2, gate=True, threshold=0.0),
     YesNoSelector(),
     ProbeSelector(),
@@ -84,17 +88,25 @@ def test_every_selector_of_the_package_is_walked_here():
 @pytest.fixture(scope="module")
 def store():
     model = ours("qwen2_5_vl")
-    return prefill(
-        model, model.prompt(frames(22), 4), {"low": Level(KeyNorm(), 2), "high": Level(ToMe(), 8)}
-    )
+    levels = {"low": Level(KeyNorm(), 2), "high": Level(ToMe(), 8)}
+    indexes = [MemIndexSelector().written(model.shape)]
+    return prefill(model, model.prompt(frames(22), 4), levels, indexes=indexes)
 
 
-def query(text="What is the colour of the star?", key="q1", spans=((4.0, 6.0), (9.0, 10.0))):
-    return Query(ours("qwen2_5_vl").question(text), key, spans)
+def query(
+    text="What is the colour of the star?",
+    key="q1",
+    spans=((4.0, 6.0), (9.0, 10.0)),
+    prepared=None,
+):
+    return Query(ours("qwen2_5_vl").question(text), key, spans, prepared=prepared)
 
 
 def relevance(selector, store, **changes):
-    return selector.relevance(query(**changes), store, ours("qwen2_5_vl"), Meter())
+    model = ours("qwen2_5_vl")
+    if isinstance(selector, IndexingSelector):
+        changes["prepared"] = selector.remember(store, model, Meter())
+    return selector.relevance(query(**changes), store, model, Meter())
 
 
 @pytest.mark.parametrize("selector", EVERY, ids=lambda s: s.name)

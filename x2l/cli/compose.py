@@ -154,7 +154,7 @@ def engine(overrides: Sequence[str]) -> Engine:
     with config_errors():
         settings = settings_of(values, choices, None)
     levels, selectors = build_methods(config, values, settings)
-    return Engine(settings, levels, selectors, lambda: load_model(config.model))
+    return Engine(settings, levels, selectors, lambda: load_model(config.model, selectors))
 
 
 def refuse_idle(overrides: Sequence[str]) -> None:
@@ -212,10 +212,10 @@ def build_level(level: DictConfig) -> Any:
         return Level(build(level.compressor), ratio, codec, layers)
 
 
-def build(node: DictConfig) -> Any:
+def build(node: DictConfig, **arguments: Any) -> Any:
     """One object from its `_target_`; what its constructor rejects is the user's to correct."""
     try:
-        return instantiate(node, _convert_="all")
+        return instantiate(node, _convert_="all", **arguments)
     except InstantiationException as error:
         if isinstance(error.__cause__, ValueError | OSError):
             raise ConfigError(str(error.__cause__)) from error
@@ -225,8 +225,12 @@ def build(node: DictConfig) -> Any:
 _model: dict[str, Any] = {}  # that of the last job in this process, by what it was loaded from
 
 
-def load_model(node: DictConfig) -> Any:
-    """The model; that of the job before if it is the same. Never are two in memory."""
+def load_model(node: DictConfig, selectors: Mapping[str, Any]) -> Any:
+    """The model; that of the job before if it is the same. Never are two in memory.
+
+    Raises:
+        ConfigError: it cannot be loaded; or lacks heads or layers that a selector reads, said before weights are read.
+    """
     checkpoint = checkpoint_digest(str(node.name_or_path))  # a folder may hold other weights by now
     key = json.dumps([OmegaConf.to_container(node, resolve=True), checkpoint], sort_keys=True)
     if key in _model:
@@ -239,7 +243,12 @@ def load_model(node: DictConfig) -> Any:
         from transformers.utils import logging as transformers_logging
 
         transformers_logging.disable_progress_bar()
-    _model[key] = build(node)
+
+    def check_shape(shape: Any) -> None:
+        for selector in selectors.values():
+            selector.check_shape(shape)
+
+    _model[key] = build(node, check_shape=check_shape)
     return _model[key]
 
 

@@ -145,7 +145,7 @@ def execute(config: DictConfig, folder: Path, status: StatusFile) -> int:
     summary = run(
         settings,
         benchmark,
-        lambda: load_model(config.model),
+        lambda: load_model(config.model, selectors),
         levels,
         selectors,
         folder,

@@ -45,12 +45,17 @@ class CompressingPass(PrefillPass):
         before = cache.lengths
         compact = self.plan.positions == "compact" and context != "full"
         used = shifted(self.prompt, chunk, self.cursor) if compact else chunk.positions
-        capture = AttentionCapture() if "queries" in self.needs else None
+        capture = None
+        if self.writers or "queries" in self.needs:
+            capture = AttentionCapture(want_keys=bool(self.writers))
         with meter.stage("prefill"):
             model.prefill_span(embedded, used, cache, capture)
             raw = self.appended(before, used, chunk.positions)
         keys = sum(cache.lengths) / len(before)
         meter.add("prefill", decoder_flops(model.shape, chunk.tokens, round(keys)))
+        for writer in self.writers:
+            assert capture is not None
+            writer.write(chunk, raw, capture, cache.bias, meter)
         with meter.stage("compression"):
             probes = self._probe(used)
             levels = {

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
 
+from x2l.engine.attended_keys import AttendedKeys, ChunkKeys
 from x2l.kv import KV, StoredKV, concat
 from x2l.models.positions import Placement, compacted, first_cursor, furthest, placement
 from x2l.models.prompt import Prompt
@@ -90,6 +91,7 @@ class KVStore:
         positions: `keep` or `compact`.
         step_embeds: `(time steps, hidden)` mean input embedding of each time step's visual tokens (for selectors).
         step_chunk: chunk of each time step.
+        indexes: keys of every chunk that the pre-fill was told to keep beside the levels, on the compute device.
     """
 
     prompt: Prompt
@@ -98,6 +100,7 @@ class KVStore:
     positions: str
     step_embeds: Tensor
     step_chunk: tuple[int, ...]
+    indexes: Mapping[AttendedKeys, ChunkKeys] = field(default_factory=dict)
 
     @property
     def finest(self) -> str:

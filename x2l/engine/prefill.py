@@ -6,13 +6,14 @@ summary tokens know no other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 
 from x2l.compressors.base import Compressor, Level
 from x2l.compressors.summary_tokens import Summariser
+from x2l.engine.attended_keys import AttendedKeys
 from x2l.engine.compressing_pass import CompressingPass
 from x2l.engine.context_length import check_video
 from x2l.engine.host_copy import copies_done
@@ -25,11 +26,16 @@ from x2l.models.positions import compact_end
 from x2l.models.prompt import Prompt
 
 
-def check_prefill(levels: Mapping[str, Level], context: str, positions: str) -> None:
+def check_prefill(
+    levels: Mapping[str, Level],
+    context: str,
+    positions: str,
+    indexes: Sequence[AttendedKeys] = (),
+) -> None:
     """Checks settings before anything is loaded or run.
 
     Raises:
-        ValueError: an unknown context or positions rule, or a rule that does not fit a level.
+        ValueError: an unknown context or positions rule, or a rule or an index that does not fit a level.
     """
     if positions not in POSITIONS:
         raise ValueError(f"prefill.positions={positions!r}: must be one of {POSITIONS}")
@@ -53,6 +59,12 @@ def check_prefill(levels: Mapping[str, Level], context: str, positions: str) -> 
         raise ValueError(
             f"prefill.context={context!r} prefill.positions={positions!r}: must be own and compact where levels "
             f"{of_summaries} are of summary tokens, which the model was trained with so; use prefill=paper"
+        )
+
+    if of_summaries and indexes:
+        raise ValueError(
+            f"levels {of_summaries} are of summary tokens, beside which a pre-fill writes no keys of chunks; use "
+            "another selector than mem_index, or another compressor"
         )
 
 
@@ -95,6 +107,7 @@ def prefill(
     meter: Meter | None = None,
     video_seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    indexes: Sequence[AttendedKeys] = (),
 ) -> KVStore:
     """Pre-fills a video chunk by chunk and compresses each chunk's KVs to every level.
 
@@ -109,13 +122,15 @@ def prefill(
         meter: counts stages vision, prefill and compression.
         video_seed: for compressors that draw at random.
         progress: called with (chunks done, chunks in all) after each chunk.
+        indexes: keys of every chunk to keep beside its levels; with `own` they are those of the finest level's pass.
+            Stage `retrieval` times them.
 
     Raises:
         ValueError: settings that cannot work.
         ContextError: the video is longer than the model's context (a ValueError).
         RuntimeError: a compressor kept another number of KVs than it was told.
     """
-    check_prefill(levels, context, positions)
+    check_prefill(levels, context, positions, indexes)
     check_budgets(levels, prompt, model)
     meter = meter or Meter(model.device)
     kept = _kept(levels)
@@ -128,7 +143,8 @@ def prefill(
     for name, of_pass in contexts.items():
         capacity = _capacity(prompt, of_pass.get(name), model.shape.layers)
         capacity += _probe_tokens(model, of_pass)
-        plan = PassPlan(of_pass, name, positions, capacity, coarsest, video_seed)
+        to_write = () if passes else tuple(indexes)
+        plan = PassPlan(of_pass, name, positions, capacity, coarsest, video_seed, to_write)
         summarised = any(map(_summarises, of_pass.values()))
         kind = SummarisingPass if summarised else CompressingPass
         passes.append(kind(model, prompt, plan, meter))
@@ -156,6 +172,7 @@ def prefill(
         positions=positions,
         step_embeds=torch.cat(embeds),
         step_chunk=tuple(owner),
+        indexes={writer.index: writer.written() for writer in passes[0].writers},
     )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from x2l.compressors.base import Level
 from x2l.compressors.stored_forms import Interleaved, Ragged, by_head, interleaved
+from x2l.engine.attended_keys import AttendedKeys, IndexWriter
 from x2l.engine.flops import decoder_flops
 from x2l.engine.host_copy import to_host
 from x2l.engine.meter import Meter
@@ -31,6 +32,7 @@ class PassPlan:
         capacity: the most KVs that a layer has in its context at any time, so that no buffer has to be doubled.
         resident: the level that stays on the compute device.
         video_seed: for compressors that draw at random.
+        indexes: keys of every chunk to keep beside the levels.
     """
 
     levels: Mapping[str, Level]
@@ -39,6 +41,7 @@ class PassPlan:
     capacity: int
     resident: str
     video_seed: int
+    indexes: tuple[AttendedKeys, ...] = ()
 
 
 class PrefillPass(ABC):
@@ -47,6 +50,7 @@ class PrefillPass(ABC):
     Attributes:
         prefix: KVs of the text before the video.
         stored: KVs of the chunks run so far, by level.
+        writers: of the indexes.
     """
 
     def __init__(self, model: VideoModel, prompt: Prompt, plan: PassPlan, meter: Meter) -> None:
@@ -54,6 +58,7 @@ class PrefillPass(ABC):
         self.model, self.prompt, self.plan, self.meter = model, prompt, plan, meter
         self.cache, self.cursor = model.new_cache(plan.capacity), first_cursor(prompt)
         self.stored: dict[str, list[StoredKV]] = {name: [] for name in plan.levels}
+        self.writers = [IndexWriter(index) for index in plan.indexes]
         before = prompt.positions[:, : prompt.prefix]
         with meter.stage("prefill"):
             text = model.embed_text(prompt.input_ids[: prompt.prefix])

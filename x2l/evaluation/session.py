@@ -191,8 +191,11 @@ def open_session(
             lacks heads or layers that a selector reads.
         ContextError: the video is longer than the model's context.
     """
+    indexing = {n: s for n, s in selectors.items() if isinstance(s, IndexingSelector)}
+    asked_for = (selector.written(model.shape) for selector in indexing.values())
+    indexes = sorted({index for index in asked_for if index is not None})
     with config_errors():  # the user's to correct, and found before anything runs
-        check_prefill(levels, context, positions)
+        check_prefill(levels, context, positions, indexes)
         check_budgets(levels, prompt, model)
         for selector in selectors.values():
             selector.check_shape(model.shape)
@@ -207,20 +210,17 @@ def open_session(
         label = f"pre-fill of {Path(frames.path).stem}, chunks"
         with Progress(len(prompt.chunks), label, unit="chunk", leave=False) as progress:
             return prefill(
-                model, prompt, levels, context, positions, meter, draws, progress=progress.at
+                model, prompt, levels, context, positions, meter, draws, progress.at, indexes
             )
 
     full, loaded = kv_bytes(model.shape, prompt.tokens), None
     if cache is None:
         store = compute()
     else:
-        shape = {"context": context, "positions": positions}
+        shape = {"context": context, "positions": positions, "indexes": indexes}
         store, loaded = cache.get(compute, model, prompt, levels, shape, draws, meter)
-    for name, selector in selectors.items():
-        if (
-            isinstance(selector, IndexingSelector)
-            and (kept := _remembered(model, selector, store)) is not None
-        ):
+    for name, indexer in indexing.items():
+        if (kept := _remembered(model, indexer, store)) is not None:
             prepared[name] = kept
     peak = meter.peak_bytes if loaded is None else loaded.peak_bytes
     seconds_load = None if loaded is None else loaded.seconds

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,9 @@ from x2l.models.checkpoint import (
     read_processor,
 )
 from x2l.models.huggingface import POSITION_RULES, HFVideoModel
+from x2l.models.interface import ModelShape
 from x2l.models.out_of_memory import available_bytes, is_out_of_memory
+from x2l.models.shape import model_shape
 from x2l.models.weight_files import check_weights
 
 __all__ = ["ATTENTION", "DEVICE_MAPS", "DTYPES", "PACKAGED", "load", "weight_bytes"]
@@ -39,6 +41,7 @@ def load(
     revision: str | None = None,
     trust_remote_code: bool = False,
     video_processor: Mapping[str, Any] | None = None,
+    check_shape: Callable[[ModelShape], None] | None = None,
 ) -> HFVideoModel:
     """Loads a checkpoint with Hugging Face's Auto classes.
 
@@ -54,6 +57,7 @@ def load(
         revision: branch, tag or commit on the Hub.
         trust_remote_code: passed on; stock models need none.
         video_processor: settings that replace the checkpoint's own, e.g. `{"size": {"longest_edge": 200704}}`.
+        check_shape: shown the model's sizes before any weight is read; raises a ValueError where they do not fit.
 
     Raises:
         ValueError: a value or a checkpoint that cannot work, named with its rule and remedy.
@@ -69,6 +73,9 @@ def load(
     placed = _placement(device, device_map)
     source = locate(name_or_path, revision, trust_remote_code)
     described = read_config(source)
+    if check_shape is not None:
+        text = described.config.get_text_config()
+        check_shape(model_shape(text, getattr(torch, dtype).itemsize))
     processor = read_processor(source, described, video_processor)
     if device is not None:
         _check_fits(source, described.config, dtype, device)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor
 
+from x2l.engine.attended_keys import AttendedKeys
 from x2l.engine.kv_store import KVStore
 from x2l.engine.meter import Meter
 from x2l.models.interface import ModelShape, VideoModel
@@ -159,6 +160,10 @@ class IndexingSelector(ChunkSelector):
 
     It is asked after the pre-fill; what `remember` returns comes back as `Query.prepared`, and its bytes are recorded.
     """
+
+    def written(self, shape: ModelShape) -> AttendedKeys | None:
+        """What the pre-fill is to write for it, found in `KVStore.indexes` then; None = it reads levels alone."""
+        return None
 
     @abstractmethod
     def remember(self, store: KVStore, model: VideoModel, meter: Meter) -> Remembered | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,15 @@ class Calibration:
     found_on: str
     ranked: tuple[Head, ...]
     best: int
+
+    def __post_init__(self) -> None:
+        """Checks the number to use.
+
+        Raises:
+            ValueError: none, or more than there are.
+        """
+        if type(self.best) is not int or not 1 <= self.best <= len(self.ranked):
+            raise ValueError(f"best={self.best}: must be 1 to {len(self.ranked)}, its heads")
 
     def check_run(
         self, model: str, checkpoint: str | None, evaluated: str | None, field: str
@@ -111,6 +121,7 @@ def load_calibration(path: str | Path, score: str, field: str) -> Calibration:
 def _published(path: str, values: Mapping[str, Any]) -> Calibration:
     """`head_score_list` holds ["layer-head", score], best first; `args` says of which model and how many to use."""
     args = values["args"]
+    _check_finite(score for _, score in values["head_score_list"])
     heads = [tuple(map(int, name.split("-"))) for name, _ in values["head_score_list"]]
     return Calibration(
         path=path,
@@ -125,9 +136,19 @@ def _published(path: str, values: Mapping[str, Any]) -> Calibration:
 
 
 def ranked(scores: Sequence[Sequence[float]]) -> tuple[Head, ...]:
-    """Heads by score, best first, of `[layer][head]`; of equal ones the earlier first."""
+    """Heads by score, best first, of `[layer][head]`; of equal ones the earlier first.
+
+    Raises:
+        ValueError: a score that is no number, which would have any rank.
+    """
+    _check_finite(score for row in scores for score in row)
     flat = {(layer, head): s for layer, row in enumerate(scores) for head, s in enumerate(row)}
     return tuple(sorted(flat, key=lambda head: (-flat[head], head)))
+
+
+def _check_finite(scores: Iterable[float]) -> None:
+    if wrong := [score for score in scores if not math.isfinite(score)]:
+        raise ValueError(f"a score of {wrong[0]}: must be a finite number")
 
 
 def heads_of(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from x2l.engine.attention_weights import attention_weights
 from x2l.engine.decode import question_positions
 from x2l.engine.kv_store import KVStore
 from x2l.engine.meter import Meter
@@ -67,23 +68,8 @@ def attention_to(
     for layer in layers:
         queries, keys = capture.queries[layer], capture.keys[layer]
         meter.add("selection", 2 * queries.numel() * keys.shape[2])
-        paid = _paid(queries, keys, capture.scaling[layer], biases[layer])
+        paid = attention_weights(queries, keys, capture.scaling[layer], biases[layer])
         yield LayerAttention(layer, paid[..., : keys.shape[2] - count], mixed.spans[layer])
-
-
-def _paid(queries: Tensor, keys: Tensor, scaling: float, bias: Tensor | None) -> Tensor:
-    """Attention of each query to each key, `(Q, n, T_all)`, in fp32 at least; the last n keys are the question's."""
-    heads, count = queries.shape[1], queries.shape[2]
-    exact = torch.promote_types(queries.dtype, torch.float32)
-    wide = keys.repeat_interleave(heads // keys.shape[1], dim=1)
-    logits = (queries.to(exact) @ wide.to(exact).transpose(2, 3))[0] * scaling
-    if bias is not None:
-        logits[:, :, : bias.shape[1]] += bias.repeat_interleave(heads // bias.shape[0], dim=0)[
-            :, None
-        ]
-    later = torch.ones(count, count, dtype=torch.bool, device=logits.device).triu(1)
-    logits[:, :, -count:] = logits[:, :, -count:].masked_fill(later, float("-inf"))
-    return logits.softmax(dim=-1)
 
 
 def _streamed(store: KVStore, assignment: Sequence[str | None], last: int) -> int:

@@ -21,8 +21,8 @@ class FlexMemSelector(ChunkSelector):
 
     FlexMem (arXiv 2603.29252, Apache-2.0 code IrisTao1219/FlexMem), encoding-based: mean over heads and the question's
     tokens, where the paper sums over tokens, which orders chunks alike. There the clip is encoded with the question
-    behind it; here its KVs of a level stand for it, behind the text before the video. Its MemIndex, which is written at
-    the pre-fill, is not here. Runs the question once for every chunk, and streams the level for it.
+    behind it; here its KVs of a level stand for it, behind the text before the video. Its MemIndex is selector
+    `mem_index`. Runs the question once for every chunk, and streams the level for it.
 
     Attributes:
         first_layer: counted from 0; the paper's 3 leaves out layers that attend to everything alike.

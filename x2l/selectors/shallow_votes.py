@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
 from x2l.engine.kv_store import KVStore
 from x2l.engine.meter import Meter
@@ -25,12 +27,16 @@ class ShallowVotesSelector(ChunkSelector):
     """Votes of the first layers: each for the KVs that the prompt's last token attends to most. Final.
 
     ShallowStream (arXiv 2609.02780): 5 layers of Qwen3-VL-8B, 4 of LLaVA-OneVision-7B, 64 votes each; attention is the
-    mean over heads in the whole context of a level. Equal votes go by attention. Its choice of diverse chunks among
-    those voted for is not here; `selection.taking` has others.
+    mean over heads in the whole context of a level. Equal votes go by attention. Then it takes chunks that differ, 8 of
+    the 32 with most votes, so that the distance of the two nearest is large: here greedily, the one with most votes
+    first, then always the one whose nearest taken chunk is farthest. That is an order, so smaller top_k are part of
+    larger ones. What its distance is was not to be had: here of cosines of the chunks' mean input embeddings.
 
     Attributes:
         layers: that vote.
         votes: of each layer.
+        candidates: chunks with most votes that are put in the order above, before all others; relevance then is each
+            chunk's rank from the end. None = votes alone.
         level: the context; None = the finest, which is streamed for it as far as the last voting layer.
         gate: whether the model is first asked, over the coarsest level, if it needs an earlier part of the video at
             all; where it does not, no chunk is re-loaded.
@@ -39,6 +45,7 @@ class ShallowVotesSelector(ChunkSelector):
 
     layers: int = 5
     votes: int = 64
+    candidates: int | None = None
     level: str | None = None
     gate: bool = False
     threshold: float | None = None
@@ -50,11 +57,12 @@ class ShallowVotesSelector(ChunkSelector):
         Raises:
             ValueError: no layer or vote, or a gate without a threshold.
         """
-        self.check_counts("layers", "votes")
-        if self.gate != (self.threshold is not None):
+        self.check_counts("layers", "votes", *([] if self.candidates is None else ["candidates"]))
+        number = isinstance(self.threshold, int | float) and math.isfinite(self.threshold)
+        if self.gate is not number or (self.threshold is not None and not number):
             raise ValueError(
                 f"selector.shallow_votes.threshold={self.threshold}: must be given with gate=true, and only then; it "
-                "is the least difference of two logits, e.g. 0"
+                "is the least difference of two logits, a finite number such as 0"
             )
 
     def check(self, run: RunFacts) -> None:
@@ -93,7 +101,25 @@ class ShallowVotesSelector(ChunkSelector):
                 [voted, paid / len(layers)]
             )  # of attention all layers have less than one vote
             total += torch.stack([both[:, a:b].sum() for a, b in one.spans]).cpu().double()
-        return total
+        return total if self.candidates is None else self._diverse(total, store, meter)
+
+    def _diverse(self, votes: Tensor, store: KVStore, meter: Meter) -> Tensor:
+        """Ranks from the end, of the candidates put in order and all others by votes behind them."""
+        chunks, owner = len(votes), torch.tensor(store.step_chunk)
+        order = votes.argsort(descending=True, stable=True).tolist()
+        candidates = order[: self.candidates]
+        means = torch.stack([store.step_embeds[owner == c].mean(dim=0) for c in candidates])
+        distances = 1 - cosine_similarity(means[:, None], means[None], dim=-1)
+        meter.add("selection", 2 * len(candidates) * means.numel())
+        taken, nearest = [0], distances[0].clone()
+        while len(taken) < len(candidates):
+            nearest[taken] = -1  # no distance is below 0
+            taken.append(int(nearest.argmax()))
+            nearest = torch.minimum(nearest, distances[taken[-1]])
+        order[: len(candidates)] = [candidates[index] for index in taken]
+        relevance = torch.empty(chunks, dtype=votes.dtype)
+        relevance[order] = torch.arange(chunks, 0, -1, dtype=votes.dtype)
+        return relevance
 
     def _gap(self, query: Query, store: KVStore, model: VideoModel, meter: Meter) -> float:
         """How much rather the model says that it needs an earlier part of the video."""

@@ -25,12 +25,16 @@ from torch import Tensor
 
 from x2l.compressors.quantisation import EncodedLayer, Packed
 from x2l.compressors.stored_forms import Interleaved, Ragged
+from x2l.engine.attended_keys import AttendedKeys, ChunkKeys
 from x2l.engine.kv_store import KVStore
 from x2l.kv import KV, LayerKV, StoredKV
 from x2l.models.prompt import Prompt
 
 _CHECK_BYTES = 32
-_FORMS = {form.__name__: form for form in (LayerKV, EncodedLayer, Packed, Interleaved, Ragged)}
+_FORMS = {
+    form.__name__: form
+    for form in (LayerKV, EncodedLayer, Packed, Interleaved, Ragged, AttendedKeys, ChunkKeys)
+}
 _NAMES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -93,6 +97,10 @@ def plan(store: KVStore, facts: Mapping[str, Any]) -> Plan:
         ]
         for level, kvs in store.levels.items()
     }
+    indexes = [
+        [form_of(f"indexes/{i}/{j}", part) for j, part in enumerate(pair)]
+        for i, pair in enumerate(store.indexes.items())
+    ]
     # A level of ratio 1 holds the very tensors of another: they are written once.
     first: dict[tuple[Any, ...], str] = {}
     same = {}
@@ -105,6 +113,7 @@ def plan(store: KVStore, facts: Mapping[str, Any]) -> Plan:
     layout = {
         "prefix": prefix,
         "levels": levels,
+        "indexes": indexes,
         "forms": [json.loads(form) for form in forms],
         "same": same,
         "positions": store.positions,
@@ -185,6 +194,17 @@ def read(
     }
     coarsest = tuple(levels)[-1]
     levels[coarsest] = tuple(placed(chunk) for chunk in levels[coarsest])
+    indexes = {
+        index: replace(
+            kept,
+            keys=tuple(
+                k.to(devices[i]).clone() for i, k in zip(kept.layers, kept.keys, strict=True)
+            ),
+        )
+        for index, kept in (
+            layers(f"indexes/{i}", pair) for i, pair in enumerate(layout["indexes"])
+        )
+    }
     store = KVStore(
         prompt=replace(prompt, visual={}),
         prefix=KV(placed(prefix)),
@@ -192,6 +212,7 @@ def read(
         positions=layout["positions"],
         step_embeds=tensors["step_embeds"].clone(),
         step_chunk=tuple(layout["step_chunk"]),
+        indexes=indexes,
     )
     return store, layout["facts"]
 
@@ -230,7 +251,7 @@ def _apart(name: str, value: Any, tensors: dict[str, Tensor]) -> Any:
         return {"dtype": _NAMES[value]}
     if isinstance(value, tuple):
         return [_apart(f"{name}/{i}", part, tensors) for i, part in enumerate(value)]
-    if type(value) is int:
+    if type(value) in (int, float):
         return value
     if _FORMS.get(type(value).__name__) is not type(value):
         raise Unstorable(
