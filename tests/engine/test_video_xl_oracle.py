@@ -58,7 +58,10 @@ def gapped(prompt, chunk, positions, cursor):
     return numbers, Cursor(cursor.position + chunk.tokens)
 
 
-@pytest.mark.parametrize("wrong", ["nothing", "projection", "embedding", "gap", "edges", "context"])
+WRONG = ("projection", "embedding", "gap", "edges", "pinned", "context")
+
+
+@pytest.mark.parametrize("wrong", ["nothing", *WRONG])
 def test_wrong_variants_are_told_from_the_official_code(wrong, folder, monkeypatch):
     model, edges = loaded(folder, "float32"), None
     if wrong == "projection":
@@ -70,11 +73,13 @@ def test_wrong_variants_are_told_from_the_official_code(wrong, folder, monkeypat
         monkeypatch.setattr(model.hf.model.summary_embedding.weight, "data", last.clone())
     if wrong == "gap":
         monkeypatch.setattr(prefill_pass, "compacted", gapped)
-    if wrong == "edges":
+    if wrong in ("edges", "pinned"):
         edges = False
     if wrong == "context":
         monkeypatch.setattr(engine_prefill, "SummarisingPass", OverLow)
     store, selected = official_store(model, EDGES, edges), CASES[EDGES]["selected"]["mixed"]
+    if wrong == "pinned":  # as many KVs of the same chunks, but the H pass never saw the ends at 2x
+        selected = [0, *selected, 3]
     found = logits_after(model, store, selected, inputs()["question_ids"])
     row = recorded(EDGES, torch.float32)["logits.mixed.question"][-1]
     difference = float((found - row).abs().max())

@@ -1,4 +1,4 @@
-"""Compressors: one chunk's KVs in, exactly `keep` out. May import models and kv."""
+"""Compressors: one chunk's KVs in, exactly `keep` out; and summary tokens, whose KVs come from extra tokens."""
 
 from typing import TYPE_CHECKING
 
