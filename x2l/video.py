@@ -115,13 +115,18 @@ def read_frames(
         raise ValueError(f"fps={fps}: must be above 0, or None to spread `frames` evenly")
     path = os.fspath(path)
     check_file(path)
+    index = None
     try:
         index = _scan(path)
         starts = index.seconds
         sampled = _sample(starts, frames, fps)
         decode = _decode if reader == "pyav" else _decode_by_counting
         pixels = decode(path, index, sampled)
-    except MemoryError:
+    except MemoryError as error:
+        if index is None:  # a damaged header asks for any size
+            raise VideoError(
+                path, "not a readable video (its header is damaged); replace the file"
+            ) from error
         raise
     except (av.FFmpegError, IndexError) as error:  # IndexError: PyAV, where streams come and go
         said = getattr(error, "strerror", None) or error
@@ -234,10 +239,10 @@ def _sample(seconds: np.ndarray, frames: int | None, fps: float | None) -> np.nd
     if fps is not None:
         # 1e-3: time stamps are rounded to the container's time base
         span = float(seconds[-1] - seconds[0])
-        times = seconds[0] + np.arange(int(np.floor(span * fps + 1e-3)) + 1) / fps
-        indices = np.searchsorted(seconds, times + 1e-3, side="right") - 1
-        if frames is None or len(indices) <= frames:
-            return indices
+        count = int(np.floor(span * fps + 1e-3)) + 1
+        if frames is None or count <= frames:
+            times = seconds[0] + np.arange(count) / fps
+            return np.searchsorted(seconds, times + 1e-3, side="right") - 1
     assert frames is not None
     return np.linspace(0, total - 1, min(frames, total), dtype=int)
 
@@ -271,7 +276,7 @@ class _Index:
 
 def _scan(path: str) -> _Index:
     """Reads packet headers; decodes nothing."""
-    with av.open(_place(path)) as container:
+    with av.open(_place(path), metadata_errors="replace") as container:
         name = container.format.name
         if name in TEXT:
             raise VideoError(path, "not a video but a text; give a file with pictures")
@@ -512,7 +517,7 @@ class _Walk:
         yield
 
     def _start(self) -> None:
-        self.container = av.open(_place(self.path))
+        self.container = av.open(_place(self.path), metadata_errors="replace")
         self.stream = _pictures(self.container)
         self.stream.thread_type = "AUTO"
         self.frames, self.at = self._frames(), None
@@ -520,19 +525,33 @@ class _Walk:
     def _frames(self) -> Iterator[Any]:
         """Whole frames from here on, by rising time."""
         first: int | None = None
+        # Behind a packet that is damaged a decoder makes pictures up, until a key frame that is whole.
+        made_up, sound = False, None
         for packet in self.container.demux(self.stream):
             if first is None and packet.size and len(self.keys):
                 if not packet.is_keyframe:
                     continue
                 first = packet.pts
+            if packet.is_corrupt:
+                made_up, sound = True, None
+            elif packet.is_keyframe and sound is None:
+                sound = packet.pts
             try:
                 frames = packet.decode()
             except av.error.InvalidDataError:
+                made_up, sound = True, None
                 continue  # its frame is missing then, and `frame` says so if it is wanted
             for frame in frames:
+                if frame.is_corrupt:
+                    made_up = True
+                    sound = (
+                        None if sound is None or frame.pts is None or frame.pts >= sound else sound
+                    )
+                elif made_up and sound is not None and frame.pts is not None:
+                    made_up = frame.pts < sound
                 # Before the first key frame: pictures that lead it and refer to what was not read.
                 whole = frame.pts is not None and not frame.is_corrupt
-                if whole and (first is None or frame.pts >= first):
+                if whole and not made_up and (first is None or frame.pts >= first):
                     yield frame
 
 

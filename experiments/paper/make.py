@@ -6,7 +6,8 @@
     python -m experiments.paper.make --draw --publish experiments/results/paper  # what of it the repository keeps
     python -m experiments.paper.make paper_main --records outputs/sweeps/mine  # draws runs of your own, beside them
 
-Answers of the last run are in outputs/paper; of an experiment that was not run here, those of the repository are drawn.
+Answers of the last run are in outputs/paper, with --set in a folder of their own beside it; of an experiment that was
+not run here, those of the repository are drawn.
 
 An experiment's commands are the lines `# x2l ...` at the top of its yaml; what the page shows is what was run.
 """
@@ -33,6 +34,7 @@ from experiments.paper.kit.spec import FigureSpec
 from experiments.paper.page import Shown, page
 from x2l.analysis.collect import records_under
 from x2l.cli.compose import CONF
+from x2l.runs.pasted import override
 from x2l.runs.records import RECORDS
 
 OUT = Path(os.environ.get("X2L_OUTPUTS", "outputs")) / "paper"
@@ -86,10 +88,15 @@ def replaced(words: Sequence[str], overrides: Sequence[str]) -> list[str]:
     return [word for word in words if word.partition("=")[0] not in keys] + list(overrides)
 
 
-def run(command: Command, overrides: Sequence[str], logs: Path) -> bool:
-    """Runs a command as a process of its own; its output goes to a log. Finished parts of it are not run again."""
-    log = logs / f"{command.label}.log"
-    words = replaced(command.words, [*(() if command.name in ALONE else CACHE), *overrides])
+def run(command: Command, overrides: Sequence[str], out: Path) -> bool:
+    """Runs a command as a process of its own; its output goes to a log. Finished parts of it are not run again.
+
+    Not in the experiment's default folder, where somebody may have tried it at another size.
+    """
+    log = out / "logs" / f"{command.label}.log"
+    place = override("hydra.sweep.dir", out / "sweeps" / command.name)
+    cache = () if command.name in ALONE else CACHE
+    words = replaced(command.words, [*cache, *overrides, place])
     start = time.perf_counter()
     with log.open("w") as file:
         print(shlex.join(words), file=file, flush=True)
@@ -109,7 +116,14 @@ def ran(command: Command, logs: Path) -> str:
     """The command as it was run last, by its log, without the cache; as its yaml says where it was not."""
     log = logs / f"{command.label}.log"
     words = shlex.split(log.read_text().partition("\n")[0]) if log.exists() else command.words
-    return shlex.join(word for word in words if not word.startswith("prefill.cache"))
+    ours = ("prefill.cache", "hydra.sweep.dir")
+    return shlex.join(word for word in words if not word.startswith(ours))
+
+
+def folder_of(overrides: Sequence[str]) -> Path:
+    """Where answers go: those of another size, model or set never beside those of the page."""
+    size = "-".join(re.sub(r"[^\w.=+-]", "_", word) for word in sorted(overrides))
+    return OUT.with_name(f"{OUT.name}-{size}"[:200]) if size else OUT
 
 
 def run_all(names: Sequence[str], overrides: Sequence[str], jobs: int, out: Path) -> bool:
@@ -118,15 +132,14 @@ def run_all(names: Sequence[str], overrides: Sequence[str], jobs: int, out: Path
     Returns:
         Whether all went well.
     """
-    logs = out / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
+    (out / "logs").mkdir(parents=True, exist_ok=True)
     todo = [command for name in names for command in commands(name)]
     beside = [command for command in todo if command.name not in ALONE]
     beside.sort(key=lambda command: (*SLOW, command.name).index(command.name))
     good = []
     for some, at_once in ((beside, jobs), ([c for c in todo if c.name in ALONE], 1)):
         with ThreadPoolExecutor(at_once) as pool:
-            good += pool.map(lambda command: run(command, overrides, logs), some)
+            good += pool.map(lambda command: run(command, overrides, out), some)
     return all(good)
 
 
@@ -211,10 +224,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.exit(2, f"error: {error}\n")
         return 0
     names = [name for name in NAMES if not values.names or name in values.names]
-    complete = values.draw or run_all(names, values.set, values.jobs, OUT)
-    complete = draw_all(NAMES, OUT) and complete
+    out = folder_of(values.set)
+    complete = values.draw or run_all(names, values.set, values.jobs, out)
+    complete = draw_all(NAMES, out) and complete
     if values.publish:
-        publish(OUT, values.publish)
+        publish(out, values.publish)
     return 0 if complete else 1
 
 

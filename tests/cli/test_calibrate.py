@@ -38,7 +38,7 @@ def test_three_questions_find_the_head(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--questions", "0"], "--questions 0: must be at least 1"),
-        (["no.such=1"], "overrides: "),
+        (["no.such=1"], "no.such: there is no such setting"),
     ],
 )
 def test_what_cannot_work_is_one_line(arguments, message, capsys):

@@ -62,7 +62,7 @@ def test_console_script_prints_the_table_and_where_things_lie(tmp_path, capsys):
     ("options", "message"),
     [
         (["--tracker", "nowhere"], "tracker/nowhere'; Available options in 'tracker': none"),
-        (["--tracker", "none", "--mode", "online"], "Could not override 'tracker.mode'"),
+        (["--tracker", "none", "--mode", "online"], "tracker.mode: there is no such setting"),
         (["--mode", "online"], "tracker.mode='online': needs a key of W&B"),
     ],
 )

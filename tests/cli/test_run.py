@@ -191,7 +191,7 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path):
         ("top_k=99", 2, "error: top_k=99: "),
         ("prefill.chunk_frames=3", 2, "error: prefill.chunk_frames=3: must be a multiple"),
         ("benchmark.split=tset", 2, "error: benchmark.split='tset': must be one of"),
-        ("benchmark.videos=two", 2, "error: benchmark.videos='two': must be a whole number"),
+        ("benchmark.videos=two", 2, "error: benchmark.videos=two: must be a whole number"),
         ("tracker.mode=cloud", 2, "error: tracker.mode='cloud': must be"),
         ("model.name_or_path=./nowhere", 2, "error: model.name_or_path=./nowhere: no such"),
         ("selector=file", 2, "error: selector.file.path=None: no such file; give"),
@@ -205,8 +205,8 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path):
             2,
             "error: selection.tuned_on=test: must differ from the split that is evaluated, needle/test",
         ),
-        ("selector=atention", 1, "Could not find 'selector/atention'"),
-        ("topk=3", 1, "Could not override 'topk'"),
+        ("selector=atention", 2, "Could not find 'selector/atention'"),
+        ("topk=3", 2, "error: topk: there is no such setting; did you mean top_k?"),
     ],
 )
 def test_a_wrong_value_is_one_line_and_no_traceback(tmp_path, override, code, message):
@@ -215,7 +215,7 @@ def test_a_wrong_value_is_one_line_and_no_traceback(tmp_path, override, code, me
     assert message in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
     assert not (tmp_path / "outputs" / "r" / "records.jsonl").exists()
-    if code == 2:
+    if "atention" not in override and "topk" not in override:  # which Hydra itself refuses
         assert states(tmp_path / "outputs") == {"r": "failed"}
 
 

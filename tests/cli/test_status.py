@@ -59,7 +59,7 @@ def test_nothing_to_show_is_one_line(tmp_path, monkeypatch, capsys, arguments):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as exit_:
         main(arguments)
-    assert exit_.value.code == 2 and "x2l-status: error: " in capsys.readouterr().err
+    assert exit_.value.code == 2 and "error: " in capsys.readouterr().err
 
 
 def test_it_starts_without_what_is_slow_to_import(tmp_path):

@@ -49,7 +49,10 @@ def describe_run(values):
     return describe(identity(values), values, "cpu", "a processor", 1)
 
 
-def save(info, folder, conditions=({"selector": "attention"},), limit=None):
+CONDITIONS = ({"selector": "attention"},)
+
+
+def save(info, folder, conditions=CONDITIONS, limit=None):
     return info.save(folder, conditions, limit)
 
 

@@ -19,7 +19,7 @@ from x2l.analysis.cell_names import value_text
 from x2l.analysis.scoring import ALL_TASKS
 from x2l.analysis.statistics import TRIES, Accuracy, Outcome, circular, macro_accuracy
 from x2l.runs.condition import Condition, choice_names
-from x2l.runs.records import Record, read_json_lines
+from x2l.runs.records import NO_UTF8, Record, read_json_lines
 
 SAMPLES = re.compile(r"(?:.*_)?samples_(.+)\.jsonl")
 _OLDER_NAMES = {"mlvu": "mlvu_dev"}  # of tasks
@@ -62,7 +62,8 @@ def export(folder: Path, records: Iterable[Record]) -> list[Path]:
     for path, members in cells.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = [_line(r, number) for number, r in enumerate(sorted(members.values(), key=_order))]
-        path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        path.write_bytes(text.encode("utf-8", NO_UTF8))
     return sorted(cells)
 
 

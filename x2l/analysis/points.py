@@ -160,7 +160,10 @@ def write_points(path: str | Path, rows: Sequence[Point]) -> None:
     """
     flat = [{**p.condition.columns, "task": p.task, **p.measures} for p in rows]
     columns = dict.fromkeys(name for row in sorted(flat, key=len, reverse=True) for name in row)
-    with whole_file(path) as part, part.open("w", newline="") as file:
+    with (
+        whole_file(path) as part,
+        part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         writer = csv.DictWriter(file, list(columns), restval="", lineterminator="\n")
         writer.writeheader()
         for row in flat:

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from x2l.cli.compose import Engine, build_benchmark, composed, engine
-from x2l.cli.output import fail, show
+from x2l.cli.output import command, show
 from x2l.evaluation.progress import Progress
 from x2l.evaluation.settings import ConfigError
+from x2l.runs.pasted import setting
 from x2l.runs.run_info import checkpoint_digest
 from x2l.selectors.calibration import FORMAT, ranked
 
@@ -156,10 +157,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--questions", type=int, default=24, help="at most so many (24)")
     parser.add_argument("--out", type=Path, default=None, help="the JSON file")
     options = parser.parse_intermixed_args(arguments)
-    try:
-        path = calibrate(options.settings, options.questions, options.out)
-    except ConfigError as error:
-        fail(str(error))
+    with command():
+        _calibrate(options.settings, options.questions, options.out)
+
+
+def _calibrate(settings: Sequence[str], questions: int, out: Path | None) -> None:
+    path = calibrate(settings, questions, out)
     values = json.loads(path.read_text(encoding="utf-8"))
     scores = values["scores"]["keys"]
     best = ranked(scores["of_heads"])[: scores["best"]]
@@ -167,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     show(
         f"heads     {heads}, layer and head from 0, of {values['questions']} questions of {values['found_on']}",
         f"written   {path}, {path.with_suffix('.png').name}",
-        f"use with  x2l selector=keys selector.keys.heads={path}",
+        f"use with  x2l selector=keys {setting('selector.keys.heads', path)}",
     )
 
 

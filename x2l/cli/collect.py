@@ -21,8 +21,9 @@ from x2l.analysis.lmms_eval import parse_lines
 from x2l.analysis.points import POINTS
 from x2l.analysis.points_table import table
 from x2l.cli.compose import build, composed
-from x2l.cli.output import fail, show
+from x2l.cli.output import command, fail, show
 from x2l.runs.out_of_memory_log import summary_lines
+from x2l.runs.pasted import override
 from x2l.runs.sweep_status import jobs, unfinished
 from x2l.runs.trackers.base import Tracker, sweep_run
 
@@ -48,6 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="a samples file of lmms-eval as one more line; may be repeated",
     )
     options = parser.parse_args(arguments)
+    with command():
+        _collect(options)
+
+
+def _collect(options: argparse.Namespace) -> None:
     out = options.out or options.folders[0]
     for folder in options.folders:
         if not folder.is_dir():
@@ -79,8 +85,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _tracker(name: str, settings: Mapping[str, str | None], out: Path) -> Tracker:
     """The run of the sweep, by a tracker as `x2l tracker=NAME tracker.SETTING=...` would name it."""
-    overrides = [f"tracker.{key}={value}" for key, value in settings.items() if value is not None]
-    tracker: Tracker = build(composed([f"tracker={name}", *overrides]).tracker)(**sweep_run(out))
+    overrides = [
+        override(f"tracker.{key}", value) for key, value in settings.items() if value is not None
+    ]
+    tracker: Tracker = build(composed([override("tracker", name), *overrides]).tracker, "tracker")(
+        **sweep_run(out)
+    )
     return tracker
 
 

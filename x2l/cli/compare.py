@@ -18,7 +18,7 @@ from typing import Any
 
 from x2l.analysis.comparison import compare, pair, read_cells
 from x2l.analysis.comparison_table import closing, table, unequal_bytes, untested
-from x2l.cli.output import fail, show
+from x2l.cli.output import command, fail, show
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -44,6 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--json", action="store_true", help="everything, as one JSON object")
     options = parser.parse_args(arguments)
+    with command():
+        _compare(options)
+
+
+def _compare(options: argparse.Namespace) -> None:
     try:
         a = read_cells(options.folder_a, _filters(options.a))
         b = read_cells(options.folder_b or options.folder_a, _filters(options.b))

@@ -7,20 +7,24 @@ import logging
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra import compose, initialize_config_dir, version
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from packaging.version import Version
 
 from x2l.benchmarks.base import Benchmark
+from x2l.cli.checked_values import check_arguments, check_settings, known_settings, suggestion
 from x2l.evaluation.from_config import DROPPED, filled, folder_name, settings_of
 from x2l.evaluation.settings import ConfigError, Settings, config_errors
 from x2l.runs.run_info import checkpoint_digest
@@ -49,11 +53,13 @@ def plain(config: DictConfig) -> dict[str, Any]:
     """The configuration as resolved plain values, every level whole.
 
     Raises:
-        ConfigError: see `from_config.filled`.
+        ConfigError: a key that there is not, a value where there should be several, or see `from_config.filled`.
     """
     values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(values, dict)
-    return filled({str(key): value for key, value in values.items()})
+    named = {str(key): value for key, value in values.items()}
+    check_settings(named, CONF)
+    return filled(named)
 
 
 OmegaConf.register_new_resolver("x2l.folder", run_folder, replace=True)
@@ -88,19 +94,50 @@ def composed(overrides: Sequence[str]) -> DictConfig:
 def _composed(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
     """The configuration, and the yaml file that each of its groups came from."""
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
+        with _hydra_of_its_own():
             config = compose("config", list(overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(one_line(error)) from error
+        raise ConfigError(one_line(error, overrides)) from error
     choices = dict(config.hydra.runtime.choices)
     with open_dict(config):
         del config["hydra"]
     return config, choices
 
 
-def one_line(error: Exception) -> str:
-    """What Hydra says of an override, in one line."""
+@contextmanager
+def _hydra_of_its_own() -> Iterator[None]:
+    """Inside, Hydra with x2l's configuration; that of the user's own application comes back as it was."""
+    theirs, base = GlobalHydra.instance(), version.getbase()
+    hydra = theirs.hydra
+    theirs.clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.set_instance(theirs)
+        theirs.hydra = hydra
+        if isinstance(base, Version):
+            version.VersionBase.instance().setbase(base)
+
+
+def one_line(error: Exception, overrides: Sequence[str] = ()) -> str:
+    """What Hydra says of an override, in one line.
+
+    Args:
+        error: Hydra's.
+        overrides: those that it read, of which it does not always name the one.
+    """
     text = re.sub(r"^In '.*?': ", "", str(error))
+    if "Config group override must be" in text:
+        for word in overrides:
+            group = word.partition("=")[0].lstrip("+").partition("@")[0]
+            if (CONF / group).is_dir() and not re.search(r"=[\w/\[-]", word.replace("=null", "=")):
+                files = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
+                return f"{word}: must name a file of conf/{group}: {files}"
+    if key := re.search(r"Could not override '([^']*)'", text):
+        # Hydra advises a `+`, which makes a setting that nothing reads.
+        known = known_settings(CONF)
+        return f"{key[1]}: there is no such setting; {suggestion(key[1], known)}"
     text = re.split(r"\nConfig search path|\nSee https|\n    full_key", text)[0]
     line = " ".join(text.split())
     return "overrides: " + re.sub(r"\.? (Available options|To append)", r"; \1", line)
@@ -112,7 +149,7 @@ def build_benchmark(config: DictConfig) -> Benchmark:
     Raises:
         ConfigError: a value that cannot work, or the files of a set are not there.
     """
-    built = build(config.benchmark)
+    built = build(config.benchmark, "benchmark")
     assert isinstance(built, Benchmark)
     return built
 
@@ -194,7 +231,7 @@ def build_methods(
             check_prefill(levels, settings.context, settings.positions)
     # The control of fewer frames selects nothing, so none is loaded for it.
     chosen = {} if settings.fewer_frames else config.selector
-    return levels, {str(name): build(node) for name, node in chosen.items()}
+    return levels, {str(name): build(node, f"selector.{name}") for name, node in chosen.items()}
 
 
 def build_level(level: DictConfig) -> Any:
@@ -205,21 +242,46 @@ def build_level(level: DictConfig) -> Any:
     """
     from x2l.compressors.base import Level
 
-    codec = build(level.codec) if level.get("codec") else None
+    codec = build(level.codec, "levels.*.codec") if level.get("codec") else None
     layers = tuple(level.layers) if isinstance(level.layers, ListConfig) else level.layers
     with config_errors():
         ratio = math.inf if level.ratio == DROPPED else level.ratio
-        return Level(build(level.compressor), ratio, codec, layers)
+        return Level(build(level.compressor, "levels.*.compressor"), ratio, codec, layers)
 
 
-def build(node: DictConfig, **arguments: Any) -> Any:
-    """One object from its `_target_`; what its constructor rejects is the user's to correct."""
+def build(node: DictConfig, at: str, **arguments: Any) -> Any:
+    """One object from its `_target_`; what its constructor rejects is the user's to correct.
+
+    Args:
+        node: its settings.
+        at: their name.
+        **arguments: what no configuration can say.
+
+    Raises:
+        ConfigError: no such class, a setting that it does not take or of another type, or what it says itself.
+    """
+    _check_node(at, OmegaConf.to_container(node, resolve=True))
     try:
         return instantiate(node, _convert_="all", **arguments)
     except InstantiationException as error:
         if isinstance(error.__cause__, ValueError | OSError):
             raise ConfigError(str(error.__cause__)) from error
         raise
+
+
+def _check_node(at: str, node: Any) -> None:
+    """Checks an object and those that are given to it."""
+    for key, inner in node.items():
+        if isinstance(inner, dict) and "_target_" in inner:
+            _check_node(f"{at}.{key}", inner)
+    try:
+        target = get_object(str(node["_target_"]))
+    except (ImportError, ValueError, AttributeError, TypeError) as error:
+        raise ConfigError(
+            f"{at}._target_={node['_target_']}: cannot be found ({' '.join(str(error).split())}); name a class by its "
+            "module"
+        ) from error
+    check_arguments(at, node, target)
 
 
 _model: dict[str, Any] = {}  # that of the last job in this process, by what it was loaded from
@@ -248,7 +310,7 @@ def load_model(node: DictConfig, selectors: Mapping[str, Any]) -> Any:
         for selector in selectors.values():
             selector.check_shape(shape)
 
-    _model[key] = build(node, check_shape=check_shape)
+    _model[key] = build(node, "model", check_shape=check_shape)
     return _model[key]
 
 

@@ -13,10 +13,9 @@ from typing import Literal
 from x2l.benchmarks.base import SEVERAL, DatasetError, Sample
 from x2l.benchmarks.multiple_choice import ChoiceSet
 from x2l.benchmarks.subtitles import Subtitles
-from x2l.cli.compose import build_benchmark, composed
-from x2l.cli.output import fail, show
+from x2l.cli.compose import build_benchmark, composed, plain
+from x2l.cli.output import command, fail, show
 from x2l.evaluation.progress import Progress
-from x2l.evaluation.settings import ConfigError
 from x2l.video import VideoError, read_frames
 
 SOME = 20  # videos that `--decode some` opens, evenly spread
@@ -118,14 +117,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("settings", nargs="*", help="benchmark=NAME benchmark.root=DIR ...")
     parser.add_argument("--decode", choices=("all", "some", "none"), default="some")
     options = parser.parse_intermixed_args(arguments)
-    try:
-        benchmark = build_benchmark(composed(options.settings))
-    except ConfigError as error:
-        fail(str(error))
-    if not isinstance(benchmark, ChoiceSet):
-        fail(f"benchmark={benchmark.name}: makes its own videos; nothing to check")
-    report = check(benchmark, options.decode)
-    show(*report.lines)
+    with command():
+        config = composed(options.settings)
+        plain(config)
+        benchmark = build_benchmark(config)
+        if not isinstance(benchmark, ChoiceSet):
+            fail(f"benchmark={benchmark.name}: makes its own videos; nothing to check")
+        report = check(benchmark, options.decode)
+        show(*report.lines)
     sys.exit(0 if report.complete else 1)
 
 

@@ -13,13 +13,17 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
+from x2l.cli.compose import one_line, plain
 from x2l.cli.launchers import check_launcher
 from x2l.cli.output import fail
 from x2l.evaluation.settings import ConfigError
 from x2l.runs.job_status import announce
+from x2l.runs.pasted import word
 from x2l.runs.sweep_status import Job, jobs, unfinished
 
 
@@ -42,8 +46,12 @@ class SweepJournal(Callback):
     """
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Writes down the jobs to come; nothing is composed for it."""
+        """Writes down the jobs to come, once every value of every axis is known to be one.
+
+        Hydra would refuse the whole sweep for one that is not, and what was written would be of jobs that never come.
+        """
         if announced := sweep_jobs(config):
+            _check_values(config, announced)
             announce(Path(config.hydra.sweep.dir), announced)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
@@ -53,10 +61,31 @@ class SweepJournal(Callback):
         if lines := unfinished([job for job in jobs([sweep]) if not mine or _is_of(job, mine)]):
             print("\nnot done:\n  " + "\n  ".join(lines), file=sys.stderr)
             print(
-                f"more: x2l-status {os.path.relpath(sweep)}; the same command again answers what is missing",
+                f"more: x2l-status {word(os.path.relpath(sweep))}; the same command again answers what is missing",
                 file=sys.stderr,
             )
             sys.exit(1)
+
+
+def _check_values(config: DictConfig, jobs: Sequence[Sequence[str]]) -> None:
+    """Ends the process with 2 where a value names nothing that there is; as few jobs are composed as have them all."""
+    loader, tried = GlobalHydra.instance().config_loader(), set[str]()
+    for job in jobs:
+        if tried.issuperset(job):
+            continue
+        try:
+            composed = loader.load_sweep_config(config, list(job))
+            if not tried:  # keys are the same in all
+                with open_dict(composed):
+                    del composed["hydra"]
+                plain(composed)
+        except ConfigError as error:
+            fail(str(error))
+        except HydraException as error:
+            fail(one_line(error, job))
+        except OmegaConfBaseException:
+            pass  # the job's to say: others may have what this one lacks
+        tried.update(job)
 
 
 def sweep_jobs(config: DictConfig) -> Sequence[Sequence[str]]:

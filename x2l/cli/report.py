@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from x2l.analysis.report.build import REPORT, write_report
-from x2l.cli.output import fail, show
+from x2l.cli.output import command, fail, show
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -20,12 +20,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, metavar="SWEEP", help="sweep or run")
     parser.add_argument("--out", type=Path, metavar="FILE", help=f"default: SWEEP/{REPORT}")
     options = parser.parse_args(arguments)
-    if not options.folder.is_dir():
-        fail(f"SWEEP={options.folder}: no such folder; give one that x2l wrote")
-    if options.out is not None and options.out.is_dir():
-        fail(f"--out={options.out}: is a folder; give a file, e.g. {options.out / REPORT}")
+    with command():
+        _report(options.folder, options.out)
+
+
+def _report(folder: Path, out: Path | None) -> None:
+    if not folder.is_dir():
+        fail(f"SWEEP={folder}: no such folder; give one that x2l wrote")
+    if out is not None and out.is_dir():
+        fail(f"--out={out}: is a folder; give a file, e.g. {out / REPORT}")
     try:
-        path = write_report(options.folder, options.out)
+        path = write_report(folder, out)
     except ValueError as error:
         fail(str(error), 1)
     show(str(path))

@@ -10,10 +10,12 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from x2l import UserError
 from x2l.cli.compose import (
     CONF,
     build,
@@ -25,11 +27,12 @@ from x2l.cli.compose import (
     refuse_idle,
 )
 from x2l.cli.launchers import requeue_ends_the_process
-from x2l.cli.output import show
+from x2l.cli.output import command, fail, show, system_error
 from x2l.engine.disk_cache.source_hash import users_digest
 from x2l.evaluation.from_config import own_modules, settings_of
 from x2l.evaluation.settings import ConfigError, config_errors
 from x2l.runs.job_status import StatusFile, alone, read_status
+from x2l.runs.pasted import setting, word
 from x2l.runs.run_info import (
     RUN,
     check_folder,
@@ -55,19 +58,25 @@ def _task(config: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         code = 1 if _watched(config, folder) else 0
-    except ConfigError as error:
+    except UserError as error:
         _log_to_file(str(error))
         code = _say(f"error: {error}", 2)
     except KeyboardInterrupt:
-        where = f"hydra.{'run' if single else 'sweep'}.dir={folder if single else folder.parent}"
+        kind = "run" if single else "sweep"
+        where = setting(f"hydra.{kind}.dir", folder if single else folder.parent)
         sys.exit(_say(f"interrupted; the same command with {where} goes on where it stopped", 130))
     except Exception as error:
-        if single:
-            _log_to_file(traceback.format_exc())  # Hydra tells the terminal
-            raise
-        log.exception("the job failed")
         traceback.clear_frames(error.__traceback__)  # they hold the video's KVs
-        code = 1
+        line = system_error(error) if isinstance(error, OSError) else None
+        if line is not None:
+            _log_to_file(line)
+            code = _say(f"error: {line}", 2)
+        elif single:
+            _log_to_file(traceback.format_exc())
+            raise
+        else:
+            log.exception("the job failed")
+            code = 1
     if single and code:
         sys.exit(code)
 
@@ -82,8 +91,8 @@ def _watched(config: DictConfig, folder: Path) -> int:
     overrides = [str(word) for word in words]
     try:
         values = plain(config)
-    except OmegaConfBaseException as error:
-        wrong = ConfigError(one_line(error))
+    except (OmegaConfBaseException, ConfigError) as error:
+        wrong = error if isinstance(error, ConfigError) else ConfigError(one_line(error))
         before = read_status(folder)
         # Without values nobody knows whose run it is: what is there may be another's, even one that goes on.
         if (folder / RUN).exists() or (before is not None and before.get("run_id") != _UNKNOWN):
@@ -116,7 +125,7 @@ def execute(config: DictConfig, folder: Path, status: StatusFile) -> int:
     sweep = Path(hydra_config.sweep.dir)
     multirun = hydra_config.mode == RunMode.MULTIRUN
     # A plain call: `instantiate` would build what the configuration names inside `config`, too.
-    make_tracker = build(config.tracker)
+    make_tracker = build(config.tracker, "tracker")
     with config_errors():
         seconds = config.benchmark.get("seconds")
         settings = settings_of(values, hydra_config.runtime.choices, seconds)
@@ -155,7 +164,7 @@ def execute(config: DictConfig, folder: Path, status: StatusFile) -> int:
     )
     _report(summary, folder)
     if multirun:
-        show(f"the sweep so far: x2l-collect {os.path.relpath(sweep)}")
+        show(f"the sweep so far: x2l-collect {word(os.path.relpath(sweep))}")
     return len(summary.errors) + len(summary.out_of_memory)
 
 
@@ -214,8 +223,17 @@ def _say(message: str, code: int) -> int:
 
 
 def main() -> None:
-    """The console script."""
-    _task()
+    """The console script; exit status 2 for what the user can correct."""
+    os.environ.setdefault(
+        "HYDRA_FULL_ERROR", "1"
+    )  # Hydra's errors come here, none is printed by it
+    with command():
+        try:
+            _task()
+        except InstantiationException:
+            raise
+        except (HydraException, OmegaConfBaseException) as error:
+            fail(one_line(error, sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """`x2l-status SWEEP...`: how every job of a sweep stands, while it runs or after it."""
 
 import argparse
+import math
 import shutil
 import sys
 import time
@@ -9,9 +10,9 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from x2l.cli.output import show
+from x2l.cli.output import command, fail, show
 from x2l.runs.job_status import STATUS, SWEEP
-from x2l.runs.sweep_status import GOING, MEANING, Job, jobs, time_left
+from x2l.runs.sweep_status import EARLIER, GOING, MEANING, Job, jobs, time_left
 
 
 def table(jobs: Sequence[Job], width: int | None = None) -> str:
@@ -62,8 +63,11 @@ def _totals(jobs: Sequence[Job]) -> str:
         parts.append(f"about {_duration(left)} left")
     lines = ["; ".join(parts)]
     lines += [f"{state}: {MEANING[state]}" for state in counts if state in MEANING]
-    if counts.keys() - {"done", *GOING}:
+    open_jobs = [job for job in jobs if job.state not in ("done", *GOING)]
+    if any(not job.earlier for job in open_jobs):
         lines.append("the same command again answers what is missing")
+    if earlier := sum(job.earlier for job in open_jobs):
+        lines.append(f"{earlier} {EARLIER}")
     return "\n".join(lines)
 
 
@@ -84,22 +88,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--watch", type=float, metavar="SECONDS", help="again and again, until no job is going"
     )
     options = parser.parse_args(arguments)
-    if options.watch is not None and options.watch <= 0:
-        parser.error(f"--watch={options.watch:g}: must be seconds above 0, e.g. --watch 5")
-    for folder in options.folders:
+    with command():
+        _status(options.folders, options.watch)
+
+
+def _status(folders: Sequence[Path], watch: float | None) -> None:
+    if watch is not None and not 0 < watch < math.inf:
+        fail(f"--watch={watch:g}: must be seconds above 0, e.g. --watch 5")
+    for folder in folders:
         if not folder.is_dir():
-            parser.error(f"folders={folder}: no such folder; give a folder that x2l wrote")
-    current = jobs(options.folders)
+            fail(f"folders={folder}: no such folder; give a folder that x2l wrote")
+    current = jobs(folders)
     if not current:
-        named = ", ".join(map(str, options.folders))
-        parser.error(f"folders={named}: hold no {STATUS} and no {SWEEP}; run x2l first")
+        named = ", ".join(map(str, folders))
+        fail(f"folders={named}: hold no {STATUS} and no {SWEEP}; run x2l first")
     screen = sys.stdout.isatty()
     clear = "\033[H\033[2J" if screen else "\n"
     try:
         read = show(table(current, _width(screen)))
-        while read and options.watch and any(job.state in GOING for job in current):
-            time.sleep(options.watch)
-            current = jobs(options.folders)
+        while read and watch and any(job.state in GOING for job in current):
+            time.sleep(watch)
+            current = jobs(folders)
             read = show(clear + table(current, _width(screen)))
     except KeyboardInterrupt:
         print(file=sys.stderr)

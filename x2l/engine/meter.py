@@ -34,7 +34,7 @@ class Meter:
         for index in self._gpus():
             torch.cuda.reset_peak_memory_stats(index)
         if self.device.type != "cuda" and _PEAK_RESET.exists():
-            _PEAK_RESET.write_text("5")  # Linux: starts VmHWM anew
+            _PEAK_RESET.write_text("5", encoding="utf-8")  # Linux: starts VmHWM anew
 
     def _gpus(self) -> list[int]:
         """All GPUs that this process keeps tensors on, where the model is on one."""
@@ -74,5 +74,9 @@ class Meter:
             return sum(torch.cuda.max_memory_allocated(index) for index in self._gpus())
         if not _STATUS.exists():
             return None
-        line = next(row for row in _STATUS.read_text().splitlines() if row.startswith("VmHWM"))
+        line = next(
+            row
+            for row in _STATUS.read_text(encoding="utf-8").splitlines()
+            if row.startswith("VmHWM")
+        )
         return int(line.split()[1]) * 1024

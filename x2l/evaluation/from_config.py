@@ -15,6 +15,7 @@ from x2l.evaluation.settings import (
     check_temporal_patch,
     temporal_patch,
 )
+from x2l.evaluation.value_types import fits, rule, told
 from x2l.runs.condition import LevelSpec, methods_label
 from x2l.runs.run_info import identity
 
@@ -96,6 +97,7 @@ def settings_of(
     Raises:
         ValueError: a value that cannot work.
     """
+    _check_types(values)
     _check_mounted(values, choices)
     model, video, prefill = values["model"], values["video"], values["prefill"]
     selection = values["selection"]
@@ -133,6 +135,47 @@ def settings_of(
     if (patch := temporal_patch(ASSETS / name if name == "x2l_tiny" else Path(name))) is not None:
         check_temporal_patch(settings.chunk_frames, patch)
     return settings
+
+
+# Of settings that are read before anything else would say what is wrong with them.
+_TYPES: Mapping[str, Any] = {
+    "model.name_or_path": str,
+    "model.device": str | None,
+    "model.device_map": str | dict | None,
+    "model.attn_implementation": str,
+    "model.revision": str | None,
+    "model.trust_remote_code": bool,
+    "model.video_processor": dict | None,
+    "prefill.context": str,
+    "control.fewer_frames": bool,
+    "selection.pinned": str | list[str],
+    "selection.taking": str | list[str],
+    "selection.top_k_by_task": dict | None,
+    "selection.tuned_on": str | None,
+    "top_k": int | str | list[int | str],
+    "seed": int,
+    "paths.outputs": str,
+    "paths.data": str,
+}
+
+
+def _check_types(values: Mapping[str, Any]) -> None:
+    """Checks the plain settings; those of objects are checked against their signatures.
+
+    Raises:
+        ConfigError: one is of another type.
+    """
+    for name, hint in _TYPES.items():
+        group, _, key = name.rpartition(".")
+        value = (values[group] if group else values).get(key)
+        if not fits(value, hint):
+            raise ConfigError(f"{name}={told(value)}: must be {rule(hint)}")
+    for name, level in values["levels"].items():
+        if not fits(level["layers"], str | list[float] | None):
+            raise ConfigError(
+                f"levels.{name}.layers={told(level['layers'])}: must be null (evenly), pyramid, or a list of one share "
+                "a layer"
+            )
 
 
 def _check_mounted(values: Mapping[str, Any], choices: Mapping[str, Any]) -> None:

@@ -102,8 +102,10 @@ class Settings:
             raise ValueError(
                 f"video.fps={self.fps}: must be above 0; null spreads video.frames evenly"
             )
-        if not isinstance(self.seed, int):
-            raise ValueError(f"seed={self.seed!r}: must be a whole number, e.g. 0")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 1 << 63:
+            raise ValueError(
+                f"seed={self.seed!r}: must be a whole number of at least 0, below 2^63"
+            )
         self._check_levels()
         kind, _, number = (self.device or "cpu").partition(":")
         if kind not in ("cpu", "cuda", "mps", "xpu") or (number and not number.isdigit()):
@@ -300,7 +302,7 @@ def temporal_patch(folder: Path) -> int | None:
     if not config.is_file():
         return None
     try:
-        values = json.loads(config.read_text(encoding="utf-8"))
+        values = json.loads(config.read_text(encoding="utf-8-sig"))
     except ValueError:
         return None
     vision = values.get("vision_config") if isinstance(values, dict) else None

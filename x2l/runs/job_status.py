@@ -155,7 +155,7 @@ def alone(folder: Path) -> Iterator[None]:
 def read_status(folder: Path) -> dict[str, Any] | None:
     """What a run's status.json says; None if there is none."""
     try:
-        values: dict[str, Any] = json.loads((folder / STATUS).read_text())
+        values: dict[str, Any] = json.loads((folder / STATUS).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     return values

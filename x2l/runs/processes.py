@@ -30,7 +30,8 @@ def lives(process: str | None) -> bool | None:
 
 def _machine() -> str | None:
     try:
-        return f"{_BOOT.read_text().strip()}/{os.readlink(_NAMESPACE)}"
+        boot = _BOOT.read_text(encoding="utf-8").strip()
+        return f"{boot}/{os.readlink(_NAMESPACE)}"
     except OSError:
         return None
 

@@ -20,6 +20,8 @@ from x2l.runs.condition import to_json as condition_to_json
 
 RECORDS = "records.jsonl"
 SCHEMA = 2  # of a line; raised whenever older lines can no longer be read
+# How what is no Unicode (the name of a file that is not UTF-8) is written: as JSON's own escape, which reads back.
+NO_UTF8 = "backslashreplace"
 RecordKey = tuple[Condition, str]
 
 
@@ -358,4 +360,5 @@ def _torn(path: Path) -> bool:
 
 
 def _line(values: Mapping[str, Any]) -> bytes:
-    return (json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    text = json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n"
+    return text.encode("utf-8", NO_UTF8)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from x2l.runs.records import RECORDS
+from x2l.runs.records import NO_UTF8, RECORDS
 from x2l.runs.whole_file import whole_file
 
 RUN = "run.json"
@@ -103,7 +103,7 @@ def check_folder(
     path, records = folder / RUN, folder / RECORDS
     if not path.exists() or not records.exists() or records.stat().st_size == 0:
         return []
-    before = json.loads(path.read_text())
+    before = json.loads(path.read_text(encoding="utf-8"))
     if before["run_id"] != run_id:
         raise ValueError(_other_run(folder, before["config"], config))
     weights = before["checkpoint"]
@@ -170,7 +170,7 @@ def checkpoint_digest(name_or_path: str) -> str | None:
 def processor_name() -> str:
     """The processor's name, e.g. for run.json; the architecture where the system does not tell."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
@@ -202,7 +202,8 @@ def flattened(
 def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
     """Replaces a JSON file in one step: a reader sees the old or the new one, never a half."""
     with whole_file(path) as part:
-        part.write_text(json.dumps(values, indent=1, ensure_ascii=False, default=str) + "\n")
+        text = json.dumps(values, indent=1, ensure_ascii=False, default=str) + "\n"
+        part.write_bytes(text.encode("utf-8", NO_UTF8))
 
 
 def _other_run(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -228,7 +229,9 @@ def _commit() -> tuple[str | None, bool | None]:
 
 
 def _git(root: Path, *args: str) -> str:
-    done = subprocess.run(["git", "-C", root, *args], capture_output=True, check=True, text=True)
+    done = subprocess.run(
+        ["git", "-C", root, *args], capture_output=True, check=True, text=True, encoding="utf-8"
+    )
     return done.stdout.strip()
 
 

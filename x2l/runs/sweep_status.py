@@ -17,6 +17,7 @@ from x2l.runs.records import RECORDS, read_json_lines
 
 SILENT = 9 * BEAT  # seconds without a sign of life
 GOING = ("running", "queued")
+EARLIER = f"of an earlier command: give that again, or remove the folder (where there is none, the line in {SWEEP})"
 # Beside those of `job_status.State`, which jobs write themselves.
 MEANING = {
     "queued": "the sweep goes on and has not begun it",
@@ -36,12 +37,14 @@ class Job:
         folder: of its results; None if it has not begun.
         state: as `job_status.State`, or one of `MEANING`.
         values: of its status.json; of a job that has not begun, its overrides.
+        earlier: whether only an earlier command asked for it than the one that the sweep was started with last.
     """
 
     name: str
     folder: Path | None
     state: str
     values: Mapping[str, Any] = field(default_factory=dict)
+    earlier: bool = False
 
     @property
     def rate(self) -> float | None:
@@ -87,6 +90,7 @@ def jobs(folders: Sequence[Path]) -> list[Job]:
     statuses = {run: read_status(run) for run in runs}
     states = {run: _state(run, status) for run, status in statuses.items()}
     waiting: list[Job] = []
+    earlier: set[Path] = set()
     for file in sorted({f.resolve() for folder in folders for f in folder.rglob(SWEEP)}):
         begun = {
             tuple(sorted(overrides)): run
@@ -96,26 +100,38 @@ def jobs(folders: Sequence[Path]) -> list[Job]:
         }
         expected = _expected(file)
         shared = set.intersection(*map(set, expected)) if len(expected) > 1 else set()
+        last = next(reversed(expected.values()))[1] if expected else None
+        for key, (_, started) in expected.items():
+            if key in begun and started is not last:
+                earlier.add(begun[key])
+        earlier -= {begun[k] for k, (_, at) in expected.items() if at is last and k in begun}
         for key, (job, started) in expected.items():
             goes_on = lives(started["process"]) is not False
             if key not in begun:
                 name = " ".join(word for word in job if word not in shared)
                 state = "queued" if goes_on else "not-started"
                 values = {"overrides": [job]}
-                waiting.append(Job(name or "the only job", None, state, values))
+                waiting.append(
+                    Job(name or "the only job", None, state, values, started is not last)
+                )
                 continue
             status = statuses[begun[key]] or {}
             old = _seconds(status["updated"]) < _seconds(started["started"])
             if goes_on and old and states[begun[key]] not in ("done", "running"):
                 states[begun[key]] = "queued"  # what its folder says is of an earlier time
-    return [Job(run.name, run, states[run], statuses[run] or {}) for run in runs] + waiting
+    begun_jobs = [
+        Job(run.name, run, states[run], statuses[run] or {}, run in earlier) for run in runs
+    ]
+    return begun_jobs + waiting
 
 
 def _expected(file: Path) -> dict[tuple[str, ...], tuple[list[str], dict[str, Any]]]:
     """The jobs that a sweep was started for: their overrides, and the last time it was started for each."""
     expected: dict[tuple[str, ...], tuple[list[str], dict[str, Any]]] = {}
     for _, started in read_json_lines(file):
-        expected |= {tuple(sorted(job)): (job, started) for job in started["jobs"]}
+        for job in started["jobs"]:
+            expected.pop(key := tuple(sorted(job)), None)  # the last time stands at the end
+            expected[key] = job, started
     return expected
 
 
@@ -142,11 +158,12 @@ def unfinished(jobs: Sequence[Job]) -> list[str]:
         if job.state == "done":
             continue
         if job.folder is None:
-            lines.append(f"{job.name}: {job.state}")
+            lines.append(f"{job.name}: {job.state}{'; ' + EARLIER if job.earlier else ''}")
             continue
         answered = f"{job.values.get('records', 0)} of {job.values.get('expected') or '?'} answers"
         reason = f": {job.reason}" if job.reason else ""
         remedy = "" if job.values.get("records") else "; run it again, or remove the folder"
+        remedy = f"; {EARLIER}" if job.earlier else remedy
         lines.append(f"{job.name}: {job.state}, {answered}{reason}{remedy}")
     return lines
 

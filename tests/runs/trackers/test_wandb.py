@@ -2,6 +2,7 @@ import json
 import math
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from x2l.cli.collect import main
 from x2l.runs.job_status import StatusFile
 from x2l.runs.records import RecordWriter
 from x2l.runs.trackers.base import sweep_run
-from x2l.runs.trackers.wandb import WandbTracker, check_mode, upload_command
+from x2l.runs.trackers.wandb import WandbTracker, chosen_mode, upload_command
 
 PLACES = ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR")
 
@@ -29,7 +30,15 @@ def home(tmp_path, monkeypatch):
     for name in PLACES:
         monkeypatch.setenv(name, "")  # restored afterwards
         monkeypatch.delenv(name)
-    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL", "NETRC"):
+    for name in (
+        "WANDB_API_KEY",
+        "WANDB_IDENTITY_TOKEN_FILE",
+        "WANDB_BASE_URL",
+        "NETRC",
+        "WANDB_MODE",
+        "WANDB_DISABLED",
+        "WANDB_DIR",
+    ):
         monkeypatch.delenv(name, raising=False)
     return home
 
@@ -93,7 +102,9 @@ def test_a_run_that_cannot_start_leaves_no_place_behind(tmp_path, monkeypatch):
 
 
 def test_other_modes_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"tracker.mode='cloud': must be offline or online"):
+    with pytest.raises(
+        ValueError, match=r"tracker.mode='cloud': must be one of offline, online, disabled"
+    ):
         track(tmp_path, mode="cloud")
 
 
@@ -104,12 +115,12 @@ def test_online_needs_a_key_before_anything_is_loaded(tmp_path, home, monkeypatc
     netrc.write_text("machine other.example login user password x\n")
     netrc.chmod(0o600)
     with pytest.raises(ValueError, match="needs a key"):
-        check_mode("online")
+        chosen_mode("online")
     netrc.write_text("machine api.wandb.ai login user password x\n")
-    check_mode("online")
+    chosen_mode("online")
     netrc.unlink()
-    monkeypatch.setenv("WANDB_API_KEY", "x")
-    check_mode("online")
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    chosen_mode("online")
 
 
 @pytest.fixture(scope="module")
@@ -195,3 +206,40 @@ def test_values_without_a_number_are_not_told():
     told = metrics.final([r for r in sweep(("tome",), videos=2) if r.condition.selector == "none"])
     assert told and all(map(math.isfinite, told.values()))
     assert json.loads(json.dumps(told)) == told
+
+
+def test_the_variables_of_wandb_count_where_nothing_is_configured(tmp_path, monkeypatch):
+    assert chosen_mode(None) == "offline"
+    for name, value, mode in (
+        ("WANDB_MODE", "disabled", "disabled"),
+        ("WANDB_MODE", "dryrun", "offline"),
+        ("WANDB_DISABLED", "true", "disabled"),
+    ):
+        with monkeypatch.context() as context:
+            context.setenv(name, value)
+            assert (chosen_mode(None), chosen_mode("offline")) == (mode, "offline")
+    with monkeypatch.context() as context:
+        context.setenv("WANDB_MODE", "cloud")
+        with pytest.raises(ValueError, match="WANDB_MODE='cloud': must be one of offline"):
+            chosen_mode(None)
+        context.setenv("WANDB_MODE", "online")
+        with pytest.raises(ValueError, match="WANDB_MODE='online': needs a key of W&B"):
+            chosen_mode(None)
+        context.setenv("WANDB_API_KEY", "too-short")
+        with pytest.raises(ValueError, match="WANDB_API_KEY: must have 40 letters or more"):
+            chosen_mode(None)
+    with track(tmp_path / "off", mode="disabled") as tracker:
+        tracker.log({"answers": 1.0})
+    assert not list(tmp_path.rglob("*run-*")) and tracker.how_to_see([tmp_path]) == []
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "a b=[1] 数据"))
+    with track(tmp_path / "run") as tracker:
+        tracker.log({"answers": 1.0})
+    (file,) = offline_runs(tmp_path / "a b=[1] 数据")
+    assert not list((tmp_path / "run").rglob("*.wandb"))
+    (_, told) = tracker.how_to_see([tmp_path / "run"])
+    (found,) = subprocess.run(
+        ["bash", "-c", told.partition("wandb sync ")[2].join(["ls -d ", ""])],
+        capture_output=True,
+        text=True,
+    ).stdout.splitlines()
+    assert Path(found).samefile(file.parent)

@@ -103,7 +103,7 @@ def run_infos(jobs: Sequence[Job]) -> dict[Path, dict[str, Any]]:
     infos = {}
     for job in jobs:
         if job.folder is not None and (path := job.folder / RUN).exists():
-            infos[job.folder] = json.loads(path.read_text())
+            infos[job.folder] = json.loads(path.read_text(encoding="utf-8"))
     return infos
 
 
@@ -180,4 +180,4 @@ def sweep_command(folder: Path) -> str | None:
 
 
 def _yaml(path: Path) -> Any:
-    return yaml.safe_load(path.read_text()) if path.exists() else None
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None

@@ -11,6 +11,7 @@ import contextlib
 import io
 import itertools
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from x2l import UserError
 from x2l.cli.compose import Engine, engine
-from x2l.cli.output import fail, show
+from x2l.cli.output import command, show
 from x2l.evaluation.settings import ConfigError, config_errors
 
 # torch, transformers and matplotlib wait until the command line is known to be right.
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = 'x2l-ask film.mp4 "Who opens the door?"'
 MAX_NEW_TOKENS = 128
+_HALVES = re.compile("[\ud800-\udfff]")  # bytes that Python could not decode stand as these
 log = logging.getLogger("x2l.cli.ask.command")
 
 
@@ -42,19 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_intermixed_args(words[:split])
     if not options.words:
         parser.error(f"VIDEO is missing: {EXAMPLE}")
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # an answer may hold what a terminal cannot show
-    try:
-        with _steps_shown():
-            refused = _run(options, overrides)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
-    except UserError as error:
-        fail(str(error))
-    if refused:
-        sys.exit(2)
+    with command(), _steps_shown():
+        if _run(options, overrides):
+            sys.exit(2)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -132,6 +124,17 @@ def _run(options: argparse.Namespace, overrides: Sequence[str]) -> bool:
 
 
 def _question(text: str) -> str:
+    """The words; an argument that a locale without UTF-8 could not read is read as UTF-8.
+
+    Raises:
+        ConfigError: it is no UTF-8.
+    """
+    try:
+        text = os.fsencode(text).decode() if _HALVES.search(text) else text
+        if "\0" in text:  # UTF-16
+            raise UnicodeError
+    except UnicodeError as error:
+        raise ConfigError(f"question={text!r}: is not UTF-8; save or send it as UTF-8") from error
     return text.replace(r"\n", "\n").strip()
 
 
@@ -152,6 +155,9 @@ def _check_words(video: str, questions: Sequence[str]) -> None:
 def _typed(video: str) -> Iterator[str]:
     """Questions from a prompt until an empty line or the end, or from piped input."""
     if not sys.stdin.isatty():
+        # Whatever the locale is; and a file may begin with a byte order mark.
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
         yield from (text for line in sys.stdin if (text := _question(line)))
         return
     with contextlib.suppress(ImportError):  # not on every system; then without history and arrows

@@ -172,9 +172,12 @@ def written_anew(
     for file in files:
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
     marker = home / MARKER
-    if marker.exists() and json.loads(marker.read_text())["digest"] == digest.hexdigest()[:16]:
+    if (
+        marker.exists()
+        and json.loads(marker.read_text(encoding="utf-8"))["digest"] == digest.hexdigest()[:16]
+    ):
         return False
     write()
     home.mkdir(parents=True, exist_ok=True)
-    marker.write_text(json.dumps({"digest": digest.hexdigest()[:16]}) + "\n")
+    marker.write_text(json.dumps({"digest": digest.hexdigest()[:16]}) + "\n", encoding="utf-8")
     return True

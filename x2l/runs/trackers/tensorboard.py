@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from tabulate import tabulate
 
+from x2l.runs.pasted import word
 from x2l.runs.run_info import flattened
 from x2l.runs.trackers.base import Chart, SweepTables, Tracker, written_anew
 
@@ -122,7 +123,7 @@ class TensorBoardTracker(Tracker):
 
     def how_to_see(self, folders: Sequence[Path]) -> list[str]:
         """The command that shows all runs."""
-        return [f"\nto look at it: tensorboard --logdir {folders[0]}"]
+        return [f"\nto look at it: tensorboard --logdir {word(folders[0])}"]
 
 
 def check_installed() -> None:

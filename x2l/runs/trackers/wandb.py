@@ -6,6 +6,7 @@ in memory for a while, so a hard kill loses some; records.jsonl does not.
 
 import netrc
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,14 +14,19 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from x2l import UserError
+from x2l.runs.pasted import word
 from x2l.runs.trackers.base import SweepTables, Tracker, written_anew
 
 HOME, STATE = "wandb", ".state"
 _KEYS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
+MODES = ("offline", "online", "disabled")
+_OLD_MODES = {"dryrun": "offline", "run": "online"}  # W&B's former words
+SHORTEST_KEY = 40  # letters, behind a prefix that ends with a hyphen
 
 
 class WandbTracker(Tracker):
-    """One W&B run, silent, everything it writes under `folder`.
+    """One W&B run, silent, everything it writes under `folder`, or under WANDB_DIR where that is set.
 
     But for the log and cache of W&B's own service, of which a process has one for all its runs: they lie with the
     first.
@@ -34,7 +40,7 @@ class WandbTracker(Tracker):
         group: str,
         config: Mapping[str, Any],
         project: str = "x2l",
-        mode: str = "offline",
+        mode: str | None = None,
     ) -> None:
         """Nothing is started yet.
 
@@ -45,13 +51,15 @@ class WandbTracker(Tracker):
             group: runs of one sweep share it.
             config: shown configuration.
             project: W&B project.
-            mode: `offline`, or `online` with a key.
+            mode: `offline`, `online` with a key, or `disabled`; None = what WANDB_MODE or WANDB_DISABLED say, else
+                offline.
 
         Raises:
             ValueError: another mode, or online without a key.
         """
-        check_mode(mode)
+        mode = chosen_mode(mode)
         self.folder = Path(folder)
+        self.place = Path(os.environ.get("WANDB_DIR") or folder)
         self._options: dict[str, Any] = {
             "id": run_id,
             "name": name,
@@ -68,9 +76,9 @@ class WandbTracker(Tracker):
         """Starts the run."""
         # W&B warns about a missing folder even when silent, and writes to the home folder unless
         # told where its caches go; what the user has set stays, what is set here ends with the run.
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.place.mkdir(parents=True, exist_ok=True)
         for name in ("CACHE", "DATA", "CONFIG"):
-            place = self.folder / HOME / STATE / name.lower()
+            place = self.place / HOME / STATE / name.lower()
             if (variable := f"WANDB_{name}_DIR") not in os.environ:
                 os.environ[variable] = str(place.absolute())
                 self._placed.append(variable)
@@ -92,7 +100,16 @@ class WandbTracker(Tracker):
             x_disable_stats=True,
             x_disable_meta=True,
         )
-        run = wandb.init(dir=str(self.folder), resume="allow", settings=settings, **self._options)
+        try:
+            run = wandb.init(
+                dir=str(self.place), resume="allow", settings=settings, **self._options
+            )
+        except wandb.Error as error:
+            said = " ".join(str(error).split())
+            raise UserError(
+                f"tracker.mode={self._options['mode']}: W&B refuses the run ({said}); set another key (`wandb login`), "
+                "or stay offline and upload later"
+            ) from error
         run.define_metric("answers")
         run.define_metric("accuracy/*", step_metric="answers")
         return run
@@ -125,7 +142,9 @@ class WandbTracker(Tracker):
 
     def track_sweep(self, tables: SweepTables, picture: Path, files: Sequence[Path]) -> bool:
         """Writes the sweep's run, with `files` as an artifact; see `Tracker`."""
-        home, options = self.folder / HOME, self._options
+        home, options = self.place / HOME, self._options
+        if options["mode"] == "disabled":
+            return False
 
         def write() -> None:
             for old in home.glob(f"*run-*-{options['id']}"):  # only directories of this very run
@@ -139,12 +158,14 @@ class WandbTracker(Tracker):
                 self._log_sweep(tables, picture, files)
 
         more = [options["mode"], options["project"]]
-        return written_anew(home, tables, [picture, *files], more, write)
+        return written_anew(self.folder / HOME, tables, [picture, *files], more, write)
 
     def how_to_see(self, folders: Sequence[Path]) -> list[str]:
         """The run's folder, and the command that uploads what is offline."""
-        lines = [f"{self.folder / HOME} (W&B, {self._options['mode']})"]
-        if upload := upload_command([self.folder, *folders]):
+        if self._options["mode"] == "disabled":
+            return []
+        lines = [f"{self.place / HOME} (W&B, {self._options['mode']})"]
+        if upload := upload_command([self.place, *folders]):
             lines.append(f"\nto upload every run to W&B: {upload}")
         return lines
 
@@ -171,27 +192,45 @@ class WandbTracker(Tracker):
                 ("cell", chart.x, "accuracy_percent"), chart.front
             )
         self._run.log(logged)
-        artifact = wandb.Artifact(f"{self._options['group']}-results", type="results")
+        # Of an artifact's name W&B takes few letters, of other names all.
+        group = re.sub(r"[^A-Za-z0-9_.-]", "_", self._options["group"])[:100]
+        artifact = wandb.Artifact(f"{group}-results", type="results")
         for file in files:
             artifact.add_file(str(file))
         self._run.log_artifact(artifact)
 
 
-def check_mode(mode: str) -> None:
-    """Refuses what W&B would refuse later, after the model has been loaded.
+def chosen_mode(mode: str | None) -> str:
+    """What was configured, else what W&B's own variables say, else offline.
+
+    Refuses what W&B would refuse later, after the model has been loaded.
 
     Raises:
-        ValueError: neither offline nor online, or online without a key.
+        ValueError: none of `MODES`, or online without a key, or with one that cannot be.
     """
-    if mode not in ("offline", "online"):
+    field = "tracker.mode"
+    if mode is None and os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes", "on"):
+        mode = "disabled"
+    if mode is None and "WANDB_MODE" in os.environ:
+        field, mode = "WANDB_MODE", os.environ["WANDB_MODE"]
+        mode = _OLD_MODES.get(mode, mode)
+    mode = mode or "offline"
+    if mode not in MODES:
         raise ValueError(
-            f"tracker.mode={mode!r}: must be offline or online; tracker=none turns it off"
+            f"{field}={mode!r}: must be one of {', '.join(MODES)}; tracker=none turns it off"
         )
     if mode == "online" and not _has_key():
         raise ValueError(
-            "tracker.mode='online': needs a key of W&B; set WANDB_API_KEY, or run `wandb login`, or "
+            f"{field}='online': needs a key of W&B; set WANDB_API_KEY, or run `wandb login`, or "
             "stay offline and upload later"
         )
+    key = os.environ.get("WANDB_API_KEY", "").strip()
+    if mode == "online" and key and len(key.rpartition("-")[2]) < SHORTEST_KEY:
+        raise ValueError(
+            f"WANDB_API_KEY: must have {SHORTEST_KEY} letters or more, this one has {len(key.rpartition('-')[2])}; "
+            "copy the whole key from W&B, or stay offline"
+        )
+    return mode
 
 
 def _has_key() -> bool:
@@ -199,10 +238,14 @@ def _has_key() -> bool:
     if any(os.environ.get(name) for name in _KEYS):
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    file = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
     try:
+        file = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
         return netrc.netrc(str(file)).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):  # none, or none that W&B could read
+    except (
+        OSError,
+        RuntimeError,
+        netrc.NetrcParseError,
+    ):  # none, no home, or none that W&B could read
         return False
 
 
@@ -212,5 +255,7 @@ def upload_command(folders: Sequence[Path]) -> str | None:
     for folder in folders:
         for run in folder.rglob(f"{HOME}/offline-run-*"):
             depth = len(run.relative_to(folder).parts) - 2
-            patterns.add("/".join([os.path.relpath(folder), *["*"] * depth, HOME, "offline-run-*"]))
+            patterns.add(
+                "/".join([word(os.path.relpath(folder)), *["*"] * depth, HOME, "offline-run-*"])
+            )
     return f"wandb sync {' '.join(sorted(patterns))}" if patterns else None
