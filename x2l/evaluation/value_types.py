@@ -15,6 +15,8 @@ _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: 
 def fits(value: Any, hint: Any) -> bool:
     """Whether a value of a configuration is of an annotated type; objects that are still to be built are."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, one) for one in inner)
     if origin is Literal:

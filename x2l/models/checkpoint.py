@@ -38,6 +38,8 @@ from x2l.models.huggingface import check_supported
 from x2l.models.original_layouts import OriginalLayout, layout_of
 
 PACKAGED = {"x2l_tiny": Path(__file__).with_name("x2l_tiny")}
+# Models that cannot know the world, and what they were made for.
+MADE_FOR = {"x2l_tiny": "ten shapes in eight colours, in generated videos (benchmark=needle)"}
 _TIMEOUT = 10.0  # seconds that the Hub has to answer
 _PROCESSOR_FILES = (
     "processor_config.json",

@@ -18,6 +18,7 @@ from x2l.cli.ask.own_video import OwnVideo
 from x2l.engine.taking import TOP
 from x2l.evaluation.library import Reply
 from x2l.evaluation.settings import Settings
+from x2l.models.checkpoint import MADE_FOR
 from x2l.runs.records import finite
 from x2l.runs.run_info import write_json
 
@@ -53,10 +54,22 @@ def head_text(video: OwnVideo) -> str:
             f"video       {session.path}: {_pictured(video)}, {_counted(len(video.spans), 'chunk')} of "
             f"{video.settings.chunk_frames}",
             f"settings    {_settings_text(video)}",
+            *_made_for(video.settings.model),
             f"pre-fill    {session.store.prompt.tokens:,} tokens, {prefixed(video.flops, 'FLOPs')}, "
             f"{video.seconds:.2f} s{kept}",
         ]
     )
+
+
+def _made_for(model: str) -> list[str]:
+    """A warning where a model answers whatever it is shown, and knows next to nothing."""
+    name = Path(model).name
+    if name not in MADE_FOR:
+        return []
+    return [
+        f"note        {name} knows {MADE_FOR[name]}, and nothing else: about other footage its answers mean nothing; "
+        "choose a model that sees the world, e.g. model=qwen2_5_vl_3b"
+    ]
 
 
 def reply_text(video: OwnVideo, reply: Reply, encoding: str) -> str:
@@ -96,6 +109,7 @@ def reply_json(video: OwnVideo, reply: Reply) -> dict[str, Any]:
     return {
         "question": reply.question,
         "answer": reply.text,
+        "model_made_for": MADE_FOR.get(Path(video.settings.model).name),
         "cut_off": reply.cut_off,
         "reloaded": list(reply.reloaded),
         "reloaded_seconds": [list(span) for span in merged(video.spans, reply.reloaded)],
