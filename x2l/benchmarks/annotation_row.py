@@ -17,15 +17,26 @@ T = TypeVar("T")
 class Row(dict[str, Any]):
     """The fields by name; final. `row[name]` is a field's raw value, the methods are checked ones."""
 
-    def __init__(self, values: Mapping[str, Any], path: Path, number: int) -> None:
-        """Keeps where the row is from: `number` counts from 0."""
+    def __init__(
+        self, values: Mapping[str, Any], path: Path, number: int, line: int | None = None
+    ) -> None:
+        """Keeps where the row is from: `number` counts from 0; the `line` of a text file, where it is one, from 1."""
         super().__init__(values)
-        self.path, self.number = path, number
+        self.path, self.number, self.line = path, number, line
+
+    @property
+    def place(self) -> str:
+        """Where in the file, for errors."""
+        return f"row {self.number}" if self.line is None else f"line {self.line}"
+
+    def error(self, what: str) -> DatasetError:
+        """An error about this row."""
+        return DatasetError(f"{self.path}: {self.place}: {what}")
 
     def __missing__(self, field: str) -> Any:
         """Says which field of which row is missing."""
         raise DatasetError(
-            f"{self.path}: row {self.number} has no field {field!r} (it has {', '.join(self)}); "
+            f"{self.path}: {self.place} has no field {field!r} (it has {', '.join(self)}); "
             "fetch the file again, or tell x2l of its new layout"
         )
 
@@ -46,7 +57,7 @@ class Row(dict[str, Any]):
             told = ascii(value)
             told = told if len(told) <= 60 else f"{told[:60]}..."
             raise DatasetError(
-                f"{self.path}: row {self.number}: {field}={told}: must be {error}; fetch the file again, or correct "
+                f"{self.path}: {self.place}: {field}={told}: must be {error}; fetch the file again, or correct "
                 "the row"
             ) from error
 
@@ -92,7 +103,7 @@ class Row(dict[str, Any]):
         def reader(value: Any) -> Row:
             if not isinstance(value, dict):
                 raise ValueError("an object")
-            return Row(value, self.path, self.number)
+            return Row(value, self.path, self.number, self.line)
 
         return self.read(field, reader)
 
@@ -102,7 +113,7 @@ class Row(dict[str, Any]):
         def reader(value: Any) -> list[Row]:
             if not all(isinstance(item, dict) for item in _list(value)):
                 raise ValueError("a list of objects")
-            return [Row(item, self.path, self.number) for item in value]
+            return [Row(item, self.path, self.number, self.line) for item in value]
 
         return self.read(field, reader)
 

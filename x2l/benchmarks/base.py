@@ -24,7 +24,7 @@ class DatasetError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class Sample:
-    """One multiple-choice question about one video.
+    """One question about one video, multiple choice unless it has no options.
 
     Attributes:
         id: unique in its benchmark; records and resuming go by it.
@@ -32,8 +32,8 @@ class Sample:
         video: path of the video file.
         task: short name of what is asked, e.g. `retrieval`; several are joined by ` + `.
         question: the question alone, without its options.
-        choices: the options' texts, in the order of their letters.
-        answer: the letter of the right option; None where the set keeps it back.
+        choices: the options' texts, in the order of their letters; none where the answer is free.
+        answer: the letter of the right option, or a free answer; None where the set keeps it back.
         spans: seconds `(start, end)` of everything in the video that the answer rests on, in time
             order; None where the benchmark does not know.
         tags: further labels that accuracy can be split by, `duration` among them.
@@ -59,7 +59,7 @@ class Score:
     Attributes:
         value: 1.0 right, 0.0 wrong, NaN where no option could be read from the text (NaN is kept
             apart from wrong, so that parse failures are counted and seen) or no truth is known.
-        parsed: the letter that was read, or None.
+        parsed: the letter that was read, or what a free answer says; None where neither could be told.
         guess: the letter that a protocol drew because none could be read; `value` is the guess's.
     """
 

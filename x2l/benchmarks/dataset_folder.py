@@ -45,13 +45,13 @@ class Source:
 class Folder:
     """One set's folder; final. Nothing is read before it is asked for."""
 
-    def __init__(self, name: str, root: str | Path, source: Source) -> None:
+    def __init__(self, name: str, root: str | Path, source: Source | None) -> None:
         """Keeps the values.
 
         Args:
             name: of the set.
             root: what was given to `hf download --local-dir`.
-            source: how it gets there.
+            source: how it gets there; None = it is the user's own.
         """
         self.name, self.root, self.source = name, Path(root), source
 
@@ -72,12 +72,15 @@ class Folder:
             wanted = " or ".join(names)
             raise DatasetError(self._missing(f"benchmark.root={self.root}: must hold {wanted}"))
         try:
-            rows = _read(path)
+            rows, lines = _read(path)
         except (OSError, ValueError, RecursionError, NotImplementedError, MemoryError) as error:
             raise DatasetError(self._missing(f"{path}: cannot be read ({error})")) from error
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise DatasetError(self._missing(f"{path}: must be a list of objects"))
-        return [Row(values, path, number) for number, values in enumerate(rows)]
+        return [
+            Row(values, path, number, lines[number] if lines else None)
+            for number, values in enumerate(rows)
+        ]
 
     def video(self, name: str, folders: Sequence[str]) -> Path:
         """Where a video lies: in one of `folders`, else anywhere under the root by its name alone.
@@ -129,15 +132,25 @@ class Folder:
         return found
 
     def _missing(self, what: str) -> str:
+        if self.source is None:
+            return f"{what}; correct it"
         return f"{what}; fetch {self.name} with: {self.source.command(self.root)}"
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> tuple[Any, list[int]]:
+    """What a file holds, and of a .jsonl the line that each row stands in."""
     if path.suffix == ".parquet":
         import pyarrow.parquet
 
-        return pyarrow.parquet.read_table(path).to_pylist()
+        return pyarrow.parquet.read_table(path).to_pylist(), []
     text = path.read_text(encoding="utf-8-sig")
-    if path.suffix == ".jsonl":
-        return [json.loads(line) for line in text.split("\n") if line.strip()]
-    return json.loads(text)
+    if path.suffix != ".jsonl":
+        return json.loads(text), []
+    rows: dict[int, Any] = {}
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                rows[number] = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from error
+    return list(rows.values()), list(rows)

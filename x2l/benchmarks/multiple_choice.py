@@ -1,4 +1,4 @@
-"""A published multiple-choice set on the disk, asked by one of its protocols."""
+"""A set of questions on the disk, most of them multiple choice, asked by one of its protocols."""
 
 import hashlib
 import logging
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from x2l.benchmarks.base import SEVERAL, Benchmark, DatasetError, Mean, Sample, Score, Unparsed
 from x2l.benchmarks.dataset_folder import Folder
+from x2l.benchmarks.free_answer import FreeAnswer
 from x2l.benchmarks.option_text import letters
 from x2l.benchmarks.subtitles import Subtitles
 
@@ -26,6 +27,7 @@ class Protocol:
         mean: what the headline number is a mean of.
         unparsed: what becomes of an answer without a letter.
         max_new_tokens: what a model may write.
+        free: how answers to questions without options are marked; None = the set has none.
     """
 
     prompt: Callable[[Sample, Sequence[str] | None], str]
@@ -33,6 +35,7 @@ class Protocol:
     mean: Mean = "questions"
     unparsed: Unparsed = "wrong"
     max_new_tokens: int = 16
+    free: FreeAnswer | None = None
 
 
 class ChoiceSet(Benchmark):
@@ -95,7 +98,7 @@ class ChoiceSet(Benchmark):
         self.subtitles = subtitles
         self._rules, self._circular, self._seed = rules, circular, seed
         everything = list(samples)
-        _check(everything, folder)
+        _check(everything, folder, free=rules.free is not None)
         self.whole = len(everything)
         kept = _filtered(everything, "tasks", tasks, lambda s: s.task.split(SEVERAL))
         kept = _filtered(kept, "durations", durations, lambda s: [s.tags.get("duration", "")])
@@ -134,6 +137,8 @@ class ChoiceSet(Benchmark):
 
     def score(self, sample: Sample, text: str) -> Score:
         """The protocol's mark. A guess depends on seed and question alone, whatever was asked before."""
+        if self._rules.free is not None and not sample.choices:
+            return _free_score(self._rules.free, sample, text)
         parsed = self._rules.extract(text, len(sample.choices))
         guess = None
         if parsed is None and self.unparsed == "guessed":
@@ -150,7 +155,14 @@ class ChoiceSet(Benchmark):
         return sample.video_id if self._circular else None
 
 
-def _check(samples: Sequence[Sample], folder: Folder) -> None:
+def _free_score(rule: FreeAnswer, sample: Sample, text: str) -> Score:
+    read = rule.read(text)
+    if read is None or sample.answer is None:
+        return Score(math.nan, read)
+    return Score(float(rule.right(read, sample.answer)), read)
+
+
+def _check(samples: Sequence[Sample], folder: Folder, free: bool) -> None:
     where = f"benchmark.root={folder.root}"
     if not samples:
         raise DatasetError(f"{where}: {folder.name} holds no question; fetch it again")
@@ -163,6 +175,8 @@ def _check(samples: Sequence[Sample], folder: Folder) -> None:
             )
         first[sample.id] = sample
         count = len(sample.choices)
+        if free and not count:
+            continue
         if not 2 <= count <= 26:
             raise DatasetError(
                 f"{where}: question {sample.id} (row {sample.row}) has {count} options; must be 2 "

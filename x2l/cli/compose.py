@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from packaging.version import Version
 
 from x2l.benchmarks.base import Benchmark
+from x2l.benchmarks.jsonl import file_digest
 from x2l.cli.checked_values import check_arguments, check_settings, known_settings, suggestion
 from x2l.evaluation.from_config import DROPPED, filled, folder_name, settings_of
 from x2l.evaluation.settings import ConfigError, Settings, config_errors
@@ -63,6 +64,10 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 
 OmegaConf.register_new_resolver("x2l.folder", run_folder, replace=True)
+OmegaConf.register_new_resolver("x2l.digest", file_digest, replace=True)
+OmegaConf.register_new_resolver(
+    "x2l.stem", lambda file: file and Path(str(file)).stem, replace=True
+)
 
 
 def _own_launchers() -> None:

@@ -70,7 +70,7 @@ def check(dataset: ChoiceSet, decode: Decode = "some") -> Report:
         *(f"  unreadable  {error}" for error in bad),
     ]
     complete = not (missing or bad or texts)
-    if not complete:
+    if not complete and dataset.folder.source is not None:
         lines.append(f"fetch with  {dataset.folder.source.command(dataset.folder.root)}")
     return Report(tuple(lines), complete)
 

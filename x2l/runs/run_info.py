@@ -27,6 +27,7 @@ NOT_IDENTITY = (
     "limit",
     "tracker",
     "paths",
+    "benchmark.file",
     "benchmark.root",
     "benchmark.shard",
     "prefill.cache",
