@@ -1,6 +1,7 @@
 """The attention function: every kernel gives lower-right causal attention with the bias, and the right one is taken."""
 
 import copy
+import itertools
 import math
 
 import pytest
@@ -237,3 +238,14 @@ def test_queries_are_seen_whatever_the_kernel(base, flash):
         attend(module(), *tensors, None, base=base, scaling=0.25)
     assert torch.equal(capture.queries[0], tensors[0]) and torch.equal(capture.keys[0], tensors[1])
     assert capture.scaling == {0: 0.25}
+
+
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_the_bias_of_a_kv_head_goes_to_the_query_heads_that_share_it(batch):
+    bias = torch.rand(*batch, 2, 4)
+    query, mask = torch.zeros(3, 6, 2, 8), torch.ones(1, 1, 2, 5, dtype=torch.bool)
+    got = attention._biased(mask, bias, query, 5).expand(3, 6, 2, 5)
+    for row, head in itertools.product(range(3), range(6)):
+        of_row = bias[row] if batch else bias
+        assert torch.equal(got[row, head, :, :4], of_row[head // 3].expand(2, -1))
+        assert not got[row, head, :, 4].any()
