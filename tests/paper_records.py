@@ -100,14 +100,14 @@ def _of_job(settings, job, videos, questions):
     numbers = {"duration": 128, "frames": 128, "chunk_frames": 8}
     fields |= {key: int(fields.get(key, start)) for key, start in numbers.items()}
     pinned = ("first", "last") if job.get("selection.pinned") == "[first,last]" else ()
-    fewer_frames = control == "fewer_frames"
+    fewer_frames = control.startswith("equal_")
     fields["run_id"] = f"{settings['label']}-{sorted(job.items())}"
     for selector in ["none"] if fewer_frames else settings["selectors"]:
         single_level = None if fewer_frames else {"all": "low", "none": "high"}.get(selector)
         for k in [None] if single_level else settings["top_k"]:
             cell = {"selector": selector, "single_level": single_level, "top_k": k}
             cell |= {
-                "control": "fewer_frames" if fewer_frames else None,
+                "control": control if fewer_frames else None,
                 "role": _role(selector, k),
             }
             cell |= {"pinned": () if single_level else pinned}
@@ -153,5 +153,5 @@ def _record(fields, cell, video, question):
         gt_chunks=((3 * video + question) % chunks,),
         assigned=("high",) * chunks,
         kv_bytes_full=1000 * fields["frames"],
-        kv_bytes_resident=int(1000 * fields["frames"] * share) + 200,
+        kv_bytes_stored=int(1000 * fields["frames"] * share) + 200,
     )

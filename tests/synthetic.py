@@ -5,6 +5,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+from x2l.engine.stages import STAGES
 from x2l.runs.condition import Condition, LevelSpec, to_json
 from x2l.runs.out_of_memory_log import OutOfMemory
 from x2l.runs.records import SCHEMA, Record, from_json
@@ -76,8 +77,9 @@ def record(**changes: Any) -> Record:
         measured_ratio={level.name: level.ratio for level in cell.levels},
         kv_bytes_host=4000,
         kv_bytes_full=20000,
-        peak_memory_prefill=None,
+        **{f"peak_memory_{stage}": None for stage in STAGES},
         kv_bytes_budget=None,
+        flops_budget=None,
         frames_prefilled=None,
         seconds_prefill_load=None,
         sample_id="v0/q0",
@@ -96,6 +98,7 @@ def record(**changes: Any) -> Record:
         recall=1.0,
         precision=1.0,
         hit=1.0,
+        scene_hit=1.0,
         tuned_on=None,
         kv_bytes_streamed=0,
         selector_bytes_resident=0,
@@ -103,9 +106,9 @@ def record(**changes: Any) -> Record:
         parsed="A",
         correct=1.0,
         guess=None,
-        kv_bytes_resident=4000,
+        kv_bytes_stored=4000,
+        kv_bytes_attended=4000,
         kv_bytes_reloaded=3200,
-        peak_memory=None,
         flops_vision=10**8,
         flops_prefill=10**9,
         flops_compression=10**6,
@@ -167,7 +170,7 @@ def sweep(
                         sample_id=f"v{video}/q{number}",
                         task=TASKS[number % 3],
                         correct=None if rng.random() < 0.01 else float(right),
-                        kv_bytes_resident=resident,
+                        kv_bytes_stored=resident,
                         kv_bytes_reloaded=reloaded,
                         kv_bytes_host=4000,
                         kv_bytes_full=(chunks * tokens + 40) * size,

@@ -9,7 +9,7 @@ Knows nothing of models, chunks or compressors.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -34,8 +34,8 @@ class HeadKeys:
 class StoredLayer(ABC):
     """Abstract: KVs of one layer in the form in which they wait; `decode` gives what attention can use.
 
-    The plain form is `LayerKV` itself; compressors/quantisation.py has a smaller one, compressors/stored_forms.py what
-    is put together of several.
+    `PlainLayer` has keys and values as they are; compressors/quantisation.py has a smaller form,
+    compressors/stored_forms.py what is put together of several.
     """
 
     @property
@@ -51,7 +51,17 @@ class StoredLayer(ABC):
     @property
     @abstractmethod
     def nbytes(self) -> int:
-        """Bytes of keys and values as stored (positions and weights are bookkeeping, a few bytes a token)."""
+        """Bytes of keys and values as stored, which is what a budget buys."""
+
+    @property
+    @abstractmethod
+    def place_bytes(self) -> int:
+        """Bytes of positions and weights as stored."""
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all of it as stored."""
+        return self.nbytes + self.place_bytes
 
     @property
     @abstractmethod
@@ -69,6 +79,11 @@ class StoredLayer(ABC):
     @abstractmethod
     def map(self, do: Callable[[Tensor], Tensor]) -> Self:
         """The same with `do` applied to every tensor, which must keep its shape."""
+
+    @property
+    def decode_flops(self) -> int:
+        """Floating point operations of `decode`, 2 per multiply-add."""
+        return 0
 
     @abstractmethod
     def decode(self) -> LayerKV:
@@ -93,8 +108,67 @@ class StoredLayer(ABC):
 
 
 @dataclass(frozen=True)
+class Compact:
+    """Numbers `(..., T)` in the smallest type that holds each of them exactly, counted from the least of each row.
+
+    Whole numbers take one or two bytes where they lie close together; a row of equal numbers takes no more than one of
+    them. Means of positions, which are not whole, take what they took.
+
+    Attributes:
+        steps: `(..., T)` uint8, int16 or int32 above `start`; or the numbers themselves, and `start` is 0. `(..., 1)`
+            where all numbers of every row are equal.
+        start: `(..., 1)`, as the numbers were.
+        tokens: T.
+    """
+
+    steps: Tensor
+    start: Tensor
+    tokens: int
+
+    @staticmethod
+    def of(numbers: Tensor) -> Compact:
+        """The numbers `(..., T)`, float, in that form."""
+        tokens = numbers.shape[-1]
+        if not tokens:
+            return Compact(numbers, numbers.new_zeros(*numbers.shape[:-1], 0), 0)
+        start = numbers.amin(dim=-1, keepdim=True)
+        above = numbers - start
+        facts = torch.stack([above.max(), (above != above.round()).any().to(above.dtype)])
+        most, broken = facts.tolist()
+        # Half of a dtype's range of whole numbers: beyond, the difference may have been rounded.
+        if broken or most > 2**22 or not bool((start + above == numbers).all()):
+            return Compact.as_is(numbers)
+        if most == 0:
+            return Compact(above[..., :1].to(torch.uint8), start, tokens)
+        kind = torch.uint8 if most < 2**8 else torch.int16 if most < 2**15 else torch.int32
+        return Compact(above.to(kind), start, tokens)
+
+    @staticmethod
+    def as_is(numbers: Tensor) -> Compact:
+        """The same numbers without a look at them, for what is used at once."""
+        start = numbers.new_zeros(*numbers.shape[:-1], 1)
+        return Compact(numbers, start, numbers.shape[-1])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both tensors."""
+        return self.steps.nbytes + self.start.nbytes
+
+    def map(self, do: Callable[[Tensor], Tensor]) -> Compact:
+        """The same with `do` applied to both tensors."""
+        return Compact(do(self.steps), do(self.start), self.tokens)
+
+    def numbers(self) -> Tensor:
+        """The numbers `(..., T)`, as they were."""
+        if not self.tokens:
+            return self.steps
+        whole = self.steps.to(self.start.dtype) + self.start
+        return whole.expand(*whole.shape[:-1], self.tokens)
+
+
+@dataclass(frozen=True)
 class LayerKV(StoredLayer):
-    """KVs of one layer, in time order.
+    """KVs of one layer, in time order, as attention and compressors use them.
 
     Attributes:
         keys: `(1, H, T, D)`, un-rotated: pooling and merging average keys, which is meaningless after RoPE,
@@ -141,6 +215,11 @@ class LayerKV(StoredLayer):
     def nbytes(self) -> int:
         """Bytes of keys and values."""
         return self.keys.nbytes + self.values.nbytes
+
+    @property
+    @override
+    def place_bytes(self) -> int:
+        return self.positions.nbytes + self.weights.nbytes
 
     @property
     @override
@@ -193,6 +272,81 @@ class LayerKV(StoredLayer):
         return self.keys[0, head].nbytes
 
 
+@dataclass(frozen=True)
+class PlainLayer(StoredLayer):
+    """One layer's KVs with keys and values as they are. Final.
+
+    Attributes:
+        keys: `(1, H, T, D)`, un-rotated.
+        values: `(1, H, T, D)`.
+        positions: those of `LayerKV`.
+        weights: those of `LayerKV`.
+    """
+
+    keys: Tensor
+    values: Tensor
+    positions: Compact
+    weights: Compact
+
+    @staticmethod
+    def of(layer: LayerKV) -> PlainLayer:
+        """A layer in this form."""
+        places = Compact.of(layer.positions), Compact.of(layer.weights)
+        return PlainLayer(layer.keys, layer.values, *places)
+
+    @property
+    @override
+    def tokens(self) -> int:
+        return self.keys.shape[2]
+
+    @property
+    @override
+    def kv_count(self) -> int:
+        return self.keys.shape[1] * self.keys.shape[2]
+
+    @property
+    @override
+    def nbytes(self) -> int:
+        return self.keys.nbytes + self.values.nbytes
+
+    @property
+    @override
+    def place_bytes(self) -> int:
+        return self.positions.nbytes + self.weights.nbytes
+
+    @property
+    @override
+    def device(self) -> torch.device:
+        return self.keys.device
+
+    @override
+    def decoded_positions(self) -> Tensor:
+        return self.positions.numbers()
+
+    @override
+    def with_positions(self, positions: Tensor) -> PlainLayer:
+        return replace(self, positions=Compact.as_is(positions))
+
+    @override
+    def map(self, do: Callable[[Tensor], Tensor]) -> PlainLayer:
+        places = self.positions.map(do), self.weights.map(do)
+        return PlainLayer(do(self.keys), do(self.values), *places)
+
+    @override
+    def decode(self) -> LayerKV:
+        return LayerKV(self.keys, self.values, self.positions.numbers(), self.weights.numbers())
+
+    @override
+    def head_keys(self, head: int, device: torch.device) -> HeadKeys:
+        positions = self.positions.numbers()
+        at = positions[:, head % positions.shape[1]]
+        return HeadKeys(self.keys[0, head].to(device), at.to(device))
+
+    @override
+    def head_key_bytes(self, head: int) -> int:
+        return self.keys[0, head].nbytes
+
+
 def concat_layers(stored: Sequence[StoredLayer]) -> LayerKV:
     """Joins one layer's KVs along the tokens, in the order given, decoded on the device of the first."""
     device = stored[0].device
@@ -218,6 +372,10 @@ class KV:
 
     layers: tuple[LayerKV, ...]
 
+    def __iter__(self) -> Iterator[LayerKV]:
+        """Layer by layer."""
+        return iter(self.layers)
+
     @property
     def tokens(self) -> tuple[int, ...]:
         """KVs a head, layer by layer."""
@@ -227,6 +385,11 @@ class KV:
     def nbytes(self) -> int:
         """Bytes of all keys and values."""
         return sum(layer.nbytes for layer in self.layers)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all of it, positions and weights included."""
+        return sum(layer.stored_bytes for layer in self.layers)
 
     def to(self, device: torch.device | str) -> KV:
         """The same KVs on `device`."""
@@ -253,6 +416,16 @@ class StoredKV:
     def nbytes(self) -> int:
         """Bytes of all keys and values as stored."""
         return sum(layer.nbytes for layer in self.layers)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all of it as stored, positions and weights included."""
+        return sum(layer.stored_bytes for layer in self.layers)
+
+    @property
+    def decode_flops(self) -> int:
+        """Floating point operations of `decode`."""
+        return sum(layer.decode_flops for layer in self.layers)
 
     def decode(self) -> KV:
         """The KVs, ready for use."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from x2l.analysis.collect import records_under
+from x2l.engine.stages import STAGES
 from x2l.runs import sweep_status
 from x2l.runs.condition import to_json as condition_to_json
 from x2l.runs.records import Record, from_json, to_json
@@ -17,7 +18,7 @@ from x2l.runs.run_info import RUN
 
 # What no figure needs, and takes most of the room; seconds keep four digits.
 LEFT_OUT = {"relevance": [], "prediction": "", "question": ""}
-LEFT_OUT |= {"peak_memory": None, "peak_memory_prefill": None}
+LEFT_OUT |= {f"peak_memory_{stage}": None for stage in STAGES}
 
 
 @dataclass(frozen=True)

@@ -76,12 +76,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             decoding = session.decode(tokens, assignment, given.max_new_tokens)
             said = decoding.answer
             prefix = session.store.prompt.prefix
-            kvs = said.kv_bytes_resident // kv_bytes(model.shape, 1) - prefix
+            kvs = said.kv_bytes_attended // kv_bytes(model.shape, 1) - prefix
             official = official_kvs(len(frames.seconds), tuple(selected), edges, per_frame)
             wrong += kvs != official
             sure = math.exp(float(said.first_logits.log_softmax(0).max()))
             print(
-                f"  {name:8s} {kvs:6d} KVs (official {official:6d}), {said.kv_bytes_resident / 1e6:8.1f} MB, "
+                f"  {name:8s} {kvs:6d} KVs (official {official:6d}), {said.kv_bytes_stored / 1e6:8.1f} MB, "
                 f"{sum(decoding.meter.seconds.values()):5.1f} s, first token {sure:.0%}: {said.text}"
             )
     print(f"\nMLVU dev against {NOTEBOOK} % (2x / 32x / mixed, top-3 by LanguageBind):")

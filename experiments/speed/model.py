@@ -125,7 +125,7 @@ def decoded(
         "reload": meters[-1].seconds["reload"],
         "first token": first,
         "tokens/s": more / (whole - first) if more > 0 and whole > first else None,
-        "kv_bytes_resident": answers[-1].kv_bytes_resident,
+        "kv_bytes_stored": answers[-1].kv_bytes_stored,
         "kv_bytes_reloaded": answers[-1].kv_bytes_reloaded,
         "peak_bytes": meters[-1].peak_bytes,
     }

@@ -26,7 +26,7 @@ def test_a_panel_for_each_compressor_and_kind_of_compute(figure):
     assert titles == ["key_norm", "mean_pool", "tome"]
     assert len(figure.axes) == 2 * 3
     assert [axes.get_xlabel() for axes in figure.axes if axes.get_xlabel()] == [
-        "KV bytes resident while answering (% of uncompressed)",
+        "KV bytes stored of what is answered from (% of uncompressed)",
         "compute of one more question on a pre-filled video (MFLOPs)",
     ]
     assert figure.axes[0].get_ylabel() == "accuracy (%)"
@@ -106,7 +106,7 @@ def test_cells_of_other_ratios_get_panels_of_their_own():
 def test_cells_that_differ_in_nothing_shown_are_not_joined():
     """Same labels, other runs (say, other benchmark settings): two panels, not one zigzag line."""
     records = [
-        record(run_id=run, top_k=k, kv_bytes_resident=1000 + k) for run in "ab" for k in range(4)
+        record(run_id=run, top_k=k, kv_bytes_stored=1000 + k) for run in "ab" for k in range(4)
     ]
     figure = draw(points(records), "title")
     assert len(figure.axes) == 2 * 2
@@ -131,7 +131,7 @@ def test_settings_of_one_selector_are_lines_of_their_own():
             role="bound",
             selector_config=c,
             top_k=k,
-            kv_bytes_resident=1000 + k,
+            kv_bytes_stored=1000 + k,
         )
         for c in "abc"
         for k in range(4)

@@ -42,7 +42,7 @@ def lab(colour, seen_by):
 
 @pytest.mark.parametrize("seen_by", SEEN_BY)
 def test_the_usual_looks_are_told_apart_by_colour_blind_readers(seen_by):
-    selectors = ("attention", "random", "oracle", "embedding", "retriever", "fewer_frames")
+    selectors = ("attention", "random", "oracle", "embedding", "retriever", "equal_kv_bytes")
     groups = (
         [style_of_selector(name) for name in selectors],
         [style_of_compressor(name) for name in ("tome", "kmeans", "key_norm", "mean_pool")],

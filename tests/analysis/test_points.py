@@ -106,8 +106,8 @@ def test_video_stages_are_shared_out_among_its_questions():
 
 def test_kv_share_is_of_the_uncompressed_cache():
     records = [
-        record(sample_id="a", kv_bytes_resident=10, kv_bytes_full=100),
-        record(sample_id="b", kv_bytes_resident=90, kv_bytes_full=300),
+        record(sample_id="a", kv_bytes_stored=10, kv_bytes_full=100),
+        record(sample_id="b", kv_bytes_stored=90, kv_bytes_full=300),
     ]
     assert only(records).kv_share == 100 / 400
 
@@ -136,7 +136,7 @@ def test_points_of_tasks_follow_the_one_of_all():
         ({"selector": "none", "top_k": None}, "all-high"),
         ({"selector": "none", "top_k": None, "ratio_low": 1.0, "ratio_high": 1.0}, "full"),
         ({"selector": "attention"}, None),
-        ({"control": "fewer_frames", "ratio_low": 1.0, "ratio_high": 1.0}, None),
+        ({"control": "equal_kv_bytes", "ratio_low": 1.0, "ratio_high": 1.0}, None),
     ],
 )
 def test_baselines_are_recognised(changes, baseline):

@@ -36,7 +36,7 @@ def test_an_accuracy_over_fewer_questions_is_marked_wherever_it_is_shown():
     lines = table(rows).splitlines()
     assert lines[0].split()[-1] == "OOM" and lines[-1].startswith("* without the answers")
     assert [line.split()[3] for line in lines[1:4]] == ["66.7", "100.0*", "OOM"]
-    assert [p.condition.top_k for p in pareto(rows, "kv_bytes_resident")] == [1]
+    assert [p.condition.top_k for p in pareto(rows, "kv_bytes_stored")] == [1]
     # The videos that fitted make no other experiment.
     assert names(p.condition for p in rows).varying == ()
 

@@ -138,14 +138,13 @@ def test_numbers_are_those_of_the_points(page):
         interval = f"{percent(p.accuracy)} {percent(p.accuracy_low)} to {percent(p.accuracy_high)}"
         assert row["accuracy %"] == interval and row["n"] == str(p.questions)
         assert (
-            row["KV %"] == percent(p.kv_share)
-            and row["KV kB"] == f"{p.kv_bytes_resident / 1e3:.3g}"
+            row["KV %"] == percent(p.kv_share) and row["KV kB"] == f"{p.kv_bytes_stored / 1e3:.3g}"
         )
         assert row["unparsed"] == str(p.parse_failures) and row["s"] == f"{p.seconds_total:.3g}"
         on = [a.name.split("_")[0] for a in AXES if any(p is q for q in front(rows, a))]
         assert row["Pareto front"] == ", ".join(on)
     best = front(rows, AXES[0])
-    listed = page.rows("Pareto front over KV bytes resident while answering")
+    listed = page.rows("Pareto front over KV bytes stored of what is answered from")
     assert [row["cell"] for row in listed] == [cell_of(p) for p in best]
 
 
@@ -294,7 +293,7 @@ def test_one_run_is_enough_and_the_same_records_give_the_same_file(tmp_path):
 
 def many(compressors):
     return [
-        record(run_id=f"{c}-{k}", compressor=f"c{c}", top_k=k, kv_bytes_resident=1000 + 7 * k + c)
+        record(run_id=f"{c}-{k}", compressor=f"c{c}", top_k=k, kv_bytes_stored=1000 + 7 * k + c)
         for c in range(compressors)
         for k in range(1, 4)
     ]

@@ -126,10 +126,10 @@ def test_settings_are_named_where_only_they_tell_cells_apart(tmp_path, capsys):
 
 
 def test_unequal_bytes_are_warned_of(tmp_path, capsys):
-    a = write(tmp_path / "a", answers(["10", "11"], run_id="a", kv_bytes_resident=4000))
-    near = dict(selector="random", kv_bytes_resident=4300)
+    a = write(tmp_path / "a", answers(["10", "11"], run_id="a", kv_bytes_stored=4000))
+    near = dict(selector="random", kv_bytes_stored=4300)
     b = write(tmp_path / "b", answers(["11", "10"], run_id="b", **near))
-    far = dict(selector="random", kv_bytes_resident=4500)
+    far = dict(selector="random", kv_bytes_stored=4500)
     c = write(tmp_path / "c", answers(["11", "10"], run_id="c", **far))
     main([str(a), str(b)])
     assert capsys.readouterr().err == ""

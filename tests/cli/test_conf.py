@@ -217,10 +217,13 @@ def test_levels_of_the_users_own_names():
 def test_a_control_is_recorded_where_it_stands_in_for_the_choice_of_chunks():
     """The others are compressors: their cells are told apart by their selectors, as any method's are."""
     recorded = {name: engine([f"control={name}"]).settings.control for name in CONTROLS}
-    assert recorded == {**dict.fromkeys(CONTROLS), "fewer_frames": "fewer_frames"}
+    equal = {name: name for name in ("equal_kv_bytes", "equal_flops")}
+    assert recorded == {**dict.fromkeys(CONTROLS), **equal}
     levels = engine(["control=random_pruning"]).settings.levels
     assert {level.compressor for level in levels} == {"random"}
-    assert engine(["control.fewer_frames=true"]).settings.control == "fewer_frames"
+    assert engine(["control.holds_equal=flops"]).settings.control == "equal_flops"
+    with pytest.raises(ConfigError, match="holds_equal=seconds: must be one of kv_bytes, flops"):
+        engine(["control.holds_equal=seconds"])
 
 
 @pytest.mark.parametrize(
@@ -378,8 +381,8 @@ def test_a_control_changes_both_levels_or_the_frames_and_nothing_else():
         levels = values["levels"].values()
         assert {level["compressor"]["_target_"].split(".")[-1] for level in levels} == {target}
         assert [level["ratio"] for level in levels] == [2, 16]
-    names, values = changed("levels.high.ratio=16", "control=fewer_frames")
-    assert names == {"control"} and values["control"] == {"fewer_frames": True}
+    names, values = changed("levels.high.ratio=16", "control=equal_flops")
+    assert names == {"control"} and values["control"] == {"holds_equal": "flops"}
 
 
 def test_controls_stand_beside_any_method():
@@ -395,9 +398,9 @@ def test_controls_stand_beside_any_method():
 def test_the_control_of_fewer_frames_has_a_folder_of_its_own():
     names = [
         run_folder(_root_=composed(f"control={control}", whole=True))
-        for control in ("none", "fewer_frames")
+        for control in ("none", "equal_flops")
     ]
-    assert names[1].startswith(f"fewer_frames-{names[0].rpartition('-')[0]}-")
+    assert names[1].startswith(f"equal_flops-{names[0].rpartition('-')[0]}-")
     assert names[0].rpartition("-")[2] != names[1].rpartition("-")[2]
 
 

@@ -13,7 +13,7 @@ from x2l.compressors.base import Compressor, Level
 from x2l.compressors.clustering import DensityPeaks, KMeans
 from x2l.compressors.composed import D2O, MergeIntoKept, PruneThenMerge
 from x2l.compressors.head_budgets import AdaKV
-from x2l.compressors.layer_budgets import apportioned, layer_shares
+from x2l.compressors.layer_budgets import apportioned, layer_counts, layer_shares
 from x2l.compressors.merging import StaticMerging, ToMe
 from x2l.compressors.pooling import MeanPool
 from x2l.compressors.pruning_by_attention import SnapKV, TaskAware
@@ -189,6 +189,36 @@ def test_ada_kv_gives_heads_what_their_importance_is_worth():
     assert torch.equal(even.keys, told(table.tolist()).compress(kv, obs(GRID), 6).keys)
 
 
+@pytest.mark.parametrize("floor", [0.0, 0.2, 0.5, 1.0])
+def test_ada_kv_budgets_are_the_official_ones_but_for_rounding(floor):
+    """There round((1 - floor) * adaptive + int(floor * base)) each, whose sum may be off; here the sum is exact."""
+    generator = torch.Generator().manual_seed(7)
+    for keep in (1, 6, 17, 40):
+        importance = torch.rand(5, 48, generator=generator) * torch.tensor([1, 1, 2, 5, 9])[:, None]
+        counts = AdaKV(KeyNorm(), floor=floor).kept(importance, keep).sum(-1)
+        best = importance.flatten().topk(5 * keep).indices // 48
+        adaptive = best.bincount(minlength=5)
+        official = torch.round(adaptive * (1 - floor) + int(floor * keep)).int()
+        assert counts.sum() == 5 * keep and counts.min() >= 1
+        assert (counts - official).abs().max() <= 1 + (official == 0).sum()
+
+
+@pytest.mark.parametrize(("keep", "most"), [(45, 1440), (45, 60), (45, 80), (59, 60), (60, 60)])
+def test_a_pyramid_is_the_official_line_at_any_ratio(keep, most):
+    """There the first layer's number is cut to what there is, and the last one's such that the mean is met."""
+    layers, last = 28, keep // 20
+    first = 2 * keep - last
+    if first >= most:
+        first, last = most, 2 * keep - most
+    step = (first - last) // (layers - 1)
+    official = [first - index * step for index in range(layers)]
+    counts = layer_counts("pyramid", layers, layers * keep, most)
+    assert sum(counts) == layers * keep and list(counts) == sorted(counts, reverse=True)
+    line = torch.linspace(first, last, layers)
+    assert (torch.tensor(counts) - line).abs().max() <= (3 if most == 1440 else 1)
+    assert official[0] == first and abs(counts[0] - first) <= 1 + 2 * keep / 20
+
+
 @pytest.mark.parametrize("codec", [None, Quantised(8, 16)], ids=["plain", "int8"])
 @pytest.mark.parametrize("family", THREE)
 def test_heads_of_different_length_are_stored_without_padding(family, codec):
@@ -209,7 +239,8 @@ def test_heads_of_different_length_are_stored_without_padding(family, codec):
     said = answer(model, store, model.question(QUESTION), store.reloading((1,)), 2)
     assert said.first_logits.isfinite().all()
     mixed = store.mix(["high", "low", "high", "high"])
-    assert said.kv_bytes_resident == mixed.nbytes < mixed.kv.nbytes
+    assert said.kv_bytes_stored == mixed.stored_bytes
+    assert mixed.nbytes < mixed.kv.nbytes == said.kv_bytes_attended
 
 
 def test_a_ragged_method_that_miscounts_is_caught():
@@ -271,7 +302,7 @@ def test_layers_get_their_share_and_the_total_stays(family, layers):
             for i, name in enumerate(["high", "low", "high", "high"])
         ]
     said = answer(model, store, model.question(QUESTION), store.reloading((1,)), 2)
-    assert said.first_logits.isfinite().all() and said.kv_bytes_resident == mixed.kv.nbytes
+    assert said.first_logits.isfinite().all() and said.kv_bytes_attended == mixed.kv.nbytes
     tokens = sum(mixed.kv.tokens)
     assert mixed.kv.nbytes == kv_bytes(model.shape, 1) * tokens // model.shape.layers
 

@@ -13,8 +13,9 @@ from x2l.compressors.quantisation import EncodedLayer, Quantised
 from x2l.compressors.stored_forms import Interleaved, Ragged, by_head, interleaved
 from x2l.engine.decode import answer, ask
 from x2l.engine.flops import kv_bytes
+from x2l.engine.meter import Meter
 from x2l.engine.prefill import prefill
-from x2l.kv import LayerKV, concat_layers
+from x2l.kv import Compact, LayerKV, PlainLayer, concat_layers
 
 THREE = ["qwen2_5_vl", "qwen3_vl", "llava_onevision"]
 QUESTION = "What is the colour of the star?"
@@ -115,6 +116,7 @@ def test_padding_changes_no_answer():
     "stored",
     [
         layer(5),
+        PlainLayer.of(layer(5)),
         Interleaved(layer(3, start=2.0), layer(9)),
         ragged()[0],
         Interleaved(layer(3, heads=3), ragged()[0]),
@@ -122,7 +124,16 @@ def test_padding_changes_no_answer():
         Interleaved(layer(3), Quantised(8).encode(layer(9))),
         Ragged(tuple(Quantised(4).encode(head) for head in ragged()[1])),
     ],
-    ids=["plain", "interleaved", "ragged", "ragged-text", "int4", "int8-text", "int4-ragged"],
+    ids=[
+        "decoded",
+        "plain",
+        "interleaved",
+        "ragged",
+        "ragged-text",
+        "int4",
+        "int8-text",
+        "int4-ragged",
+    ],
 )
 def test_every_form_travels_as_it_is(stored):
     tensors = []
@@ -131,7 +142,7 @@ def test_every_form_travels_as_it_is(stored):
     assert equal(there.decode(), stored.decode())
     assert stored.to("meta").device.type == "meta" and stored.device.type == "cpu"
     assert stored.to("meta").tokens == stored.tokens == stored.decode().tokens
-    assert sum(tensor.nbytes for tensor in tensors) >= stored.nbytes
+    assert sum(tensor.nbytes for tensor in tensors) == stored.stored_bytes > stored.nbytes
     plain = layer(4, heads=stored.decode().keys.shape[1])
     assert equal(concat_layers([plain, stored]), concat_layers([plain, stored.decode()]))
 
@@ -161,7 +172,7 @@ def test_a_quantised_level_is_the_plain_one_encoded(family, bits):
         for chunk, one, other in zip(
             plain.prompt.chunks, plain.levels[level], small.levels[level], strict=True
         ):
-            want = one.layers[-1]
+            want = one.layers[-1].decode()
             got = other.layers[-1].decode()
             assert torch.equal(got.positions, want.positions)
             step = (want.keys.amax() - want.keys.amin()) / (2**bits - 1)
@@ -215,9 +226,42 @@ def test_bytes_of_an_answer_are_those_stored():
         for i, level in enumerate(["low", "high", "low", "high"])
     )
     prefix = kv_bytes(shape, store.prompt.prefix)
-    assert said.kv_bytes_resident == prefix + shape.layers * per_layer
-    reloaded = [codec.nbytes(shape.kv_heads, store.kept("low")[i], shape.head_dim) for i in (0, 2)]
-    assert said.kv_bytes_reloaded == shape.layers * sum(reloaded)
+    mixed = store.mix(store.reloading((0, 2)))
+    assert mixed.nbytes == prefix + shape.layers * per_layer
+    assert said.kv_bytes_stored == mixed.stored_bytes < said.kv_bytes_attended == mixed.kv.nbytes
+    assert said.kv_bytes_reloaded == sum(store.stored_bytes("low")[i] for i in (0, 2))
+
+
+def test_decoding_a_codec_is_counted_where_it_is_re_loaded():
+    """Two operations for each number of keys and values that a codec stored; none where there is no codec."""
+    model = ours("qwen2_5_vl")
+    for codec, each in ((Quantised(8, 16), 2), (None, 0)):
+        store, meter = quantised("qwen2_5_vl", codec), Meter()
+        answer(model, store, model.question(QUESTION), store.reloading((0, 2)), 2, meter)
+        kept = sum(store.kept(name)[i] for i, name in enumerate(["low", "high", "low", "high"]))
+        numbers = kv_bytes(model.shape, kept) // model.shape.kv_itemsize
+        assert meter.flops["reload"] == each * numbers
+
+
+@pytest.mark.parametrize(
+    ("numbers", "kind", "each"),
+    [
+        ([[7.0, 7.0, 7.0]], torch.uint8, 0),
+        ([[900.0, 905.0, 1155.0]], torch.uint8, 1),
+        ([[0.0, 3.0, 300.0], [5.0, 5.0, 5.0]], torch.int16, 2),
+        ([[1.0, 40000.0]], torch.int32, 4),
+        ([[0.5, 2.0, 3.25]], torch.float32, 4),
+        ([[0.0, 2.0**23 + 1]], torch.float32, 4),
+    ],
+)
+def test_positions_and_weights_take_few_bytes_and_come_back_exactly(numbers, kind, each):
+    numbers = torch.tensor(numbers)
+    stored = Compact.of(numbers)
+    assert torch.equal(stored.numbers(), numbers) and stored.steps.dtype == kind
+    assert stored.nbytes == len(numbers) * (4 + (each * numbers.shape[1] if each else 1))
+    assert torch.equal(stored.map(torch.clone).numbers(), numbers)
+    nothing = Compact.of(numbers[:, :0])
+    assert nothing.nbytes == 0 and nothing.numbers().shape == (len(numbers), 0)
 
 
 def test_ratio_1_is_quantised_too():

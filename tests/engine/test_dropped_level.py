@@ -33,7 +33,7 @@ def test_nothing_is_kept_of_it_and_the_finest_is_as_without_it(family, positions
     store, other = store_of(family, positions), store_of(family, positions, high=Level(ToMe(), 8))
     assert store.kept("high") == (0,) * 4 and store.nbytes("high") == (0,) * 4
     assert store.measured_ratio("high") == math.inf
-    assert store.coarsest == "high" and store.nbytes_host == sum(store.nbytes("low"))
+    assert store.coarsest == "high" and store.nbytes_host == sum(store.stored_bytes("low"))
     mixed = store.mix(store.reloading((1, 3)))
     assert mixed.nbytes == store.prefix.nbytes + store.nbytes("low")[1] + store.nbytes("low")[3]
     want = other.mix([None, "low", None, "low"])

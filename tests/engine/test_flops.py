@@ -10,10 +10,11 @@ from tests.tiny import PAIRS, frames, ours
 from x2l.compressors.base import Level, Sizes
 from x2l.compressors.merging import ToMe, matching
 from x2l.compressors.pooling import MeanPool
+from x2l.compressors.pruning_by_attention import TaskAware
 from x2l.compressors.pruning_by_keys import KeyNorm
 from x2l.compressors.quantisation import Quantised
 from x2l.engine.decode import answer
-from x2l.engine.flops import kv_bytes
+from x2l.engine.flops import kv_bytes, prefill_flops
 from x2l.engine.meter import Meter
 from x2l.engine.prefill import prefill
 from x2l.engine.stages import STAGES
@@ -95,8 +96,9 @@ def test_bytes_in_closed_form_equal_the_tensors():
     model = ours("qwen2_5_vl")
     store = prefill(model, model.prompt(frames(14), 4), LEVELS)
     for level in ("low", "high"):
-        for kept, nbytes in zip(store.kept(level), store.nbytes(level), strict=True):
-            assert nbytes == kv_bytes(model.shape, kept)
+        for part, kept in zip(store.levels[level], store.kept(level), strict=True):
+            assert part.nbytes == kv_bytes(model.shape, kept)
+            assert part.nbytes < part.stored_bytes == tensor_bytes(part) < 1.25 * part.nbytes
     mixed = store.mix(["low", "high", "high", "low"])
     tokens = (
         store.prompt.prefix
@@ -105,11 +107,30 @@ def test_bytes_in_closed_form_equal_the_tensors():
     )
     assert mixed.kv.nbytes == kv_bytes(model.shape, tokens)
     said = answer(model, store, model.question("x"), store.reloading((0, 3)), max_new_tokens=1)
-    assert said.kv_bytes_resident == mixed.kv.nbytes
-    assert said.kv_bytes_reloaded == kv_bytes(
-        model.shape, sum(store.kept("low")[i] for i in (0, 3))
-    )
+    assert said.kv_bytes_attended == mixed.kv.nbytes
+    assert said.kv_bytes_stored == mixed.stored_bytes == sum(map(tensor_bytes, mixed.parts))
+    assert said.kv_bytes_reloaded == sum(store.stored_bytes("low")[i] for i in (0, 3))
     assert model.load_cache(mixed.kv).nbytes == mixed.kv.nbytes
+
+
+def tensor_bytes(part):
+    """Of every tensor in it, positions and weights among them."""
+    seen = []
+    for layer in part.layers:
+        layer.map(lambda tensor: seen.append(tensor.nbytes) or tensor)
+    return sum(seen)
+
+
+@pytest.mark.parametrize("context", ["full", "low", "high", "own"])
+def test_flops_of_a_pre_fill_are_known_before_it(context):
+    """With a codec, a probe text, uneven layers and text inside chunks."""
+    model = ours("qwen3_vl")
+    low = Level(TaskAware(), 2, Quantised(8))
+    levels = {"low": low, "high": Level(KeyNorm(), 6, layers="pyramid")}
+    prompt, meter = model.prompt(frames(14), 4), Meter()
+    prefill(model, prompt, levels, context=context, meter=meter)
+    counted = meter.flops["prefill"] + meter.flops["compression"]
+    assert prefill_flops(model, prompt, levels, context) == counted
 
 
 def test_meter_times_a_stage_even_when_it_fails():
@@ -121,10 +142,17 @@ def test_meter_times_a_stage_even_when_it_fails():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the CPU's peak is read from /proc")
-def test_every_meter_has_a_peak_of_its_own():
-    first = Meter()
-    torch.ones(64 << 20)  # 256 MiB, gone at once
-    assert first.peak_bytes > Meter().peak_bytes + (200 << 20)
+def test_every_stage_has_a_peak_of_its_own():
+    """Selection peaks, whichever meter comes after it; a stage that is never entered has none."""
+    first, second = Meter(), Meter()
+    with first.stage("selection"):
+        torch.ones(64 << 20)  # 256 MiB, gone at once
+    with second.stage("decode"):
+        pass
+    with first.stage("selection"):  # the largest of several times counts
+        pass
+    assert first.peaks["selection"] == first.peak_bytes > second.peaks["decode"] + (200 << 20)
+    assert first.peaks["decode"] is None is second.peaks["selection"]
 
 
 class Stream:
@@ -146,10 +174,9 @@ def test_a_spread_model_is_measured_on_every_gpu_it_uses(monkeypatch):
         torch.cuda, "reset_peak_memory_stats", lambda index: log.append(f"reset {index}")
     )
     meter = Meter("cuda:0")
-    assert log == ["reset 0", "reset 2"]
     with meter.stage("prefill"):
         log.append("work")
-    assert log[2:] == ["sync 0", "sync 2", "work", "sync 0", "sync 2"]
+    assert log == [*("sync 0", "sync 2", "reset 0", "reset 2", "work", "sync 0", "sync 2")]
     assert meter.peak_bytes == 30
 
 

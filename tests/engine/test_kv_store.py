@@ -10,7 +10,7 @@ from x2l.compressors.merging import ToMe
 from x2l.compressors.pruning_by_keys import KeyNorm
 from x2l.compressors.quantisation import Quantised
 from x2l.engine.prefill import prefill
-from x2l.kv import LayerKV, StoredKV
+from x2l.kv import PlainLayer, StoredKV
 
 FORMS = {
     "plain": Level(ToMe(), 2),
@@ -62,12 +62,12 @@ def test_bytes_of_a_heads_keys_are_its_share(form):
 def test_reading_keys_touches_nothing_else(monkeypatch):
     store = store_of("qwen2_5_vl", FORMS["plain"])
     read = []
-    monkeypatch.setattr(LayerKV, "decode", lambda self: pytest.fail("decoded"))
+    monkeypatch.setattr(PlainLayer, "decode", lambda self: pytest.fail("decoded"))
     monkeypatch.setattr(StoredKV, "decode", lambda self: pytest.fail("decoded"))
-    monkeypatch.setattr(LayerKV, "to", lambda self, device: pytest.fail("copied"))
-    original = LayerKV.head_keys
+    monkeypatch.setattr(PlainLayer, "to", lambda self, device: pytest.fail("copied"))
+    original = PlainLayer.head_keys
     monkeypatch.setattr(
-        LayerKV, "head_keys", lambda self, *a: read.append((self, a[0])) or original(self, *a)
+        PlainLayer, "head_keys", lambda self, *a: read.append((self, a[0])) or original(self, *a)
     )
     store.keys("low", 2, (1,))
     expected = [(kv.layers[2], 1) for kv in store.levels["low"]]

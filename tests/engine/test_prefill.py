@@ -155,8 +155,8 @@ def test_reloading_takes_the_levels_from_the_store_and_refuses_unknown_chunks():
     store = prefill(model, model.prompt(frames(14), 4), levels)
     assert store.reloading({2, 0}) == ("fine", "rest", "fine", "rest")
     said = answer(model, store, model.question(QUESTION), ("fine", "mid", "rest", "rest"), 1)
-    assert said.kv_bytes_reloaded == store.nbytes("fine")[0] + store.nbytes("mid")[1]
-    assert store.nbytes_host == sum(store.nbytes("fine")) + sum(store.nbytes("mid"))
+    assert said.kv_bytes_reloaded == store.stored_bytes("fine")[0] + store.stored_bytes("mid")[1]
+    assert store.nbytes_host == sum(store.stored_bytes("fine") + store.stored_bytes("mid"))
     for wrong in ([99], [-1], [1, 4]):
         with pytest.raises(ValueError, match=r"selected=\[.*\]: the video has 4 chunks; number"):
             store.reloading(wrong)

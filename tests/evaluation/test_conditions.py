@@ -93,10 +93,10 @@ def test_there_must_be_something_to_match(others):
 
 
 def test_fewer_frames_has_one_cell_a_k_whatever_the_selectors():
-    found = conditions({"random": RandomSelector()}, top_k=(0, "gt"), control="fewer_frames")
+    found = conditions({"random": RandomSelector()}, top_k=(0, "gt"), control="equal_kv_bytes")
     assert [(c.control, c.selector, c.top_k, c.single_level, c.role) for c in found] == [
-        ("fewer_frames", "none", 0, None, "control"),
-        ("fewer_frames", "none", "gt", None, "bound"),
+        ("equal_kv_bytes", "none", 0, None, "control"),
+        ("equal_kv_bytes", "none", "gt", None, "bound"),
     ]
 
 
@@ -146,7 +146,9 @@ def test_every_taking_rule_of_a_selector_that_chooses():
         ("all", "top", None),
         *[("m", taking, k) for taking in ("top", "mass:0.5") for k in (1, 2)],
     ]
-    fewer = conditions({"r": RandomSelector()}, control="fewer_frames", taking=("gap",), top_k=(1,))
+    fewer = conditions(
+        {"r": RandomSelector()}, control="equal_kv_bytes", taking=("gap",), top_k=(1,)
+    )
     assert [c.taking for c in fewer] == ["top"]
 
 

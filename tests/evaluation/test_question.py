@@ -13,6 +13,7 @@ from x2l.analysis.points import points
 from x2l.benchmarks.needle.benchmark import Needle
 from x2l.compressors.base import Level
 from x2l.compressors.merging import ToMe
+from x2l.engine.flops import kv_bytes
 from x2l.evaluation.settings import ConfigError
 from x2l.models import loading
 from x2l.selectors.controls import RandomSelector, SelectAll, SelectNone
@@ -114,14 +115,16 @@ def test_three_levels_by_rank_and_by_bytes(tmp_path, data, model):
     assert found["all", None] == {("fine",) * 4} and found["none", None] == {("bare",) * 4}
     assert found["random", "1+2"] == {("bare", "fine", "mid", "mid")}
     assert found["random", 1] == {("bare", "bare", "bare", "fine")}
-    token = records[0].kv_bytes_host // (4 * (16 + 8))
+    token = kv_bytes(model.shape, 1)
     text = records[0].kv_bytes_full - 128 * token
     sizes = {"fine": 16 * token, "mid": 8 * token, "bare": 4 * token}
     for r in records:
-        assert r.kv_bytes_resident == text + sum(sizes[level] for level in r.assigned)
-        assert r.kv_bytes_reloaded == sum(sizes[level] for level in r.assigned if level != "bare")
+        assert r.kv_bytes_attended == text + sum(sizes[level] for level in r.assigned)
+        assert 0 < r.kv_bytes_stored - r.kv_bytes_attended < 0.3 * r.kv_bytes_attended  # places
+        reloaded = sum(sizes[level] for level in r.assigned if level != "bare")
+        assert reloaded <= r.kv_bytes_reloaded < 1.3 * reloaded or not reloaded
         if r.top_k == "60%":
-            left = 0.6 * r.kv_bytes_full - r.kv_bytes_resident
+            left = 0.6 * r.kv_bytes_full - r.kv_bytes_attended
             assert left >= 0 and (left < 4 * token or set(r.assigned) == {"fine"})
     conditions = [row.condition for row in points(summary.records)]
     assert [c.top_k for c in conditions if c.selector == "random"] == [1, "1+2", "60%", "gt"]

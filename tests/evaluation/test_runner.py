@@ -144,12 +144,13 @@ def test_records_tell_what_was_kept_and_selected(done):
 
 def test_bytes_grow_with_what_is_reloaded(done):
     _, summary = done
-    resident = {r.selector: r.kv_bytes_resident for r in flat(summary.records) if r.top_k is None}
+    resident = {r.selector: r.kv_bytes_attended for r in flat(summary.records) if r.top_k is None}
     for r in flat(summary.records):
-        assert resident["none"] <= r.kv_bytes_resident <= resident["all"] < r.kv_bytes_full
+        assert resident["none"] <= r.kv_bytes_attended <= resident["all"] < r.kv_bytes_full
+        assert r.kv_bytes_attended < r.kv_bytes_stored  # positions and weights
         assert (r.kv_bytes_reloaded > 0) == bool(r.selected)
         one = (resident["all"] - resident["none"]) // 4
-        assert r.kv_bytes_resident == resident["none"] + one * len(r.selected)
+        assert r.kv_bytes_attended == resident["none"] + one * len(r.selected)
 
 
 def test_equal_selections_have_equal_answers(done):
@@ -593,7 +594,7 @@ def test_a_k_of_its_own_for_every_task(tmp_path, data, model):
 @pytest.fixture(scope="module")
 def fewer(tmp_path_factory, data, model):
     folder = tmp_path_factory.mktemp("fewer")
-    return go(folder, data, lambda: model, control="fewer_frames", top_k=(0, 2, 4, "gt"))
+    return go(folder, data, lambda: model, control="equal_kv_bytes", top_k=(0, 2, 4, "gt"))
 
 
 def test_fewer_frames_spend_the_methods_bytes_uncompressed(done, fewer):
@@ -601,12 +602,12 @@ def test_fewer_frames_spend_the_methods_bytes_uncompressed(done, fewer):
     _, summary = done
     assert len(fewer.records) == 6 * 4
     step = {
-        r.kv_bytes_full - r.kv_bytes_resident for r in flat(summary.records) if r.selector == "all"
+        r.kv_bytes_full - r.kv_bytes_attended for r in flat(summary.records) if r.selector == "all"
     }
     step = step.pop() // 4  # all-low keeps half of 8 steps
     for record in flat(fewer.records):
-        assert (record.control, record.selector) == ("fewer_frames", "none")
-        assert abs(record.kv_bytes_resident - record.kv_bytes_budget) <= step // 2
+        assert (record.control, record.selector) == ("equal_kv_bytes", "none")
+        assert abs(record.kv_bytes_attended - record.kv_bytes_budget) <= step // 2
         assert record.measured_ratio == {"low": 1.0, "high": 1.0}
         assert [level["ratio"] for level in record.levels] == [
             2,
@@ -616,7 +617,7 @@ def test_fewer_frames_spend_the_methods_bytes_uncompressed(done, fewer):
         assert (record.selected, record.recall, record.hit) == ((), None, None)
         assert (record.kv_bytes_reloaded, record.kv_bytes_host) == (0, 0)
     method = {
-        (r.sample_id, r.top_k): r.kv_bytes_resident
+        (r.sample_id, r.top_k): r.kv_bytes_attended
         for r in flat(summary.records)
         if r.selector == "random"
     }
@@ -625,22 +626,37 @@ def test_fewer_frames_spend_the_methods_bytes_uncompressed(done, fewer):
             assert record.kv_bytes_budget == method[record.sample_id, record.top_k]
 
 
+def test_equal_flops_are_those_of_a_lone_question(tmp_path, data, model):
+    """Two passes of the method's own take more than one over all frames; one whose context is short takes less."""
+    for context, all_frames in (("own", True), ("high", False)):
+        folder, values = tmp_path / context, dict(context=context, top_k=(2,), limit=2)
+        method = go(folder / "m", data, lambda: model, {"random": RandomSelector()}, **values)
+        control = go(folder / "c", data, lambda: model, control="equal_flops", **values)
+        for one, other in zip(method.records, control.records, strict=True):
+            spent = sum(one.flops.values()) - one.flops["selection"]
+            assert other.video.flops_budget == pytest.approx(spent, rel=0.02)
+            assert other.video.kv_bytes_budget is None and other.condition.control == "equal_flops"
+            count, took = other.video.frames_prefilled, sum(other.flops.values())
+            assert (count == other.video.frames_sampled) is all_frames
+            assert all_frames or abs(took - spent) < 0.6 * took / count * 2  # half a time step
+
+
 def test_fewer_frames_are_a_run_of_fewer_frames(tmp_path, data, model):
     """Their answers are those of an uncompressed run that samples as many frames (all are there to choose from)."""
     every = dict(fps=None, frames=32, top_k=(2,))
-    fewer = go(tmp_path / "fewer", data, lambda: model, control="fewer_frames", **every)
+    fewer = go(tmp_path / "fewer", data, lambda: model, control="equal_kv_bytes", **every)
     (count,) = {r.frames_prefilled for r in flat(fewer.records)}
     plain = dict(fps=None, frames=count, ratios=(1, 1))
     full = go(tmp_path / "full", data, lambda: model, {"none": SelectNone()}, **plain)
     assert count < 16 and len(full.records) == 6
     for a, b in zip(flat(fewer.records), flat(full.records), strict=True):
         assert (a.sample_id, a.prediction) == (b.sample_id, b.prediction)
-        assert (a.kv_bytes_resident, a.flops_decode) == (b.kv_bytes_resident, b.flops_decode)
+        assert (a.kv_bytes_stored, a.flops_decode) == (b.kv_bytes_stored, b.flops_decode)
         assert (a.flops_vision, a.flops_prefill) == (b.flops_vision, b.flops_prefill)
 
 
 def test_a_finished_run_of_fewer_frames_does_nothing_when_run_again(tmp_path, data, model):
-    values = dict(control="fewer_frames", top_k=(2,), limit=1)
+    values = dict(control="equal_kv_bytes", top_k=(2,), limit=1)
     assert go(tmp_path, data, lambda: model, **values).added == 1
     assert go(tmp_path, data, never, **values).added == 0
 

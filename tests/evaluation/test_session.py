@@ -57,7 +57,7 @@ def test_one_question_asked_both_ways_with_a_method_that_draws(tmp_path, capsys)
     (path,) = (tmp_path / "asked").glob("*.json")
     reply = json.loads(path.read_text())
     assert reply["answer"] == record.prediction
-    assert reply["kv_bytes_resident"] == record.kv_bytes_resident
+    assert reply["kv_bytes_stored"] == record.kv_bytes_stored
     assert reply["kv_bytes_full"] == record.kv_bytes_full
     assert reply["flops"] == record.flops_selection + record.flops_reload + record.flops_decode
     rated = [float(f"{chunk['relevance']:.6g}") for chunk in reply["chunks"]]

@@ -78,7 +78,7 @@ def test_selectors_ladders_budgets_and_codecs(model, selector, top_k):
     assert len(reply.relevance) == 4 and len(set(reply.assigned)) > 1
     of_chunks = (session.store.nbytes(level)[i] for i, level in enumerate(reply.assigned))
     prefix = kv_bytes(model.shape, session.store.prompt.prefix)
-    assert reply.kv_bytes_resident == prefix + sum(of_chunks)
+    assert reply.kv_bytes_attended == prefix + sum(of_chunks)
     assert [session.store.measured_ratio(level) for level in LADDER] == [2, 544 / 152, 32]
 
 

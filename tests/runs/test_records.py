@@ -8,7 +8,7 @@ from x2l.runs.records import RecordWriter, deterministic, load
 
 FIELDS = (
     "schema run_id sample_id video_id task question answer prediction parsed correct selector role top_k pinned "
-    "relevance assigned gt_chunks recall precision levels kept measured_ratio kv_bytes_resident kv_bytes_reloaded "
+    "relevance assigned gt_chunks recall precision levels kept measured_ratio kv_bytes_stored kv_bytes_reloaded "
     "frames frames_sampled chunk_frames context positions model seed flops_vision flops_prefill flops_compression "
     "flops_selection flops_decode seconds_vision seconds_prefill seconds_compression seconds_selection seconds_decode"
 )
@@ -76,6 +76,6 @@ def test_key_tells_cells_apart(name):
 
 
 def test_timings_are_not_deterministic_fields():
-    slow = record(seconds_decode=9.0, seconds_read=9.0, peak_memory=5, peak_memory_prefill=6)
+    slow = record(seconds_decode=9.0, seconds_read=9.0, peak_memory_decode=5, peak_memory_prefill=6)
     assert deterministic(slow) == deterministic(record())
     assert deterministic(record(prediction="B")) != deterministic(record())

@@ -49,7 +49,7 @@ class Comparison:
             count: unparsed where the protocol leaves such out, or a group that is not whole.
         only_a, only_b: questions that the other side has not answered; left out everywhere.
         unparsed_a, unparsed_b: answers without a readable letter, among the shared questions.
-        kv_share_a, kv_share_b: bytes resident while answering, of the uncompressed cache's.
+        kv_share_a, kv_share_b: bytes stored of what is answered from, of the uncompressed cache's.
         recall_a, recall_b: mean chunk recall; NaN where nothing is known of it.
         same_by_construction: the two cells differ in how chunks are chosen alone, and chose alike throughout (k = 0,
             say): they share their answers, so that there is nothing to test.
@@ -90,7 +90,7 @@ class Comparison:
 
     @property
     def unequal_bytes(self) -> bool:
-        """Whether one side decodes from over 10 % more KV bytes than the other: no equal-compute comparison."""
+        """Whether one side decodes from over 10 % more KV bytes than the other: not at equal KV bytes."""
         low, high = sorted((self.kv_share_a, self.kv_share_b))
         return high > 1.1 * low
 

@@ -1,4 +1,4 @@
-"""Comparisons as text: a table, what is left out of it, and whether it compares equal compute."""
+"""Comparisons as text: a table, what is left out of it, and whether it compares equal KV bytes."""
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
@@ -103,7 +103,7 @@ def _interval(difference: Difference) -> str:
 
 
 def unequal_bytes(comparisons: Sequence[Comparison]) -> str:
-    """A warning where sides differ in bytes; empty where all are at equal compute."""
+    """A warning where sides differ in bytes; empty where all are at equal KV bytes."""
     unequal = [comparison for comparison in comparisons if comparison.unequal_bytes]
     if not unequal:
         return ""
@@ -111,7 +111,7 @@ def unequal_bytes(comparisons: Sequence[Comparison]) -> str:
     return (
         f"KV bytes of A and B differ by more than 10 % in {len(unequal)} of {len(comparisons)} comparisons "
         f"(most: {units.percent(most.kv_share_a)} % and {units.percent(most.kv_share_b)} % of the uncompressed cache): "
-        "these are not at equal compute"
+        "these are not at equal KV bytes"
     )
 
 

@@ -36,7 +36,12 @@ class ComputeAxis:
         return prefix(largest, self.unit)
 
 
-KV_BYTES = ComputeAxis("kv_bytes", "kv_bytes_resident", "B", "KV bytes resident while answering")
+KV_BYTES = ComputeAxis(
+    "kv_bytes", "kv_bytes_stored", "B", "KV bytes stored of what is answered from"
+)
+KV_ATTENDED = ComputeAxis(
+    "kv_attended", "kv_bytes_attended", "B", "KV bytes that attention reads, decoded"
+)
 FLOPS = ComputeAxis("flops", "flops_total", "FLOPs", "FLOPs per question, pre-fill shared out")
 SECONDS = ComputeAxis("seconds", "seconds_total", "s", "seconds per question, pre-fill shared out")
 AXES = (KV_BYTES, FLOPS, SECONDS)

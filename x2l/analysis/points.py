@@ -14,7 +14,7 @@ from typing import Any
 
 from x2l.analysis.scoring import ALL_TASKS, headline, unparsed
 from x2l.benchmarks.base import SEVERAL
-from x2l.engine.stages import STAGES, VIDEO_STAGES
+from x2l.engine.stages import QUESTION_STAGES, STAGES, VIDEO_STAGES
 from x2l.engine.top_k import order_key
 from x2l.runs.condition import FULL, Condition
 from x2l.runs.out_of_memory_log import OutOfMemory, unanswered
@@ -46,14 +46,19 @@ class Point:
         accuracy_parsed: among the answers that could be parsed.
         frames_sampled: mean; short videos have fewer than asked for.
         hit: share of questions with a ground-truth chunk re-loaded.
+        scene_hit: share of a question's ground-truth scenes of which a chunk was re-loaded, mean.
         measured_ratio: level -> tokens in / tokens out.
-        kv_share: resident bytes as a share of the uncompressed cache.
+        kv_share: bytes stored as a share of the uncompressed cache's keys and values.
+        kv_bytes_stored: of what an answer is decoded from, as stored, positions and weights included.
+        kv_bytes_attended: of the decoded copy of it that attention reads.
         kv_bytes_streamed: read from the host by the selector.
-        selector_bytes_resident: kept on the device by the selector, not in `kv_bytes_resident`.
+        selector_bytes_resident: kept on the device by the selector, not in `kv_bytes_stored`.
         flops: stage -> FLOPs.
         flops_total: of all stages.
         flops_first: of a lone question about a video.
         flops_next: of each further question on a pre-filled video.
+        peak_memory: stage -> the most bytes during it, of all questions; NaN where it is not known.
+        peak_memory_question: the most over selection, reload and decode.
         seconds: stage -> seconds; its total, first and next as those of FLOPs.
         out_of_memory: questions that ran out of memory. They are not in `questions`: the accuracy is over other ones
             than that of a cell without, and a cell where all did has none.
@@ -73,8 +78,10 @@ class Point:
     recall: float
     precision: float
     hit: float
+    scene_hit: float
     kv_share: float
-    kv_bytes_resident: float
+    kv_bytes_stored: float
+    kv_bytes_attended: float
     kv_bytes_reloaded: float
     kv_bytes_streamed: float
     selector_bytes_resident: float
@@ -86,10 +93,12 @@ class Point:
     seconds_total: float
     seconds_first: float
     seconds_next: float
+    peak_memory_question: float
     out_of_memory: int
     measured_ratio: Mapping[str, float] = _by(".")
     flops: Mapping[str, float] = _by("_")
     seconds: Mapping[str, float] = _by("_")
+    peak_memory: Mapping[str, float] = _by("_")
 
     @property
     def measures(self) -> dict[str, float]:
@@ -211,6 +220,7 @@ def _point(
 
     flops, flops_first, flops_next = stage_costs("flops")
     seconds, seconds_first, seconds_next = stage_costs("seconds")
+    peaks = {stage: largest_known(r.peak_memory[stage] for r in records) for stage in STAGES}
     videos = len({record.video.video_id for record in records})
     return Point(
         condition=condition,
@@ -227,12 +237,14 @@ def _point(
         recall=mean(lambda r: r.selection.recall),
         precision=mean(lambda r: r.selection.precision),
         hit=mean(lambda r: r.selection.hit),
+        scene_hit=mean(lambda r: r.selection.scene_hit),
         measured_ratio={
             level.name: mean_of_known(r.video.measured_ratio.get(level.name) for r in records)
             for level in condition.levels
         },
         kv_share=kv_share(records),
-        kv_bytes_resident=mean(lambda r: r.answer.kv_bytes_resident),
+        kv_bytes_stored=mean(lambda r: r.answer.kv_bytes_stored),
+        kv_bytes_attended=mean(lambda r: r.answer.kv_bytes_attended),
         kv_bytes_reloaded=mean(lambda r: r.answer.kv_bytes_reloaded),
         kv_bytes_streamed=mean(lambda r: r.selection.kv_bytes_streamed),
         selector_bytes_resident=mean(lambda r: r.selection.selector_bytes_resident),
@@ -246,6 +258,8 @@ def _point(
         seconds_first=seconds_first,
         seconds_next=seconds_next,
         seconds=seconds,
+        peak_memory=peaks,
+        peak_memory_question=largest_known(peaks[stage] for stage in QUESTION_STAGES),
         out_of_memory=len(members) - len(records),
     )
 
@@ -256,10 +270,16 @@ def mean_of_known(values: Iterable[float | None]) -> float:
     return math.fsum(known) / len(known) if known else math.nan
 
 
+def largest_known(values: Iterable[float | None]) -> float:
+    """Largest of what is known; NaN where nothing is."""
+    known = (value for value in values if value is not None and not math.isnan(value))
+    return float(max(known, default=math.nan))
+
+
 def kv_share(records: Sequence[Record]) -> float:
-    """Bytes resident while answering, of the uncompressed caches'; NaN without records."""
+    """Bytes stored of what answers are decoded from, of the uncompressed caches'; NaN without records."""
     full = sum(r.video.kv_bytes_full for r in records)
-    return sum(r.answer.kv_bytes_resident for r in records) / full if records else math.nan
+    return sum(r.answer.kv_bytes_stored for r in records) / full if records else math.nan
 
 
 def _order(condition: Condition) -> tuple[Any, ...]:

@@ -52,7 +52,7 @@ def sweep_tables(rows: Sequence[Point], task_rows: Sequence[Point]) -> SweepTabl
             "unparsed": row.parse_failures,
             "out_of_memory": row.out_of_memory,
             "kv_percent": 100 * row.kv_share,
-            "kv_megabytes": row.kv_bytes_resident * 1e-6,
+            "kv_megabytes": row.kv_bytes_stored * 1e-6,
             "gflops": row.flops_total * 1e-9,
             "gflops_next": row.flops_next * 1e-9,
             "seconds": row.seconds_total,

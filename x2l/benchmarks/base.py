@@ -38,6 +38,7 @@ class Sample:
             order; None where the benchmark does not know.
         tags: further labels that accuracy can be split by, `duration` among them.
         row: number of the question in the set's own file, from 0; None where there is none.
+        scenes: of each span the scene that it is a part of; None: each is one of its own.
     """
 
     id: str
@@ -50,6 +51,7 @@ class Sample:
     spans: tuple[tuple[float, float], ...] | None
     tags: Mapping[str, str]
     row: int | None = None
+    scenes: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

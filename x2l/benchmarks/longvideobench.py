@@ -12,6 +12,7 @@ from x2l.benchmarks.annotation_row import Row
 from x2l.benchmarks.answer_extraction import first_capital_of_five
 from x2l.benchmarks.base import Sample
 from x2l.benchmarks.dataset_folder import Folder, Source
+from x2l.benchmarks.evidence_spans import annotated
 from x2l.benchmarks.multiple_choice import ChoiceSet, Protocol
 from x2l.benchmarks.option_text import INSTRUCTION, dotted, letters
 from x2l.benchmarks.subtitles import LongVideoBenchJson, Subtitles
@@ -60,6 +61,7 @@ def longvideobench(
     durations: Sequence[str] | str | None = None,
     shard: str | None = None,
     seed: int = 0,
+    spans: str | None = None,
 ) -> ChoiceSet:
     """LongVideoBench as `SOURCE` leaves it in `root`.
 
@@ -72,6 +74,7 @@ def longvideobench(
         durations: of `15`, `60`, `600`, `3600`; None = all.
         shard: see `ChoiceSet`.
         seed: of the draw.
+        spans: path of KFS-Bench's lvb_anno.csv: asks only the questions that it annotates, with their spans.
 
     Raises:
         ValueError: see `ChoiceSet`.
@@ -83,7 +86,7 @@ def longvideobench(
     return ChoiceSet(
         f"longvideobench_{split}_{'i' if subtitles else 'v'}",
         folder,
-        _samples(folder, split, files),
+        annotated(_samples(folder, split, files), spans),
         PROTOCOLS,
         protocol,
         tasks,

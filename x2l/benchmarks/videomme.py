@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from x2l.benchmarks.answer_extraction import best_formatted, first_capital
 from x2l.benchmarks.base import Sample
 from x2l.benchmarks.dataset_folder import Folder, Source
+from x2l.benchmarks.evidence_spans import annotated
 from x2l.benchmarks.multiple_choice import ChoiceSet, Protocol
 from x2l.benchmarks.option_text import INSTRUCTION
 from x2l.benchmarks.subtitles import Srt, Subtitles
@@ -61,6 +62,7 @@ def videomme(
     tasks: Sequence[str] | str | None = None,
     durations: Sequence[str] | str | None = None,
     shard: str | None = None,
+    spans: str | None = None,
 ) -> ChoiceSet:
     """Video-MME as `SOURCE` leaves it in `root`.
 
@@ -72,6 +74,7 @@ def videomme(
         tasks: of the 12 task types; None = all.
         durations: of `short`, `medium`, `long`; None = all.
         shard: see `ChoiceSet`.
+        spans: path of KFS-Bench's vidmme_anno.csv: asks only the questions that it annotates, with their spans.
 
     Raises:
         ValueError: see `ChoiceSet`.
@@ -81,7 +84,7 @@ def videomme(
     return ChoiceSet(
         "videomme_w_subtitle" if subtitles else "videomme",
         folder,
-        _samples(folder, files),
+        annotated(_samples(folder, files), spans),
         PROTOCOLS,
         protocol,
         tasks,

@@ -5,6 +5,7 @@ several cells, `--a` and `--b` choose among them; of what is left, cells are pai
 which both sides still vary (the same top_k, say). Printed is B minus A in percentage points, of the mean that the
 protocol names (over questions or over tasks) and on the questions that both sides count; intervals and tests are
 clustered by video, p values also corrected by Holm for all pairs printed. Flips and n count questions.
+With `--published`, cells of A stand beside what others reported of the same model, set and number of frames.
 """
 
 import argparse
@@ -16,8 +17,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from x2l.analysis.comparison import compare, pair, read_cells
+from x2l.analysis.cell_names import names
+from x2l.analysis.comparison import CellRecords, compare, pair, read_cells
 from x2l.analysis.comparison_table import closing, table, unequal_bytes, untested
+from x2l.analysis.points import points
+from x2l.analysis.published import beside, published
+from x2l.analysis.published import table as table_beside
 from x2l.cli.output import command, fail, show
 
 
@@ -42,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--bootstrap", type=int, default=0, metavar="DRAWS", help="interval by drawn videos, too"
     )
+    parser.add_argument(
+        "--published", action="store_true", help="cells of A beside the numbers of papers"
+    )
     parser.add_argument("--json", action="store_true", help="everything, as one JSON object")
     options = parser.parse_args(arguments)
     with command():
@@ -51,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _compare(options: argparse.Namespace) -> None:
     try:
         a = read_cells(options.folder_a, _filters(options.a))
+        if options.published:
+            show(_published(a))
+            return
         b = read_cells(options.folder_b or options.folder_a, _filters(options.b))
         comparisons = compare(pair(a, b), options.points, options.bootstrap)
     except ValueError as error:
@@ -63,6 +74,18 @@ def _compare(options: argparse.Namespace) -> None:
     else:
         notes = filter(None, (closing(comparisons), untested(comparisons)))
         show("\n".join([table(comparisons, options.points), "", *notes]))
+
+
+def _published(cells: Sequence[CellRecords]) -> str:
+    rows = points(record for cell in cells for record in cell.records)
+    if groups := beside(rows):
+        return table_beside(groups, names(row.condition for row in rows))
+    asked = {f"{c.model}, {c.benchmark}, {c.frames} frames" for c in (x.condition for x in cells)}
+    known = [row for row in published() if row.frame_counts and row.checkpoint]
+    there = sorted({f"{row.checkpoint}, {row.benchmark}, {row.frames} frames" for row in known})
+    raise ValueError(
+        f"--published: nobody reported a number of {'; '.join(sorted(asked))}; there are those of {'; '.join(there)}"
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from x2l.compressors.layer_budgets import UNIFORM, apportioned, layer_shares
+from x2l.compressors.layer_budgets import UNIFORM, layer_counts, layer_shares
 from x2l.compressors.quantisation import Codec
 from x2l.kv import LayerKV
 
@@ -231,9 +231,8 @@ class Level:
         if self.dropped:
             return ((0,) * layers,) * len(chunks)
         means = self.compressor.counts(chunks, self.ratio)
-        shares = layer_shares(self.layers, layers)
         spread = {
-            (keep, tokens): apportioned(layers * keep, shares, tokens)
+            (keep, tokens): layer_counts(self.layers, layers, layers * keep, tokens)
             for keep, tokens in {*zip(means, chunks, strict=True)}
         }
         return tuple(spread[pair] for pair in zip(means, chunks, strict=True))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from x2l.compressors.base import Observation
+from x2l.compressors.layer_budgets import apportioned
 from x2l.compressors.pruning_base import OnPruning, RankedPruning
 from x2l.kv import LayerKV
 
@@ -18,12 +18,13 @@ class AdaKV(OnPruning):
     """Keeps the KVs of highest importance of all heads of a layer together, so heads keep different numbers. Final.
 
     Ada-KV (Feng et al., arXiv 2407.11550) on top of any scorer; the total is that of equal heads. Meant for scores that
-    can be compared between heads, such as attention. Adapted: the paper groups query heads' budgets, here a KV head
-    has one, and what is not kept is not stored (there masked in some implementations).
+    can be compared between heads, such as attention. A head's budget is (1 - floor) times its number of KVs among the
+    best of all heads, plus floor times an equal budget (code 1baceda adaptive_snapkv/monkeypatch/snapkv_utils.py, which
+    rounds each, so that its total may be off by a few; here the total is exact). What is not kept is not stored.
 
     Attributes:
         pruner: gives the importance.
-        floor: part of an equal budget that every head keeps at least (the paper's safeguard alpha: 0.2), and one KV.
+        floor: part of an equal budget that every head keeps in any case (the paper's safeguard alpha: 0.2).
     """
 
     pruner: RankedPruning
@@ -46,17 +47,16 @@ class AdaKV(OnPruning):
             raise ValueError(f"floor={self.floor}: must be in [0, 1], a part of an equal budget")
 
     def kept(self, importance: Tensor, keep: int) -> Tensor:
-        """Which of `(H, T)` are kept: keep * H in all, at least the floor in each head."""
+        """Which of `(H, T)` are kept: keep * H in all, at least one in each head."""
         heads, tokens = importance.shape
-        floor = max(1, math.floor(self.floor * keep))
+        best = importance.flatten().argsort(descending=True, stable=True)[: keep * heads]
+        adaptive = (best // tokens).bincount(minlength=heads).tolist()
+        blended = [(1 - self.floor) * count + self.floor * keep for count in adaptive]
+        counts = torch.tensor(apportioned(keep * heads, blended, tokens), device=importance.device)
         order = importance.argsort(dim=-1, descending=True, stable=True)
         numbers = torch.arange(tokens, device=order.device).expand(heads, -1)
         rank = torch.empty_like(order).scatter_(1, order, numbers)
-        first = importance.masked_fill(rank < floor, torch.inf).flatten()
-        best = first.argsort(descending=True, stable=True)[: keep * heads]
-        mask = torch.zeros(heads * tokens, dtype=torch.bool, device=order.device)
-        mask[best] = True
-        return mask.view(heads, tokens)
+        return rank < counts[:, None]
 
     def compress(self, kv: LayerKV, obs: Observation, keep: int) -> LayerKV:
         """The longest head's number of KVs; shorter heads repeat their last one with weight 0."""

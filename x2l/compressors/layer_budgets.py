@@ -39,6 +39,32 @@ def layer_shares(rule: str | Sequence[float] | None, layers: int) -> tuple[float
     return tuple(rule)
 
 
+def layer_counts(
+    rule: str | Sequence[float] | None, layers: int, total: int, most: int
+) -> tuple[int, ...]:
+    """KVs of each layer, between 1 and `most`, with exactly that sum.
+
+    `pyramid` stays a line where its first layer would keep more than there is: the first then keeps all, and the last
+    so much that the mean is met (the code of PyramidKV and of Ada-KV, 66b95be snapkv_utils.py; there steps are rounded
+    down, so that the sum may fall short by a few).
+
+    Args:
+        rule: see `layer_shares`.
+        layers: of the model.
+        total: the sum, between `layers` and `layers * most`.
+        most: upper bound of each number.
+
+    Raises:
+        ValueError: see `layer_shares`.
+    """
+    shares = layer_shares(rule, layers)
+    mean = total / layers
+    if rule == PYRAMID and layers > 1 and shares[0] * mean > most:
+        step = 2 * (most - mean) / (layers - 1)
+        shares = tuple(max(most - index * step, 0.0) for index in range(layers))
+    return apportioned(total, shares, most)
+
+
 def apportioned(total: int, shares: Sequence[float], most: int) -> tuple[int, ...]:
     """Whole numbers between 1 and `most` in proportion to the shares, with exactly that sum.
 

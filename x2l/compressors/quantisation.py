@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from x2l.kv import HeadKeys, LayerKV, StoredLayer
+from x2l.kv import Compact, HeadKeys, LayerKV, PlainLayer, StoredLayer
 
 BITS = (2, 4, 8)
 TOKENS, CHANNELS = 2, 3  # axes of (1, H, T, D)
@@ -139,14 +139,14 @@ class EncodedLayer(StoredLayer):
     Attributes:
         keys: quantised, un-rotated.
         values: quantised.
-        positions: as in `LayerKV`.
-        weights: as in `LayerKV`.
+        positions: those of `LayerKV`.
+        weights: those of `LayerKV`.
     """
 
     keys: Packed
     values: Packed
-    positions: Tensor
-    weights: Tensor
+    positions: Compact
+    weights: Compact
 
     @property
     def tokens(self) -> int:
@@ -165,30 +165,43 @@ class EncodedLayer(StoredLayer):
 
     @property
     @override
+    def place_bytes(self) -> int:
+        return self.positions.nbytes + self.weights.nbytes
+
+    @property
+    @override
     def device(self) -> torch.device:
         return self.keys.codes.device
 
     @override
     def decoded_positions(self) -> Tensor:
-        return self.positions
+        return self.positions.numbers()
 
     def map(self, do: Callable[[Tensor], Tensor]) -> EncodedLayer:
         """The same with `do` applied to every tensor."""
         keys, values = self.keys.map(do), self.values.map(do)
-        return EncodedLayer(keys, values, do(self.positions), do(self.weights))
+        return EncodedLayer(keys, values, self.positions.map(do), self.weights.map(do))
 
     def with_positions(self, positions: Tensor) -> EncodedLayer:
         """The same KVs at other positions."""
-        return replace(self, positions=positions)
+        return replace(self, positions=Compact.as_is(positions))
+
+    @property
+    @override
+    def decode_flops(self) -> int:
+        """One multiply-add for each entry of keys and values."""
+        return 4 * self.kv_count * self.keys.width
 
     def decode(self) -> LayerKV:
         """The KVs, with what quantisation lost."""
-        return LayerKV(self.keys.unpacked(), self.values.unpacked(), self.positions, self.weights)
+        places = self.positions.numbers(), self.weights.numbers()
+        return LayerKV(self.keys.unpacked(), self.values.unpacked(), *places)
 
     def head_keys(self, head: int, device: torch.device) -> HeadKeys:
         """Keys of one KV head; their codes are copied, and decoded on the device."""
         codes = self.keys.of_head(head).map(lambda tensor: tensor.to(device))
-        at = self.positions[:, head % self.positions.shape[1]]
+        positions = self.positions.numbers()
+        at = positions[:, head % positions.shape[1]]
         return HeadKeys(codes.unpacked()[0, 0], at.to(device))
 
     def head_key_bytes(self, head: int) -> int:
@@ -201,7 +214,7 @@ class Codec(ABC):
 
     @abstractmethod
     def encode(self, layer: LayerKV) -> StoredLayer:
-        """The layer in that form, or as it is where it would not get smaller.
+        """The layer in that form, or in the plain one where it would not get smaller.
 
         Raises:
             ValueError: a number that cannot be stored so.
@@ -256,19 +269,19 @@ class Quantised(Codec):
             )
 
     def encode(self, layer: LayerKV) -> StoredLayer:
-        """The layer quantised; as it is where that would not make it smaller (see `check`).
+        """The layer quantised; plain where that would not make it smaller (see `check`).
 
         Raises:
             ValueError: a number that fp16 scales cannot reach.
         """
         _, heads, tokens, width = layer.keys.shape
         if self.nbytes(heads, tokens, width) >= layer.nbytes:
-            return layer
+            return PlainLayer.of(layer)
         return EncodedLayer(
             packed(layer.keys, self.bits, self.group, TOKENS),
             packed(layer.values, self.bits, min(self.group, width), CHANNELS),
-            layer.positions,
-            layer.weights,
+            Compact.of(layer.positions),
+            Compact.of(layer.weights),
         )
 
     def nbytes(self, heads: int, tokens: int, head_dim: int) -> int:

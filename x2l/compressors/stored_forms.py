@@ -32,7 +32,7 @@ class Interleaved(StoredLayer):
         visual: in any form.
     """
 
-    text: LayerKV
+    text: StoredLayer
     visual: StoredLayer
 
     @property
@@ -47,8 +47,13 @@ class Interleaved(StoredLayer):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of both parts as stored."""
+        """Bytes of keys and values of both parts as stored."""
         return self.text.nbytes + self.visual.nbytes
+
+    @property
+    @override
+    def place_bytes(self) -> int:
+        return self.text.place_bytes + self.visual.place_bytes
 
     @property
     @override
@@ -84,7 +89,13 @@ class Interleaved(StoredLayer):
 
     def decode(self) -> LayerKV:
         """Both parts, by temporal position."""
-        return interleaved(self.text, self.visual.decode())
+        return interleaved(self.text.decode(), self.visual.decode())
+
+    @property
+    @override
+    def decode_flops(self) -> int:
+        """Of both parts."""
+        return self.text.decode_flops + self.visual.decode_flops
 
     def head_keys(self, head: int, device: torch.device) -> HeadKeys:
         """Keys of one KV head of both parts, by temporal position."""
@@ -123,8 +134,13 @@ class Ragged(StoredLayer):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all heads as stored."""
+        """Bytes of keys and values of all heads as stored."""
         return sum(head.nbytes for head in self.heads)
+
+    @property
+    @override
+    def place_bytes(self) -> int:
+        return sum(head.place_bytes for head in self.heads)
 
     @property
     @override
@@ -153,6 +169,12 @@ class Ragged(StoredLayer):
     def decode(self) -> LayerKV:
         """All heads, padded at the end."""
         return padded([head.decode() for head in self.heads])
+
+    @property
+    @override
+    def decode_flops(self) -> int:
+        """Of all heads."""
+        return sum(head.decode_flops for head in self.heads)
 
     def head_keys(self, head: int, device: torch.device) -> HeadKeys:
         """Keys of one KV head, without padding."""

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from x2l.compressors.base import CAN_SEE, Compressor, Level, Observation, Sizes
-from x2l.engine.flops import decoder_flops
+from x2l.compressors.base import CAN_SEE, Compressor, Level, Observation
+from x2l.engine.flops import compression_flops, decoder_flops
 from x2l.engine.meter import Meter
 from x2l.engine.prefill_pass import PassPlan, PrefillPass, stored_layer
-from x2l.kv import KV, LayerKV, StoredKV
+from x2l.kv import KV, LayerKV, PlainLayer, StoredKV
 from x2l.models.attention import AttentionCapture
 from x2l.models.interface import Embedded, VideoModel
 from x2l.models.positions import shifted
@@ -100,7 +99,7 @@ class CompressingPass(PrefillPass):
         )
         assert isinstance(method, Compressor)
         if min(keeps) == chunk.visual_tokens and level.codec is None:
-            return StoredKV(raw.layers)
+            return StoredKV(tuple(map(PlainLayer.of, raw.layers)))
         needs, probe = method.needs, probes.get(method.probe)
         layers = []
         for index, layer in enumerate(raw.layers):
@@ -126,25 +125,9 @@ class CompressingPass(PrefillPass):
             text = None if bool(is_visual.all()) else layer.take((~is_visual).nonzero()[:, 0])
             layers.append(stored_layer(level, kept, text))
         probe_tokens = probe.queries[0].shape[2] if probe else 0
-        self._count(level, method, chunk.visual_tokens, keeps, probe_tokens)
+        flops = compression_flops(self.model.shape, level, chunk.visual_tokens, keeps, probe_tokens)
+        self.meter.add("compression", flops)
         return StoredKV(tuple(layers))
-
-    def _count(
-        self,
-        level: Level,
-        method: Compressor,
-        tokens: int,
-        keeps: tuple[int, ...],
-        probe_tokens: int,
-    ) -> None:
-        """Adds what compressing and encoding one chunk took."""
-        shape = self.model.shape
-        for keep, layers in Counter(keeps).items():
-            sizes = Sizes(shape.kv_heads, shape.heads, tokens, keep, shape.head_dim, probe_tokens)
-            flops = method.flops(sizes) if keep < tokens else 0
-            if level.codec is not None:
-                flops += level.codec.flops(shape.kv_heads, keep, shape.head_dim)
-            self.meter.add("compression", layers * flops)
 
 
 def _check_kept(level: Level, kept: LayerKV, keep: int, obs: Observation, tokens: int) -> None:

@@ -30,14 +30,17 @@ class Answer:
     Attributes:
         text: generated text, special tokens left out.
         token_ids: generated tokens, the end token included.
-        kv_bytes_resident: keys and values of the mixed cache that the answer was decoded from, as stored.
-        kv_bytes_reloaded: keys and values brought back from the host for it.
+        kv_bytes_stored: of the mixed cache that the answer was decoded from, as its parts are stored, positions and
+            weights included.
+        kv_bytes_attended: keys and values of the decoded copy of it, which is what attention reads.
+        kv_bytes_reloaded: of the parts as they are stored, brought back from the host for it.
         first_logits: `(vocabulary,)` fp32 logits of the first answer token, on the host.
     """
 
     text: str
     token_ids: tuple[int, ...]
-    kv_bytes_resident: int
+    kv_bytes_stored: int
+    kv_bytes_attended: int
     kv_bytes_reloaded: int
     first_logits: Tensor
 
@@ -99,16 +102,23 @@ def answer(
         mixed = store.mix(assignment)
         question_tokens = len(question.input_ids)
         limit, start = model.shape.context_length, mixed.place.next_position
-        check_question(limit, max(mixed.kv.tokens), start, question_tokens, max_new_tokens)
-        cache = model.load_cache(mixed.kv, reserve=question_tokens + max_new_tokens)
-    sizes = {level: store.nbytes(level) for level in set(assignment) - {store.coarsest}}
+        check_question(limit, max(mixed.tokens), start, question_tokens, max_new_tokens)
+        cache = model.load_cache(mixed.layers(), reserve=question_tokens + max_new_tokens)
+        attended = cache.nbytes
+    meter.add("reload", mixed.decode_flops)
+    sizes = {level: store.stored_bytes(level) for level in set(assignment) - {store.coarsest}}
     reloaded = sum(sizes[level][i] for i, level in enumerate(assignment) if level in sizes)
     with meter.stage("decode"):
         first = ask(model, cache, question, mixed.place)
         tokens = _greedy(model, cache, first, question, mixed.place, max_new_tokens)
     meter.add("decode", answer_flops(model.shape, mixed.mean_tokens, question_tokens, len(tokens)))
     return Answer(
-        model.decode_text(tokens), tuple(tokens), mixed.nbytes, reloaded, first.float().cpu()
+        model.decode_text(tokens),
+        tuple(tokens),
+        mixed.stored_bytes,
+        attended,
+        reloaded,
+        first.float().cpu(),
     )
 
 

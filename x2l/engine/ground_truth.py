@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 
 from x2l.models.prompt import Chunk
@@ -45,6 +46,31 @@ class TruthScores:
     recall: float
     precision: float
     hit: float
+
+
+def scene_hit(
+    chunks: Sequence[Chunk],
+    spans: Sequence[tuple[float, float]],
+    scenes: Sequence[Hashable],
+    selected: Collection[int],
+) -> float:
+    """Share of the annotated scenes of which a chunk is re-loaded: KFS-Bench's scene hit rate, by chunks.
+
+    Args:
+        chunks: the video's chunks.
+        spans: (start, end) in seconds.
+        scenes: of each span the scene that it is a part of.
+        selected: re-loaded chunks.
+
+    Returns:
+        The share among scenes that lie in the video; NaN where none does.
+    """
+    parts: dict[Hashable, list[tuple[float, float]]] = defaultdict(list)
+    for span, scene in zip(spans, scenes, strict=True):
+        parts[scene].append(span)
+    truths = [truth for of in parts.values() if (truth := gt_chunks(chunks, of))]
+    hits = sum(not set(selected).isdisjoint(truth) for truth in truths)
+    return hits / len(truths) if truths else float("nan")
 
 
 def truth_scores(selected: Sequence[int], gt: Sequence[int]) -> TruthScores:

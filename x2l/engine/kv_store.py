@@ -8,7 +8,7 @@ over several devices, KVs of a layer go to the device of that layer, which is wh
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from x2l.engine.attended_keys import AttendedKeys, ChunkKeys
-from x2l.kv import KV, StoredKV, concat
+from x2l.kv import KV, LayerKV, StoredKV, concat, concat_layers
 from x2l.models.positions import Placement, compacted, first_cursor, furthest, placement
 from x2l.models.prompt import Prompt
 
@@ -28,21 +28,47 @@ class Mixed:
     """A mixed cache before RoPE, and where the question goes.
 
     Attributes:
-        kv: prefix and chunks in time order, positions as they are to be used.
+        parts: prefix and chunks in time order, as they are stored, positions as they are to be used.
         place: first position of the question, and of generated tokens.
         spans: for each layer, the KVs of each chunk as (start, stop) in that layer of `kv`.
-        nbytes: bytes of keys and values as they are stored; `kv`, which attention works on, is decoded.
+        nbytes: of keys and values as they are stored, which is what a budget buys.
+        stored_bytes: of all that is stored of them, positions and weights included.
     """
 
-    kv: KV
+    parts: tuple[KV | StoredKV, ...]
     place: Placement
     spans: tuple[tuple[tuple[int, int], ...], ...]
     nbytes: int
+    stored_bytes: int
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """KVs a head, layer by layer."""
+        return tuple(spans[-1][1] for spans in self.spans)
 
     @property
     def mean_tokens(self) -> int:
         """KVs of a layer, the mean over layers."""
-        return round(sum(self.kv.tokens) / len(self.kv.layers))
+        return round(sum(self.tokens) / len(self.tokens))
+
+    @property
+    def decode_flops(self) -> int:
+        """Floating point operations of decoding what a codec stored."""
+        return sum(part.decode_flops for part in self.parts if isinstance(part, StoredKV))
+
+    def layers(self, stop: int | None = None) -> Iterator[LayerKV]:
+        """Layers up to `stop`, joined and decoded where the first part has them.
+
+        What is copied there is the stored form; of copies and decoded KVs only one layer's live at a time, if each is
+        used up before the next.
+        """
+        for index in range(len(self.spans) if stop is None else stop):
+            yield concat_layers([part.layers[index] for part in self.parts])
+
+    @property
+    def kv(self) -> KV:
+        """All layers, joined and decoded."""
+        return KV(tuple(self.layers()))
 
 
 @dataclass(frozen=True)
@@ -132,10 +158,14 @@ class KVStore:
         """Bytes of keys and values of each chunk, as stored."""
         return tuple(kv.nbytes for kv in self.levels[level])
 
+    def stored_bytes(self, level: str) -> tuple[int, ...]:
+        """Bytes of each chunk as stored, positions and weights included."""
+        return tuple(kv.stored_bytes for kv in self.levels[level])
+
     @property
     def nbytes_host(self) -> int:
-        """Bytes of keys and values of all levels that wait on the host."""
-        return sum(sum(self.nbytes(level)) for level in self.levels if level != self.coarsest)
+        """Bytes of all levels that wait on the host."""
+        return sum(sum(self.stored_bytes(level)) for level in self.levels if level != self.coarsest)
 
     def reloading(self, selected: Collection[int]) -> tuple[str, ...]:
         """The assignment of the paper: the selected chunks at the finest level, all others at the coarsest.
@@ -187,11 +217,13 @@ class KVStore:
             ValueError: not one level a chunk, or an unknown level.
         """
         self._check(assignment)
-        parts, place = self._placed(self._parts(enumerate(assignment)))
+        chosen = self._parts(enumerate(assignment))
+        nbytes = self.prefix.nbytes + sum(part.nbytes for part in chosen)
+        stored = self.prefix.stored_bytes + sum(part.stored_bytes for part in chosen)
+        parts, place = self._placed(chosen)
         counts = zip(self.prefix.tokens, *(part.tokens for part in parts), strict=True)
         spans = tuple(tuple(pairwise(accumulate(count))) for count in counts)
-        nbytes = self.prefix.nbytes + sum(part.nbytes for part in parts)
-        return Mixed(concat([self.prefix, *parts]), place, spans, nbytes)
+        return Mixed((self.prefix, *parts), place, spans, nbytes, stored)
 
     def mix_rows(self, assignments: Sequence[Sequence[str | None]]) -> MixedRows:
         """Several mixed caches at once, as `mix` makes each; a chunk that many hold at one level is read once. Pure.

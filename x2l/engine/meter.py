@@ -22,19 +22,19 @@ class Meter:
         flops: stage -> operations, closed form.
         seconds: stage -> wall time, waiting at both ends for what was asked of the device (and, where a model is
             spread, of the other GPUs in use). Copies to the host that go on beside it are not waited for.
+        peaks: stage -> the most bytes of memory during it. CUDA: allocated, summed over the GPUs in use (their peaks
+            need not coincide). CPU: of the whole process, weights and libraries included (Linux). None: not known, or
+            the stage was never entered.
         streamed_bytes: of KVs that a selector read from the host, as they are stored there.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
-        """Starts at zero; the peak counter restarts too."""
+        """Starts at zero."""
         self.device = torch.device(device)
         self.flops = dict.fromkeys(STAGES, 0)
         self.seconds = dict.fromkeys(STAGES, 0.0)
+        self.peaks: dict[str, int | None] = dict.fromkeys(STAGES)
         self.streamed_bytes = 0
-        for index in self._gpus():
-            torch.cuda.reset_peak_memory_stats(index)
-        if self.device.type != "cuda" and _PEAK_RESET.exists():
-            _PEAK_RESET.write_text("5", encoding="utf-8")  # Linux: starts VmHWM anew
 
     def _gpus(self) -> list[int]:
         """All GPUs that this process keeps tensors on, where the model is on one."""
@@ -51,13 +51,16 @@ class Meter:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Times a block as part of a stage; stages must not be nested."""
+        """Times a block as part of a stage, and notes its peak; stages must not be nested."""
         with naming_stage(name):
             start = self._now()
+            self._begin_peak()
             try:
                 yield
             finally:
                 self.seconds[name] += self._now() - start
+                if (peak := self._peak()) is not None:
+                    self.peaks[name] = max(peak, self.peaks[name] or 0)
 
     def add(self, stage: str, flops: int) -> None:
         """Counts operations."""
@@ -65,11 +68,16 @@ class Meter:
 
     @property
     def peak_bytes(self) -> int | None:
-        """Peak memory since this meter was made, or since a later one was.
+        """The largest of its stages' peaks."""
+        return max((peak for peak in self.peaks.values() if peak is not None), default=None)
 
-        CUDA: allocated, summed over the GPUs in use (their peaks need not coincide). CPU: of the whole process,
-        weights and libraries included (Linux; None elsewhere).
-        """
+    def _begin_peak(self) -> None:
+        for index in self._gpus():
+            torch.cuda.reset_peak_memory_stats(index)
+        if self.device.type != "cuda" and _PEAK_RESET.exists():
+            _PEAK_RESET.write_text("5", encoding="utf-8")  # Linux: starts VmHWM anew
+
+    def _peak(self) -> int | None:
         if self.device.type == "cuda":
             return sum(torch.cuda.max_memory_allocated(index) for index in self._gpus())
         if not _STATUS.exists():

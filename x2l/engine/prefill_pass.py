@@ -15,7 +15,7 @@ from x2l.engine.attended_keys import AttendedKeys, IndexWriter
 from x2l.engine.flops import decoder_flops
 from x2l.engine.host_copy import to_host
 from x2l.engine.meter import Meter
-from x2l.kv import KV, LayerKV, StoredKV, StoredLayer
+from x2l.kv import KV, LayerKV, PlainLayer, StoredKV, StoredLayer
 from x2l.models.interface import Embedded, VideoModel
 from x2l.models.positions import compacted, first_cursor, furthest
 from x2l.models.prompt import Chunk, Prompt
@@ -120,9 +120,9 @@ class PrefillPass(ABC):
 
 def stored_layer(level: Level, kept: LayerKV, text: LayerKV | None) -> StoredLayer:
     """One layer of a chunk in the level's form; text inside the chunk is never compressed, nor quantised."""
-    encode = level.codec.encode if level.codec else LayerKV.decode
+    encode = level.codec.encode if level.codec else PlainLayer.of
     uneven = level.compressor.ragged and bool((kept.weights == 0).any())
     if level.codec is None and not uneven:
-        return kept if text is None else interleaved(text, kept)
+        return PlainLayer.of(kept if text is None else interleaved(text, kept))
     visual = Ragged(tuple(map(encode, by_head(kept)))) if uneven else encode(kept)
-    return visual if text is None else Interleaved(text, visual)
+    return visual if text is None else Interleaved(PlainLayer.of(text), visual)

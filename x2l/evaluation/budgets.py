@@ -10,7 +10,7 @@ import torch
 
 from x2l.compressors.base import Level
 from x2l.engine.assignment import by_bytes, by_rank
-from x2l.engine.flops import kv_bytes
+from x2l.engine.flops import answer_flops, kv_bytes, prefill_flops
 from x2l.engine.top_k import budget_of, counts_of, is_budget
 from x2l.kv import LayerKV
 from x2l.models.interface import VideoModel
@@ -94,6 +94,43 @@ def budget_bytes(
             visual[level, keeps] += 1
     stored = sum(_stored(model, *kind) * times for kind, times in visual.items())
     return kv_bytes(model.shape, text) + stored
+
+
+def budget_flops(
+    model: VideoModel,
+    prompt: Prompt,
+    levels: Mapping[str, Level],
+    context: str,
+    top_k: int | str,
+    pinned: Sequence[str],
+    vision: float,
+    question: int,
+    generated: int,
+) -> int:
+    """FLOPs of a lone question: vision, pre-fill, compression, decoding what a codec stored, and the answer.
+
+    Selection is left out, as it is the selector's. Ratio 1 at every level, context `full`, is the model without x2l.
+
+    Args:
+        model: tells the sizes.
+        prompt: of the frames.
+        levels: by name, finest first.
+        context: what later chunks attend to.
+        top_k: chunks re-loaded, a ladder or a budget.
+        pinned: on top of top_k.
+        vision: of the vision tower, for each visual token.
+        question: tokens of the question.
+        generated: tokens of the answer.
+    """
+    shape, decoding = model.shape, 0
+    for _, level, keeps in _assigned(model, prompt, levels, top_k, pinned):
+        if level.codec is not None and not level.dropped:
+            for keep in keeps:
+                decoding += level.codec.flops(shape.kv_heads, keep, shape.head_dim)
+    seen = sum(chunk.visual_tokens for chunk in prompt.chunks)
+    cached = budget_tokens(model, prompt, levels, top_k, pinned)
+    before = round(vision * seen) + prefill_flops(model, prompt, levels, context)
+    return before + decoding + answer_flops(shape, cached, question, generated)
 
 
 def _assigned(

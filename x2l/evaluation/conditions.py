@@ -46,7 +46,7 @@ def cells(
 ) -> tuple[Cell, ...]:
     """Every (selector, taking rule, top_k) of a run, each once, in the order given.
 
-    The control `fewer_frames` has one cell a top_k, whatever the selectors: only the number of re-loaded chunks counts.
+    Controls of fewer frames have one cell a top_k, whatever the selectors: only the number of re-loaded chunks counts.
 
     Args:
         selectors: by the names that records give them.
@@ -126,7 +126,7 @@ def cells(
 
 
 def _single_level(selector: ChunkSelector, settings: Settings) -> str | None:
-    """The level that every chunk has; the control `fewer_frames` has none, as its chunks are not the method's."""
+    """The level that every chunk has; controls of fewer frames have none, as their chunks are not the method's."""
     if selector.single_level is None or settings.fewer_frames:
         return None
     return settings.level_names[0 if selector.single_level == "finest" else -1]

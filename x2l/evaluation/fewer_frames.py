@@ -1,14 +1,15 @@
-"""The control that spends the method's KV bytes on fewer frames, none of them compressed.
+"""Controls that spend what the method takes on fewer frames, none of them compressed: its KV bytes, or its FLOPs.
 
 How many frames that is depends on the model: its processor may give each frame more tokens when there are fewer. So
-it is found for every video by preparing the prompt, and what came of it is measured (`kv_bytes_resident` beside
-`kv_bytes_budget` in a record).
+it is found for every video by preparing the prompt, and what came of it is measured: in a record `kv_bytes_stored`
+stands beside `kv_bytes_budget`, and the sum of its FLOPs beside `flops_budget`. Both come as near as whole time steps
+can; the bytes of positions and weights are not in the budget.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -21,11 +22,11 @@ from x2l.compressors.pruning_by_keys import KeyNorm
 from x2l.engine.disk_cache.cache import PrefillCache
 from x2l.engine.flops import kv_bytes
 from x2l.engine.top_k import GT
-from x2l.evaluation.budgets import budget_bytes
+from x2l.evaluation.budgets import budget_bytes, budget_flops
 from x2l.evaluation.conditions import Cell
 from x2l.evaluation.question import answer_part, method_top_k, question_part
 from x2l.evaluation.session import Session, open_session
-from x2l.evaluation.settings import Settings
+from x2l.evaluation.settings import EQUAL_FLOPS, Settings
 from x2l.evaluation.video import (
     Questions,
     SampledVideo,
@@ -50,7 +51,7 @@ def answer_with_fewer_frames(
     questions: Questions,
     cache: PrefillCache | None = None,
 ) -> Iterator[Record | OutOfMemory]:
-    """As `answer_video`, but pre-fills the video once for each number of bytes that the method would spend on it.
+    """As `answer_video`, but pre-fills the video once for each budget of bytes or FLOPs that the method would spend.
 
     Arguments and errors are those of `answer_video`.
     """
@@ -58,10 +59,17 @@ def answer_with_fewer_frames(
     video = read_video(model, settings, levels, questions, advice)
     name = tuple(levels)[-1]
     uncompressed = {name: Level(KeyNorm(), 1)}  # at ratio 1 no compressor runs
-    for budget, same_budget in _by_budget(model, video, levels, settings, questions):
-        tokens = budget / kv_bytes(model.shape, 1)
+    by_flops = settings.control == EQUAL_FLOPS
+    spending = _Spending(model, video, levels, settings, questions) if by_flops else None
+    for budget, same_budget in _by_budget(model, video, levels, settings, questions, spending):
         with advice.explained(f"pre-fill of {video.frames.path}", video.count):
-            frames, prompt = thinned(model, video.frames, settings.chunk_frames, tokens)
+            frames, prompt = thinned(
+                model,
+                video.frames,
+                settings.chunk_frames,
+                budget / kv_bytes(model.shape, 1) if spending is None else budget,
+                tokens_of if spending is None else spending.uncompressed,
+            )
             session = open_session(
                 model,
                 frames,
@@ -75,7 +83,14 @@ def answer_with_fewer_frames(
             )
         count = len(frames.pixels)
         del frames, prompt
-        part = video_part(video, session, dict.fromkeys(levels, name), budget, count)
+        part = video_part(
+            video,
+            session,
+            dict.fromkeys(levels, name),
+            None if by_flops else budget,
+            budget if by_flops else None,
+            count,
+        )
         for sample, cell in same_budget:
             gt = truth(video.prompt.chunks, sample)
             record = partial(_record, session, part, benchmark, settings, sample, cell, gt)
@@ -102,9 +117,11 @@ def _record(
         recall=None,
         precision=None,
         hit=None,
+        scene_hit=None,
         tuned_on=settings.tuned_on,
         flops={"retrieval": 0, "selection": 0},
         seconds={"retrieval": 0.0, "selection": 0.0},
+        peak_memory={"retrieval": None, "selection": None},
     )
     decoding = session.decode(question, assignment, settings.max_new_tokens)
     return Record(
@@ -122,23 +139,72 @@ def _by_budget(
     levels: Mapping[str, Level],
     settings: Settings,
     questions: Questions,
+    spending: _Spending | None,
 ) -> Iterator[tuple[int, list[tuple[Sample, Cell]]]]:
-    """Questions and cells by the bytes that the method would spend on them, fewest first."""
+    """Questions and cells by the bytes, or FLOPs, that the method would spend on them, fewest first."""
     budgets: dict[int, list[tuple[Sample, Cell]]] = defaultdict(list)
     for sample, cells in questions:
         for cell in cells:
             top_k = method_top_k(cell, sample, settings.top_k_by_task)
             if top_k == GT:
                 top_k = len(truth(video.prompt.chunks, sample) or ())
-            spent = budget_bytes(model, video.prompt, levels, top_k, cell.condition.pinned)
+            pinned = cell.condition.pinned
+            if spending is None:
+                spent = budget_bytes(model, video.prompt, levels, top_k, pinned)
+            else:
+                spent = spending.method(top_k, pinned)
             budgets[spent].append((sample, cell))
     yield from sorted(budgets.items(), key=lambda budget: budget[0])
 
 
+class _Spending:
+    """FLOPs of a lone question about one video. Final.
+
+    The question counts as long as the longest about the video, the answer as long as it may be, so that all of them
+    have one pre-fill; what vision takes for a token is what it takes for one of the first chunk.
+    """
+
+    def __init__(
+        self,
+        model: VideoModel,
+        video: SampledVideo,
+        levels: Mapping[str, Level],
+        settings: Settings,
+        questions: Questions,
+    ) -> None:
+        first = video.prompt.chunks[0]
+        asked = [len(model.question(sample.question).input_ids) for sample, _ in questions]
+        self._model, self._prompt, self._levels = model, video.prompt, levels
+        self._context = settings.context
+        self._vision = model.embed_chunk(video.prompt, first).flops / first.visual_tokens
+        self._words = max(asked), settings.max_new_tokens
+
+    def method(self, top_k: int | str, pinned: Sequence[str]) -> int:
+        """Of the method."""
+        levels, context = self._levels, self._context
+        return budget_flops(
+            self._model, self._prompt, levels, context, top_k, pinned, self._vision, *self._words
+        )
+
+    def uncompressed(self, prompt: Prompt) -> int:
+        """Of the model alone, for the prompt of some of the frames."""
+        whole = {"whole": Level(KeyNorm(), 1)}
+        return budget_flops(self._model, prompt, whole, "full", 0, (), self._vision, *self._words)
+
+
+def tokens_of(prompt: Prompt) -> int:
+    """Its tokens."""
+    return prompt.tokens
+
+
 def thinned(
-    model: VideoModel, frames: Frames, chunk_frames: int, tokens: float
+    model: VideoModel,
+    frames: Frames,
+    chunk_frames: int,
+    target: float,
+    size: Callable[[Prompt], float] = tokens_of,
 ) -> tuple[Frames, Prompt]:
-    """As many of the frames as have the prompt nearest to `tokens` tokens; the more, if two are.
+    """As many of the frames as have the prompt whose size is nearest to a target; the more, if two are.
 
     They are spread over the video by the rule of `read_frames`, as in a run that samples as many.
 
@@ -146,7 +212,8 @@ def thinned(
         model: prepares prompts.
         frames: the sampled frames to choose from.
         chunk_frames: of the prompt.
-        tokens: to come near to; tokens grow with the number of frames.
+        target: to come near to.
+        size: of a prompt; it grows with the number of frames.
     """
     step = model.temporal_patch
     most = -(-len(frames.pixels) // step)  # the last step may be short of frames
@@ -157,17 +224,17 @@ def thinned(
         fewer = replace(frames, pixels=frames.pixels[at], seconds=frames.seconds[at])
         return fewer, model.prompt(fewer, chunk_frames)
 
-    # Bisection to the smallest number of time steps that reaches the tokens.
+    # Bisection to the smallest number of time steps that reaches the target.
     below, reaching = 0, most
     while reaching - below > 1:
         middle = (below + reaching) // 2
-        if taken(middle)[1].tokens < tokens:
+        if size(taken(middle)[1]) < target:
             below = middle
         else:
             reaching = middle
     nearest = taken(reaching)
     if below:
         lower = taken(below)
-        if abs(lower[1].tokens - tokens) < abs(nearest[1].tokens - tokens):
+        if abs(size(lower[1]) - target) < abs(size(nearest[1]) - target):
             return lower
     return nearest

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from x2l.evaluation.settings import (
-    FEWER_FRAMES,
+    CONTROLS,
     ConfigError,
     Settings,
     check_checkpoint,
@@ -68,8 +68,8 @@ def folder_name(values: Mapping[str, Any], choices: Mapping[str, Any]) -> str:
     levels = _levels(values, choices)
     name = methods_label(levels)
     ratios = "-".join("dropped" if e.ratio is None else f"{e.ratio}x" for e in levels)
-    if values["control"]["fewer_frames"]:
-        name = f"{FEWER_FRAMES}-{name}"
+    if (control := values["control"]["holds_equal"]) is not None:
+        name = f"{CONTROLS.get(control, control)}-{name}"
     if shard := values["benchmark"].get("shard"):  # the shards of one run lie side by side
         name = f"shard{str(shard).replace('/', 'of')}-{name}"
     return f"{name}-{ratios}-{identity(values)[:8]}"
@@ -112,7 +112,7 @@ def settings_of(
         context=prefill["context"],
         positions=prefill["positions"],
         levels=_levels(values, choices),
-        control=FEWER_FRAMES if values["control"]["fewer_frames"] else None,
+        control=None if (equal := values["control"]["holds_equal"]) is None else _control(equal),
         selectors=tuple(values.get("selector") or ()),  # selector=[] leaves no such key
         top_k=_tuple(values["top_k"]),
         pinned=_tuple(selection["pinned"]),
@@ -197,7 +197,7 @@ def _check_mounted(values: Mapping[str, Any], choices: Mapping[str, Any]) -> Non
                     f"{chosen}; write levels.{name}.ratio={level['ratio']}"
                 )
         mounted = f"compressor@levels.{name}.compressor" in choices
-        if control not in ("none", FEWER_FRAMES) and not mounted:
+        if control not in ("none", *CONTROLS.values()) and not mounted:
             raise ConfigError(
                 f"control={control}: changes the compressors of low and high, not that of levels.{name}; say it too, "
                 f"+compressor@levels.{name}.compressor="
@@ -229,6 +229,14 @@ def _compressor_name(choices: Mapping[str, Any], level: str) -> str:
 def _layers_name(layers: Any) -> str:
     """How layers share a level's budget, in a word."""
     return "uniform" if layers is None else layers if isinstance(layers, str) else "layers"
+
+
+def _control(equal: Any) -> str:
+    if equal not in CONTROLS:
+        raise ConfigError(
+            f"control.holds_equal={equal}: must be one of {', '.join(CONTROLS)}, or null"
+        )
+    return CONTROLS[equal]
 
 
 def _tuple(value: Any) -> tuple[Any, ...]:

@@ -30,7 +30,8 @@ class Reply:
         relevance: of every chunk; not finite where a selector rules a chunk in or out without rating it.
         assigned: the level of every chunk.
         reloaded: chunks at any level but the coarsest, rising.
-        kv_bytes_resident: of the mixed cache that the answer was decoded from.
+        kv_bytes_stored: of the mixed cache that the answer was decoded from, as its parts are stored.
+        kv_bytes_attended: of the decoded copy that attention reads.
         kv_bytes_reloaded: of it, brought back from the host.
         flops: closed form, by stage: selection, reload, decode.
         flops_full: of the same question and answer over uncompressed KVs, without selection.
@@ -44,7 +45,8 @@ class Reply:
     relevance: tuple[float, ...]
     assigned: tuple[str, ...]
     reloaded: tuple[int, ...]
-    kv_bytes_resident: int
+    kv_bytes_stored: int
+    kv_bytes_attended: int
     kv_bytes_reloaded: int
     flops: Mapping[str, int]
     flops_full: int
@@ -131,7 +133,8 @@ def answer(
         relevance=tuple(rating.relevance.tolist()),
         assigned=assignment,
         reloaded=tuple(i for i, level in enumerate(assignment) if level != store.coarsest),
-        kv_bytes_resident=said.kv_bytes_resident,
+        kv_bytes_stored=said.kv_bytes_stored,
+        kv_bytes_attended=said.kv_bytes_attended,
         kv_bytes_reloaded=said.kv_bytes_reloaded,
         flops={stage: sum(meter.flops[stage] for meter in meters) for stage in QUESTION_STAGES},
         flops_full=answer_flops(model.shape, store.prompt.tokens, len(tokens.input_ids), generated),

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from x2l.benchmarks.base import Benchmark, Sample
 from x2l.engine.assignment import select_bytes
-from x2l.engine.ground_truth import truth_scores
+from x2l.engine.ground_truth import scene_hit, truth_scores
 from x2l.engine.taking import taking_rule
 from x2l.engine.top_k import TASK
 from x2l.evaluation.conditions import Cell
@@ -137,6 +137,7 @@ class PrefilledQuestion:
             recall=None if scores is None else finite(scores.recall),
             precision=None if scores is None else finite(scores.precision),
             hit=None if scores is None else finite(scores.hit),
+            scene_hit=self._scene_hit(reloaded),
             tuned_on=None if cell.condition.top_k is None else self.settings.tuned_on,
             flops={
                 "retrieval": 0 if retrieval is None else retrieval.flops["retrieval"],
@@ -146,9 +147,21 @@ class PrefilledQuestion:
                 "retrieval": 0.0 if retrieval is None else retrieval.seconds["retrieval"],
                 "selection": rating.meter.seconds["selection"],
             },
+            peak_memory={
+                "retrieval": None if retrieval is None else retrieval.peaks["retrieval"],
+                "selection": rating.meter.peaks["selection"],
+            },
             kv_bytes_streamed=rating.meter.streamed_bytes,
             selector_bytes_resident=0 if preparation is None else preparation.features.nbytes,
         )
+
+    def _scene_hit(self, reloaded: Sequence[int]) -> float | None:
+        sample = self.sample
+        if sample.spans is None:
+            return None
+        scenes = range(len(sample.spans)) if sample.scenes is None else sample.scenes
+        chunks = self.session.store.prompt.chunks
+        return finite(scene_hit(chunks, sample.spans, scenes, reloaded))
 
 
 def method_top_k(cell: Cell, sample: Sample, by_task: Mapping[str, int]) -> int | str:
@@ -183,9 +196,10 @@ def answer_part(benchmark: Benchmark, sample: Sample, decoding: Decoding) -> Ans
         parsed=score.parsed,
         correct=finite(score.value),
         guess=score.guess,
-        kv_bytes_resident=said.kv_bytes_resident,
+        kv_bytes_stored=said.kv_bytes_stored,
+        kv_bytes_attended=said.kv_bytes_attended,
         kv_bytes_reloaded=said.kv_bytes_reloaded,
-        peak_memory=decoding.peak_bytes,
         flops={stage: meter.flops[stage] for stage in ("reload", "decode")},
         seconds={stage: meter.seconds[stage] for stage in ("reload", "decode")},
+        peak_memory={stage: meter.peaks[stage] for stage in ("reload", "decode")},
     )

@@ -53,11 +53,10 @@ class Rating:
 
 @dataclass(frozen=True)
 class Decoding:
-    """An answer, and what it took: stages `reload` and `decode`, and the most bytes of memory."""
+    """An answer, and what it took: stages `reload` and `decode`."""
 
     answer: Answer
     meter: Meter
-    peak_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,6 @@ class Session:
         path: the video file.
         kv_bytes_full: what the KVs of its whole prompt would take, uncompressed.
         meter: of the pre-fill; where that was loaded, of when it was computed.
-        peak_bytes: of memory, likewise.
         seconds_load: that loading took; None if it was computed now.
         prepared: by name, what selectors remember that look at frames, or keep something of the KVs on the device.
     """
@@ -80,7 +78,6 @@ class Session:
     path: str
     kv_bytes_full: int
     meter: Meter
-    peak_bytes: int | None
     seconds_load: float | None
     prepared: Mapping[str, Preparation]
 
@@ -154,7 +151,7 @@ class Session:
         """
         meter = Meter(self.model.device)
         said = answer(self.model, self.store, question, assignment, max_new_tokens, meter)
-        return Decoding(said, meter, meter.peak_bytes)  # read at once: the next meter starts anew
+        return Decoding(said, meter)
 
 
 def video_seed(seed: int, path: str) -> int:
@@ -222,9 +219,8 @@ def open_session(
     for name, indexer in indexing.items():
         if (kept := _remembered(model, indexer, store)) is not None:
             prepared[name] = kept
-    peak = meter.peak_bytes if loaded is None else loaded.peak_bytes
     seconds_load = None if loaded is None else loaded.seconds
-    return Session(model, store, frames.path, full, meter, peak, seconds_load, prepared)
+    return Session(model, store, frames.path, full, meter, seconds_load, prepared)
 
 
 def _prepared(

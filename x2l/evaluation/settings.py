@@ -18,7 +18,9 @@ from x2l.engine.top_k import check_top_k
 from x2l.runs.condition import LevelSpec
 
 CONTEXTS = ("full", "own")  # and the name of every level
-FEWER_FRAMES = "fewer_frames"
+EQUAL_KV_BYTES, EQUAL_FLOPS = "equal_kv_bytes", "equal_flops"
+# Controls that pre-fill fewer frames, uncompressed, by what they hold equal to the method's.
+CONTROLS = {"kv_bytes": EQUAL_KV_BYTES, "flops": EQUAL_FLOPS}
 POSITIONS = ("keep", "compact")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 POSITION_RULES = ("reference", "hf")
@@ -55,7 +57,7 @@ class Settings:
         prefill_cache: folder that pre-fills are kept in for other runs; None keeps none.
         prefill_cache_gb: all that is kept there may take, 10^9 bytes each.
         levels: finest to coarsest.
-        control: what stands in for the method, `fewer_frames`; None = levels and a choice of chunks.
+        control: what stands in for the method, `equal_kv_bytes` or `equal_flops`; None = levels and a choice of chunks.
         taking: rules by which chunks are taken of those rated, see `engine/taking.py`.
 
     Raises:
@@ -249,8 +251,8 @@ class Settings:
 
     @property
     def fewer_frames(self) -> bool:
-        """Whether this is the control that spends each top_k's bytes on fewer, uncompressed frames."""
-        return self.control == FEWER_FRAMES
+        """Whether this is a control that spends what each top_k takes on fewer, uncompressed frames."""
+        return self.control is not None
 
     @property
     def evaluated(self) -> str:

@@ -128,6 +128,7 @@ def video_part(
     session: Session,
     stored_as: Mapping[str, str],
     kv_bytes_budget: int | None = None,
+    flops_budget: int | None = None,
     frames_prefilled: int | None = None,
 ) -> VideoPart:
     """What all records of a pre-filled video share.
@@ -136,7 +137,8 @@ def video_part(
         video: as it was sampled.
         session: its pre-fill, or that of fewer of its frames.
         stored_as: level of the condition -> level of the session's store that stands for it.
-        kv_bytes_budget: of the control of fewer frames.
+        kv_bytes_budget: of the control of fewer frames that holds KV bytes equal.
+        flops_budget: of the one that holds a question's FLOPs equal.
         frames_prefilled: by that control.
     """
     store, meter = session.store, session.meter
@@ -155,8 +157,9 @@ def video_part(
             "read": video.seconds_read,
             **{stage: meter.seconds[stage] for stage in PREFILL_STAGES},
         },
-        peak_memory_prefill=session.peak_bytes,
+        peak_memory={stage: meter.peaks[stage] for stage in PREFILL_STAGES},
         kv_bytes_budget=kv_bytes_budget,
+        flops_budget=flops_budget,
         frames_prefilled=frames_prefilled,
         seconds_prefill_load=session.seconds_load,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -173,10 +173,13 @@ class VideoModel(ABC):
     def end_tokens(self) -> frozenset[int]:
         """Token ids that end an answer."""
 
-    def load_cache(self, kv: KV, reserve: int = 0) -> BufferCache:
-        """A cache that holds `kv`, rotated and weighted, with space for `reserve` more tokens."""
+    def load_cache(self, layers: Iterable[LayerKV], reserve: int = 0) -> BufferCache:
+        """A cache that holds the first layers' KVs, rotated and weighted, with space for `reserve` more tokens.
+
+        Uses up one layer before it asks for the next.
+        """
         cache = self.new_cache()
-        for index, layer in enumerate(kv.layers):
+        for index, layer in enumerate(layers):
             cache.append(index, self.rotate(layer), layer.values, layer.weights, reserve)
         return cache
 

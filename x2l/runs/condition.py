@@ -74,7 +74,7 @@ class Condition:
         frames: sampled at most, as configured; None = as many as `fps` gives.
         fps: frames a second, as configured; None = `frames` spread evenly over the video.
         levels: finest to coarsest.
-        control: what stands in for the method, e.g. `fewer_frames`; None = the method as configured.
+        control: what stands in for the method, e.g. `equal_kv_bytes`; None = the method as configured.
         selector: name of its yaml.
         single_level: the level that every chunk has (all re-loaded, none re-loaded); None where chunks are chosen.
         role: of the selector at this top_k; a method at a bound's number of chunks is a bound.

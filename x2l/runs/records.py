@@ -19,7 +19,7 @@ from x2l.runs.condition import from_json as condition_from_json
 from x2l.runs.condition import to_json as condition_to_json
 
 RECORDS = "records.jsonl"
-SCHEMA = 2  # of a line; raised whenever older lines can no longer be read
+SCHEMA = 3  # of a line; raised whenever older lines can no longer be read
 # How what is no Unicode (the name of a file that is not UTF-8) is written: as JSON's own escape, which reads back.
 NO_UTF8 = "backslashreplace"
 RecordKey = tuple[Condition, str]
@@ -43,9 +43,10 @@ class VideoPart:
         kv_bytes_full: of the same prompt without any compression.
         flops: of the video's stages.
         seconds: wall time of the video's stages, the device synchronised; `read` is decoding the file.
-        peak_memory_prefill: bytes: CUDA's allocations; on the CPU the process.
-        kv_bytes_budget: what the control `fewer_frames` had to match.
-        frames_prefilled: by that control; `frames_sampled` and `kv_bytes_full` are still the video's as sampled.
+        peak_memory: bytes, the most during each stage: CUDA's allocations; on the CPU the process. None: not known.
+        kv_bytes_budget: what a control that holds KV bytes equal had to match.
+        flops_budget: what one that holds a question's FLOPs equal had to match, pre-fill included.
+        frames_prefilled: by those controls; `frames_sampled` and `kv_bytes_full` are still the video's as sampled.
         seconds_prefill_load: the pre-fill came from prefill.cache in so many seconds; its own are those of when it was
             computed. None: it was computed now.
     """
@@ -59,8 +60,9 @@ class VideoPart:
     kv_bytes_full: int
     flops: Mapping[str, int] = _by_stage(*PREFILL_STAGES)
     seconds: Mapping[str, float] = _by_stage("read", *PREFILL_STAGES)
-    peak_memory_prefill: int | None = None
+    peak_memory: Mapping[str, int | None] = _by_stage(*PREFILL_STAGES)
     kv_bytes_budget: int | None = None
+    flops_budget: int | None = None
     frames_prefilled: int | None = None
     seconds_prefill_load: float | None = None
 
@@ -104,9 +106,11 @@ class SelectionPart:
         recall: share of ground-truth chunks that were re-loaded; None = not known.
         precision: share of re-loaded chunks that are ground truth.
         hit: 1 if a ground-truth chunk was re-loaded, else 0.
+        scene_hit: share of the question's ground-truth scenes of which a chunk was re-loaded.
         tuned_on: the split that top_k was tuned on; None = not tuned.
         flops: `retrieval` is the video's and its selector's, the same in each of its records.
         seconds: as flops.
+        peak_memory: as flops; see `VideoPart`.
         kv_bytes_streamed: that the selector read from the host for this question, as stored there.
         selector_bytes_resident: that the selector keeps on the compute device for this video.
     """
@@ -116,9 +120,11 @@ class SelectionPart:
     recall: float | None
     precision: float | None
     hit: float | None
+    scene_hit: float | None
     tuned_on: str | None
     flops: Mapping[str, int] = _by_stage("retrieval", "selection")
     seconds: Mapping[str, float] = _by_stage("retrieval", "selection")
+    peak_memory: Mapping[str, int | None] = _by_stage("retrieval", "selection")
     kv_bytes_streamed: int = 0
     selector_bytes_resident: int = 0
 
@@ -131,20 +137,23 @@ class AnswerPart:
         parsed: None = the prediction could not be parsed.
         correct: 1 or 0; None = not parsed (unless guessed), or no answer is known.
         guess: the letter drawn where none could be parsed.
-        kv_bytes_resident: the mixed cache that was decoded from (text before the video included).
-        kv_bytes_reloaded: brought back from the host for this answer.
-        peak_memory: bytes while answering: CUDA's allocations; on the CPU the process.
+        kv_bytes_stored: of the mixed cache that was decoded from, as its parts are stored: keys and values in the
+            level's codec, positions and weights (text before the video included).
+        kv_bytes_attended: of the decoded copy that attention reads, keys and values.
+        kv_bytes_reloaded: as stored, brought back from the host for this answer.
+        peak_memory: see `VideoPart`.
     """
 
     prediction: str
     parsed: str | None
     correct: float | None
     guess: str | None
-    kv_bytes_resident: int
+    kv_bytes_stored: int
+    kv_bytes_attended: int
     kv_bytes_reloaded: int
-    peak_memory: int | None
     flops: Mapping[str, int] = _by_stage("reload", "decode")
     seconds: Mapping[str, float] = _by_stage("reload", "decode")
+    peak_memory: Mapping[str, int | None] = _by_stage("reload", "decode")
 
 
 @dataclass(frozen=True)
@@ -177,6 +186,12 @@ class Record:
     def seconds(self) -> dict[str, float]:
         """By stage."""
         return {**self.video.seconds, **self.selection.seconds, **self.answer.seconds}
+
+    @property
+    def peak_memory(self) -> dict[str, int | None]:
+        """By stage."""
+        parts = self.video, self.selection, self.answer
+        return {stage: peak for part in parts for stage, peak in part.peak_memory.items()}
 
 
 _PARTS: Mapping[str, type] = {

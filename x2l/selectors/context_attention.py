@@ -12,7 +12,6 @@ from x2l.engine.attention_weights import attention_weights
 from x2l.engine.decode import question_positions
 from x2l.engine.kv_store import KVStore
 from x2l.engine.meter import Meter
-from x2l.kv import KV
 from x2l.models.attention import AttentionCapture
 from x2l.models.interface import VideoModel
 from x2l.models.prompt import Question
@@ -59,7 +58,7 @@ def attention_to(
     """
     last, count = layers[-1], len(question.input_ids)
     mixed = store.mix(assignment)
-    cache = model.load_cache(KV(mixed.kv.layers[: last + 1]), reserve=count)
+    cache = model.load_cache(mixed.layers(last + 1), reserve=count)
     biases, capture = cache.bias, AttentionCapture(want_keys=True, last=last)
     positions = question_positions(model.axes, mixed.place, count)
     model.prefill_span(model.embed_text(question.input_ids), positions, cache, capture)

@@ -11,7 +11,6 @@ from x2l.engine.decode import question_positions
 from x2l.engine.flops import decoder_flops
 from x2l.engine.kv_store import KVStore
 from x2l.engine.meter import Meter
-from x2l.kv import KV
 from x2l.models.attention import AttentionCapture
 from x2l.models.interface import ModelShape, VideoModel
 from x2l.models.positions import Placement
@@ -67,7 +66,7 @@ def run_question(
         last: the layer; KVs of later ones, and its own, are not even assembled.
     """
     mixed = store.mix([store.coarsest] * len(store.prompt.chunks))
-    cache = model.load_cache(KV(mixed.kv.layers[:last]), reserve=len(question.input_ids))
+    cache = model.load_cache(mixed.layers(last), reserve=len(question.input_ids))
     capture = AttentionCapture(last=last)
     count = len(question.input_ids)
     positions = question_positions(model.axes, mixed.place, count)

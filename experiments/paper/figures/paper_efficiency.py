@@ -62,7 +62,7 @@ def finding(cells: kit.Cells, tested: kit.Family) -> str:
     parts = []
     for cell in last.where(baseline=None):
         parts.append(
-            f"{name(cell)}: {share(lambda c: c.point.kv_bytes_resident, 1)} of the KV bytes; of a lone question "
+            f"{name(cell)}: {share(lambda c: c.point.kv_bytes_stored, 1)} of the KV bytes; of a lone question "
             f"{share(lambda c: c.point.flops_first)} of the FLOPs and {share(to_first_token)} of the seconds, of one "
             f"more {share(lambda c: c.point.flops_next)} and {share(of_one_more)}"
         )
@@ -93,8 +93,8 @@ def gflops(cell: kit.Cell) -> float:
 
 
 def megabytes(cell: kit.Cell) -> float:
-    """Of KVs, resident."""
-    return cell.point.kv_bytes_resident * 1e-6
+    """Of KVs, as stored."""
+    return cell.point.kv_bytes_stored * 1e-6
 
 
 SPEC = kit.FigureSpec(
@@ -102,7 +102,7 @@ SPEC = kit.FigureSpec(
     panels=(
         kit.Beside(
             panel("FLOPs of a lone question (GFLOPs)", gflops),
-            panel("KV bytes resident (MB)", megabytes),
+            panel("KV bytes stored (MB)", megabytes),
         ),
         kit.Beside(
             panel(
@@ -116,15 +116,17 @@ SPEC = kit.FigureSpec(
     tables=(
         kit.Rows(
             "Compute against frames; milliseconds are medians over questions",
-            "system | frames | GFLOPs, lone question | MFLOPs, one more | MB resident | MB on host | "
+            "system | frames | GFLOPs, lone question | MFLOPs, one more | MB stored | MB attended | MB on host | "
             "ms to first token | ms, one more | ms, its decoding",
-            "{line} | {frames:.0f} | {first} | {next} | {resident} | {host} | {ms_first} | {ms_next} | {ms_decoding}",
+            "{line} | {frames:.0f} | {first} | {next} | {stored} | {attended} | {host} | {ms_first} | {ms_next} | "
+            "{ms_decoding}",
             where={},
             texts={
                 "line": name,
                 "first": lambda c: f"{gflops(c):.2f}",
                 "next": lambda c: f"{c.point.flops_next * 1e-6:.0f}",
-                "resident": lambda c: f"{megabytes(c):.2f}",
+                "stored": lambda c: f"{megabytes(c):.2f}",
+                "attended": lambda c: f"{c.point.kv_bytes_attended * 1e-6:.2f}",
                 "host": lambda c: f"{c.point.kv_bytes_host * 1e-6:.2f}",
                 "ms_first": lambda c: f"{1e3 * to_first_token(c):.1f}",
                 "ms_next": lambda c: f"{1e3 * of_one_more(c):.1f}",

@@ -105,7 +105,7 @@ def interval_of_accuracy(cell: Cell) -> Interval:
 
 ACCURACY = Axis("accuracy (%)", of_accuracy, interval_of_accuracy, limits=(0, 104))
 KV_BYTES = Axis(
-    "KV bytes resident (% of full)", lambda c: 100 * c.point.kv_share, scale="log", apart=0.02
+    "KV bytes stored (% of full)", lambda c: 100 * c.point.kv_share, scale="log", apart=0.02
 )
 
 

@@ -133,15 +133,15 @@ def test_full_kvs_are_the_measure(capsys, video, tmp_path):
     code, out, _ = told(capsys, video, question, "--save", tmp_path / "full", *full)
     (whole,) = saved(tmp_path / "full").values()
     assert code == 0 and whole["flops"] == whole["flops_full"]
-    assert whole["kv_bytes_resident"] == whole["kv_bytes_full"]
-    assert "(100.0 %)" in lines(out, "KV bytes")[0] and "(100 %)" in lines(out, "compute")[0]
+    assert whole["kv_bytes_attended"] == whole["kv_bytes_full"] < whole["kv_bytes_stored"]
+    assert "full KVs" in lines(out, "KV bytes")[0] and "(100 %)" in lines(out, "compute")[0]
     _, out, _ = told(capsys, video, question, "--save", tmp_path / "few", *FEW)
     (few,) = saved(tmp_path / "few").values()
     assert few["kv_bytes_full"] == whole["kv_bytes_full"]
     # 15 tokens before the video, 4 chunks of 64: one kept at 2x, three at 4x.
     tokens = whole["prefill"]["tokens"]
-    assert few["kv_bytes_resident"] / whole["kv_bytes_full"] == (tokens - 256 + 32 + 48) / tokens
-    share = 100 * few["kv_bytes_resident"] / few["kv_bytes_full"]
+    assert few["kv_bytes_attended"] / whole["kv_bytes_full"] == (tokens - 256 + 32 + 48) / tokens
+    share = 100 * few["kv_bytes_stored"] / few["kv_bytes_full"]
     assert f"({share:.1f} %)" in lines(out, "KV bytes")[0]
     assert few["prefill"]["flops"] > whole["prefill"]["flops"]  # compression comes on top
     if few["answer"] == whole["answer"]:
@@ -364,7 +364,7 @@ def test_a_file_that_cannot_be_asked_is_one_line(case, capsys, tmp_path):
         (["What?", "--", "top_k=gt"], "top_k=gt: must be told what a benchmark knows"),
         (["What?", "--", "selector=oracle"], "selector=oracle: must be told"),
         (["What?", "--", "selector=[none,all]"], "selector=['none', 'all']: x2l-ask answers"),
-        (["What?", "--", "control=fewer_frames"], "control=fewer_frames: is for benchmarks"),
+        (["What?", "--", "control=equal_kv_bytes"], "control=equal_kv_bytes: is for benchmarks"),
         (["What?", "--", "levels.low.ratio=0.5"], "levels.low.ratio=0.5: must be"),
         (["What?", "--", "prefill.chunk_frames=3"], "prefill.chunk_frames=3: must be a multiple"),
         (["What?", "--", "model.name_or_path=./nowhere"], "./nowhere: no such folder"),
@@ -526,7 +526,7 @@ def test_every_family_from_a_folder(capsys, tmp_path, family):
     assert "24 frames of 66 x 98, 4 chunks of 6" in lines(out, "video")[0]
     assert lines(out, "re-loaded") == ["00:02.4-00:03.6 (1 of 4 chunks)"]
     (reply,) = saved(tmp_path).values()
-    assert 0 < reply["kv_bytes_resident"] < reply["kv_bytes_full"]
+    assert 0 < reply["kv_bytes_stored"] < reply["kv_bytes_full"]
     assert 0 < reply["flops"] < reply["flops_full"]
 
 

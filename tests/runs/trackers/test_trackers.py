@@ -66,11 +66,11 @@ def test_settings_of_one_selector_are_lines_of_the_chart():
 
 
 def test_fronts_are_of_comparable_cells_and_hold_no_bound():
-    shown = dict(kv_bytes_resident=1000)
+    shown = dict(kv_bytes_stored=1000)
     records = [
         record(run_id="a", model="a", correct=0.0, **shown),
-        record(run_id="b", model="b", correct=1.0, kv_bytes_resident=10),
-        record(run_id="c", model="a", selector="oracle", correct=1.0, kv_bytes_resident=10),
+        record(run_id="b", model="b", correct=1.0, kv_bytes_stored=10),
+        record(run_id="c", model="a", selector="oracle", correct=1.0, kv_bytes_stored=10),
     ]
     rows = points(records)
     (chart,) = (c for c in sweep_tables(rows, rows).charts if c.name == "kv_bytes")

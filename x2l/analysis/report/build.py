@@ -15,6 +15,7 @@ from x2l.analysis.cell_names import names
 from x2l.analysis.comparison import CellRecords, read_cells
 from x2l.analysis.figure_style import style_of_stage
 from x2l.analysis.points import Point, points
+from x2l.analysis.published import beside
 from x2l.analysis.report import cell_tables, difference_tables, run_tables, summary
 from x2l.analysis.report.curve_section import CurvesOver, curves_over_compute, groups_left_out
 from x2l.analysis.report.difference_tables import CellResult
@@ -49,6 +50,7 @@ class Report:
     selection: Table | None
     full: Table | None
     controls: Table | None
+    published: tuple[Table, ...]
     stages: Table
     ratios: Table
     failures: tuple[Table, ...]
@@ -102,6 +104,7 @@ def gather(folder: Path) -> Report:
         controls=difference_tables.differences_table(
             "Against controls that re-load as many chunks, or bytes", controls, called
         ),
+        published=tuple(cell_tables.published_table(group, called) for group in beside(rows)),
         stages=cell_tables.stages_table(rows, called),
         ratios=cell_tables.ratios_table(rows),
         failures=tuple(table for table in failures if table is not None),

@@ -5,8 +5,9 @@ from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 
 from x2l.analysis.cell_names import Names, trait_names
-from x2l.analysis.compute_axes import AXES, comparable, front
+from x2l.analysis.compute_axes import AXES, KV_ATTENDED, comparable, front
 from x2l.analysis.points import Point
+from x2l.analysis.published import Beside, entries, heading
 from x2l.analysis.report.table import (
     Bar,
     Column,
@@ -39,8 +40,12 @@ def cells_table(rows: Sequence[Point], called: Names) -> Table:
         Column("n", title="questions that count (or groups of tries)"),
         Column("unparsed", title="answers without a readable letter"),
         *([Column("out of memory", title="questions")] if short else []),
-        Column("KV %", title="bytes resident while answering, of the uncompressed cache's"),
+        Column(
+            "KV %",
+            title="bytes stored, positions and weights included, of the uncompressed cache's",
+        ),
         Column(f"KV {kv[1]}", title=AXES[0].words),
+        Column(f"attended {kv[1]}", title=KV_ATTENDED.words),
         Column(flops[1], title=AXES[1].words),
         Column(f"next {flops[1]}", title="of one more question on a pre-filled video"),
         Column("s", title=AXES[2].words),
@@ -55,7 +60,8 @@ def cells_table(rows: Sequence[Point], called: Names) -> Table:
             number(p.parse_failures, "{:.0f}"),
             *([number(p.out_of_memory, "{:.0f}")] if short else []),
             percent(p.kv_share),
-            number(p.kv_bytes_resident, scale=kv[0]),
+            number(p.kv_bytes_stored, scale=kv[0]),
+            number(p.kv_bytes_attended, scale=kv[0]),
             number(p.flops_total, scale=flops[0]),
             number(p.flops_next, scale=flops[0]),
             number(p.seconds_total),
@@ -65,6 +71,24 @@ def cells_table(rows: Sequence[Point], called: Names) -> Table:
         for p in rows
     ]
     return Table("Cells", columns, tuple(table_rows))
+
+
+def published_table(group: Beside, called: Names) -> Table:
+    """Cells, and what others reported of the same model, set and number of frames, best first."""
+    columns = (
+        Column("whose", numbers=False),
+        Column("cell, or method (part of the set)", numbers=False),
+        Column("budget", numbers=False),
+        Column("accuracy %", title="here with its 95 % interval, clustered by video"),
+        Column("its base", title="the base model's own number in the same paper"),
+        Column("source", numbers=False),
+    )
+    rows = []
+    for entry in entries(group, called):
+        accuracy = Value(entry["accuracy"], float(entry["accuracy"]), entry["interval"])
+        told = (entry["who"], entry["what"], entry["budget"])
+        rows.append((*map(words, told), accuracy, words(entry["base"]), words(entry["source"])))
+    return Table(heading(group), columns, tuple(rows))
 
 
 def cell_name(point: Point, called: Names) -> Value:

@@ -95,7 +95,7 @@ def differences_table(caption: str, pairs: Sequence[Pair], called: Names) -> Tab
         ),
         Column(
             "KV %",
-            title="the cell's bytes resident, of the uncompressed cache's; then those it is compared with",
+            title="the cell's bytes stored, of the uncompressed cache's; then those it is compared with",
         ),
     )
     rows = []

@@ -181,7 +181,7 @@ def _cell(x2l_engine: Engine) -> Cell:
 
     settings = x2l_engine.settings
     if settings.fewer_frames:
-        raise ConfigError("control=fewer_frames: is for benchmarks; leave it out here")
+        raise ConfigError(f"control={settings.control}: is for benchmarks; leave it out here")
     choices = {
         "selector": settings.selectors,
         "top_k": settings.top_k,

@@ -113,7 +113,8 @@ def reply_json(video: OwnVideo, reply: Reply) -> dict[str, Any]:
         "cut_off": reply.cut_off,
         "reloaded": list(reply.reloaded),
         "reloaded_seconds": [list(span) for span in merged(video.spans, reply.reloaded)],
-        "kv_bytes_resident": reply.kv_bytes_resident,
+        "kv_bytes_stored": reply.kv_bytes_stored,
+        "kv_bytes_attended": reply.kv_bytes_attended,
         "kv_bytes_full": session.kv_bytes_full,
         "flops": sum(reply.flops.values()),
         "flops_full": reply.flops_full,
@@ -267,8 +268,8 @@ def _relevance_lines(reply: Reply, encoding: str, levels: Sequence[str]) -> list
 def _bytes_text(video: OwnVideo, reply: Reply) -> str:
     full = video.session.kv_bytes_full
     return (
-        f"{prefixed(reply.kv_bytes_resident, 'B')} resident, full KVs {prefixed(full, 'B')} "
-        f"({100 * reply.kv_bytes_resident / full:.1f} %)"
+        f"{prefixed(reply.kv_bytes_stored, 'B')} stored ({100 * reply.kv_bytes_stored / full:.1f} %), "
+        f"{prefixed(reply.kv_bytes_attended, 'B')} attended, full KVs {prefixed(full, 'B')}"
     )
 
 

@@ -46,11 +46,9 @@ class Loaded:
 
     Attributes:
         seconds: of reading and checking the file.
-        peak_bytes: of memory, when it was computed.
     """
 
     seconds: float
-    peak_bytes: int | None
 
 
 def open_cache(
@@ -204,13 +202,14 @@ class PrefillCache:
             os.utime(path)
         meter.flops |= facts["flops"]
         meter.seconds |= facts["seconds"]
-        return store, Loaded(time.perf_counter() - start, facts["peak_bytes"])
+        meter.peaks |= facts["peaks"]
+        return store, Loaded(time.perf_counter() - start)
 
     def _keep(self, key: str, store: KVStore, meter: Meter) -> None:
         facts = {
             "flops": {stage: meter.flops[stage] for stage in PREFILL_STAGES},
             "seconds": {stage: meter.seconds[stage] for stage in PREFILL_STAGES},
-            "peak_bytes": meter.peak_bytes,
+            "peaks": {stage: meter.peaks[stage] for stage in PREFILL_STAGES},
         }
         try:
             planned = plan(store, facts)

@@ -27,13 +27,16 @@ from x2l.compressors.quantisation import EncodedLayer, Packed
 from x2l.compressors.stored_forms import Interleaved, Ragged
 from x2l.engine.attended_keys import AttendedKeys, ChunkKeys
 from x2l.engine.kv_store import KVStore
-from x2l.kv import KV, LayerKV, StoredKV
+from x2l.kv import KV, Compact, LayerKV, PlainLayer, StoredKV
 from x2l.models.prompt import Prompt
 
 _CHECK_BYTES = 32
 _FORMS = {
     form.__name__: form
-    for form in (LayerKV, EncodedLayer, Packed, Interleaved, Ragged, AttendedKeys, ChunkKeys)
+    for form in (
+        *(LayerKV, PlainLayer, EncodedLayer, Packed, Compact, Interleaved, Ragged),
+        *(AttendedKeys, ChunkKeys),
+    )
 }
 _NAMES = {
     torch.float64: "F64",

@@ -1,0 +1,120 @@
+"""What others reported, beside a sweep's own cells: on the rows of the file itself."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_compare import write
+from tests.synthetic import record
+from x2l.analysis.cell_names import names
+from x2l.analysis.points import points
+from x2l.analysis.published import base_of, beside, entries, published
+from x2l.analysis.report.build import gather, render
+from x2l.cli import compare
+from x2l.cli.compose import composed
+
+DOCS = Path(__file__).parents[2] / "docs" / "reproduce.md"
+
+CELL = {
+    "model": "llava-hf/llava-onevision-qwen2-7b-ov-hf",
+    "benchmark": "videomme",
+    "frames": 8,
+    "fps": None,
+    "protocol": "lmms_eval",
+}
+
+
+def answered(**changes):
+    values = CELL | changes
+    return [
+        record(**values, video_id=f"v{n}", sample_id=f"v{n}/q", correct=float(n < 5))
+        for n in range(8)
+    ]
+
+
+def test_every_row_has_a_number_and_a_source():
+    rows = published()
+    assert len(rows) == 305 and len(set(rows)) == 305
+    assert all(0 < row.accuracy < 100 and row.source and row.paper for row in rows)
+    assert {row.read_in for row in rows} == {"primary", "primary (copy)", "note"}
+    assert not any(re.search(r"read_file|\bid \d", row.source) for row in rows)
+
+
+def test_rows_of_the_same_model_set_and_frames_stand_beside_a_cell():
+    """BOLT's README has the 7B LLaVA-OneVision at 8 frames of Video-MME: uniform 54.0, BOLT 56.1."""
+    (group,) = beside(points(answered()))
+    bolt = [(row.method[:4], row.accuracy, base) for row, base in group.rows if row.paper == "BOLT"]
+    assert bolt == [("BOLT", 56.1, 54.0), ("unif", 54.0, None)]
+    lines = entries(group, names(p.condition for p in group.points))
+    numbers = [float(line["accuracy"]) for line in lines]
+    assert numbers == sorted(numbers, reverse=True) and lines[0]["who"] == "here"  # 62.5
+    assert {line["source"] == "" for line in lines if line["who"] == "here"} == {True}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": "x2l_tiny"},
+        {"model": "Qwen/Qwen2.5-VL-7B-Instruct-other"},
+        {"benchmark": "needle"},
+        {"benchmark": "mlvu_test"},
+        {"frames": 9},
+        {"frames": 8, "fps": 1.0, "frames_sampled": 7},
+    ],
+)
+def test_nothing_stands_beside_another_model_set_or_number_of_frames(changes):
+    assert beside(points(answered(**changes))) == []
+
+
+def test_a_local_copy_of_a_checkpoint_is_the_same_model_and_parts_of_a_set_are_no_headline():
+    (group,) = beside(points(answered(model="/models/LLaVA-OneVision-qwen2-7b-ov-hf", frames=32)))
+    assert not {row.split for row, _ in group.rows} & {"short", "medium", "long"}
+
+
+def test_the_base_is_that_of_the_same_paper_and_part():
+    for row in published():
+        same = [o for o in published() if (o.paper, o.model) == (row.paper, row.model)]
+        base = base_of(row)
+        assert base is None or base in {
+            o.accuracy
+            for o in same
+            if o.is_base and (o.benchmark, o.split) == (row.benchmark, row.split)
+        }
+    assert sum(base_of(row) is not None for row in published()) > 100
+
+
+def test_the_commands_of_the_docs_are_of_the_rows_they_name():
+    """Each composes, is of the row's model, set and frames, and compresses nothing."""
+    lines = re.findall(r"\| ([\d.]+) \| (.+?) \| (?:`x2l (.*)`|the same) \|", DOCS.read_text())
+    assert len(lines) == 10
+    command = ""
+    for accuracy, paper, told in lines:
+        command = told or command
+        config = composed(command.split())
+        cell = CELL | {"model": config.model.name_or_path, "frames": config.video.frames}
+        name = re.search(r"benchmark=(\w+)", command)[1]
+        cell["benchmark"] = {"mlvu": "mlvu_dev", "longvideobench": "longvideobench_val_v"}.get(
+            name, name
+        )
+        (group,) = beside(points(answered(**cell)))
+        (row,) = [r for r, _ in group.rows if (r.paper, r.accuracy) == (paper, float(accuracy))]
+        assert row.is_base and config.levels.low.ratio == config.levels.high.ratio == 1
+
+
+def test_the_command_and_the_report_show_them(tmp_path, capsys):
+    folder = write(tmp_path / "sweep", answered())
+    compare.main([str(folder), "--published"])
+    out = capsys.readouterr().out
+    assert "LLaVA-OneVision-7B, Video-MME, 8 frames; here: videomme, protocol lmms_eval" in out
+    assert re.search(
+        r"BOLT +BOLT \(inverse.* 8 frames +56\.1 +54\.0 +github\.com/sming256/BOLT", out
+    )
+    page = render(gather(folder))
+    assert 'class="others"' in page and "github.com/sming256/BOLT" in page
+    other = write(tmp_path / "other", answered(frames=9))
+    assert 'class="others"' not in render(gather(other))
+    with pytest.raises(SystemExit) as ended:
+        compare.main([str(other), "--published"])
+    assert ended.value.code == 2
+    assert "nobody reported a number of llava-hf/" in capsys.readouterr().err
