@@ -115,8 +115,8 @@ class Compact:
     them. Means of positions, which are not whole, take what they took.
 
     Attributes:
-        steps: `(..., T)` uint8, int16 or int32 above `start`; or the numbers themselves, and `start` is 0. `(..., 1)`
-            where all numbers of every row are equal.
+        steps: `(..., T)` uint8, int16 or int32 above `start`; `(..., 1)` where all numbers of every row are equal; or
+            the numbers themselves, and `start` is empty.
         start: `(..., 1)`, as the numbers were.
         tokens: T.
     """
@@ -130,7 +130,7 @@ class Compact:
         """The numbers `(..., T)`, float, in that form."""
         tokens = numbers.shape[-1]
         if not tokens:
-            return Compact(numbers, numbers.new_zeros(*numbers.shape[:-1], 0), 0)
+            return Compact.as_is(numbers)
         start = numbers.amin(dim=-1, keepdim=True)
         above = numbers - start
         facts = torch.stack([above.max(), (above != above.round()).any().to(above.dtype)])
@@ -146,8 +146,7 @@ class Compact:
     @staticmethod
     def as_is(numbers: Tensor) -> Compact:
         """The same numbers without a look at them, for what is used at once."""
-        start = numbers.new_zeros(*numbers.shape[:-1], 1)
-        return Compact(numbers, start, numbers.shape[-1])
+        return Compact(numbers, numbers.new_empty(0), numbers.shape[-1])
 
     @property
     def nbytes(self) -> int:
@@ -160,7 +159,7 @@ class Compact:
 
     def numbers(self) -> Tensor:
         """The numbers `(..., T)`, as they were."""
-        if not self.tokens:
+        if not self.start.numel():
             return self.steps
         whole = self.steps.to(self.start.dtype) + self.start
         return whole.expand(*whole.shape[:-1], self.tokens)

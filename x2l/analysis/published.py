@@ -106,9 +106,8 @@ class Beside:
 def published() -> tuple[Published, ...]:
     """Every row of the file."""
     with FILE.open(encoding="utf-8", newline="") as file:
-        return tuple(
-            Published(**row | {"accuracy": float(row["accuracy"])}) for row in csv.DictReader(file)
-        )
+        rows = csv.DictReader(file)
+        return tuple(Published(**{**row, "accuracy": float(row["accuracy"])}) for row in rows)  # type: ignore[arg-type]
 
 
 def beside(points: Iterable[Point]) -> list[Beside]:
