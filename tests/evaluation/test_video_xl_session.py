@@ -76,9 +76,10 @@ def test_selectors_ladders_budgets_and_codecs(model, selector, top_k):
     session = x2l.prefill(model, frames(34), LADDER, **PAPER)
     reply = x2l.answer(session, "What?", selector, top_k, max_new_tokens=3)
     assert len(reply.relevance) == 4 and len(set(reply.assigned)) > 1
-    of_chunks = (session.store.nbytes(level)[i] for i, level in enumerate(reply.assigned))
-    prefix = kv_bytes(model.shape, session.store.prompt.prefix)
-    assert reply.kv_bytes_attended == prefix + sum(of_chunks)
+    store = session.store
+    of_chunks = (store.stored_bytes(level)[i] for i, level in enumerate(reply.assigned))
+    assert reply.kv_bytes_stored == store.prefix.stored_bytes + sum(of_chunks)
+    assert store.prefix.nbytes == kv_bytes(model.shape, store.prompt.prefix)
     assert [session.store.measured_ratio(level) for level in LADDER] == [2, 544 / 152, 32]
 
 
@@ -199,7 +200,7 @@ def test_a_sweep_its_controls_and_its_report(folder, tmp_path):
         f"model.name_or_path={folder}",
         "prefill=paper",
         "compressor=vst,vst_edges",
-        "control=none,fewer_frames",
+        "control=none,equal_kv_bytes",
         "selector=[none,oracle]",
         "top_k=1",
         "hydra.sweep.dir=outputs/s",

@@ -60,7 +60,7 @@ def test_last_record_of_a_key_wins(tmp_path):
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [('{"run_id": "a"}', "schema 1, this version reads 2"), ('{"schema": 2}', "'video_id'")],
+    [('{"run_id": "a"}', "schema 1, this version reads 3"), ('{"schema": 3}', "'video_id'")],
 )
 def test_json_that_is_no_record_is_an_error(tmp_path, line, message):
     path = tmp_path / "records.jsonl"
