@@ -94,6 +94,12 @@ def test_no_other_number_of_frames_is_nearer(target):
     assert prompt.tokens == 5 + 10 * (len(found.pixels) // 2)
 
 
+def test_another_size_than_tokens_may_be_held_equal():
+    half, _ = thinned(Sized(), frames(64), 4, 45)
+    squared, prompt = thinned(Sized(), frames(64), 4, 45**2, lambda prompt: prompt.tokens**2)
+    assert torch.equal(half.seconds, squared.seconds) and prompt.tokens == 45
+
+
 def test_a_tie_goes_to_more_frames():
     assert thinned(Sized(), frames(64), 4, 30)[1].tokens == 35
 

@@ -240,7 +240,8 @@ def test_pinned_chunks_are_reloaded_and_part_of_the_key(tmp_path, data, model):
 def test_full_kvs_share_is_one(tmp_path, data, model):
     summary = go(tmp_path, data, lambda: model, {"none": SelectNone()}, ratios=(1, 1))
     (point,) = points(summary.records)
-    assert (point.condition.baseline, point.kv_share) == ("full", 1.0)
+    assert point.condition.baseline == "full" and point.kv_bytes_attended == point.kv_bytes_full
+    assert 1 < point.kv_share < 1.01  # positions come on top
 
 
 KILLED = """
@@ -627,8 +628,8 @@ def test_fewer_frames_spend_the_methods_bytes_uncompressed(done, fewer):
 
 
 def test_equal_flops_are_those_of_a_lone_question(tmp_path, data, model):
-    """Two passes of the method's own take more than one over all frames; one whose context is short takes less."""
-    for context, all_frames in (("own", True), ("high", False)):
+    """Of as many frames as come nearest: all of them, where the method's pre-fill takes more than one over all."""
+    for context in ("own", "high"):
         folder, values = tmp_path / context, dict(context=context, top_k=(2,), limit=2)
         method = go(folder / "m", data, lambda: model, {"random": RandomSelector()}, **values)
         control = go(folder / "c", data, lambda: model, control="equal_flops", **values)
@@ -637,8 +638,12 @@ def test_equal_flops_are_those_of_a_lone_question(tmp_path, data, model):
             assert other.video.flops_budget == pytest.approx(spent, rel=0.02)
             assert other.video.kv_bytes_budget is None and other.condition.control == "equal_flops"
             count, took = other.video.frames_prefilled, sum(other.flops.values())
-            assert (count == other.video.frames_sampled) is all_frames
-            assert all_frames or abs(took - spent) < 0.6 * took / count * 2  # half a time step
+            if context == "own":
+                assert count == other.video.frames_sampled and took < 0.7 * spent
+            else:
+                assert (
+                    abs(took - spent) <= took / count + 0.02 * spent
+                )  # half a time step of two frames
 
 
 def test_fewer_frames_are_a_run_of_fewer_frames(tmp_path, data, model):

@@ -141,7 +141,7 @@ def test_levels_are_sorted_and_the_coarsest_is_what_is_not_reloaded():
     assert sorted(reply.assigned) == ["bare", "bare", "fine", "mid"]
     assert [reply.assigned[i] for i in reply.reloaded] != ["bare"] * 2 and len(reply.reloaded) == 2
     store = session.store
-    sizes = {level: store.nbytes(level) for level in levels}
+    sizes = {level: store.stored_bytes(level) for level in levels}
     spent = sum(sizes[level][i] for i, level in enumerate(reply.assigned) if level != "bare")
     assert reply.kv_bytes_reloaded == spent
     assert reply.flops["decode"] < reply.flops_full < sum(reply.flops.values())

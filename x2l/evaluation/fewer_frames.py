@@ -26,7 +26,7 @@ from x2l.evaluation.budgets import budget_bytes, budget_flops
 from x2l.evaluation.conditions import Cell
 from x2l.evaluation.question import answer_part, method_top_k, question_part
 from x2l.evaluation.session import Session, open_session
-from x2l.evaluation.settings import EQUAL_FLOPS, Settings
+from x2l.evaluation.settings import EQUAL_FLOPS, Settings, config_errors
 from x2l.evaluation.video import (
     Questions,
     SampledVideo,
@@ -60,7 +60,9 @@ def answer_with_fewer_frames(
     name = tuple(levels)[-1]
     uncompressed = {name: Level(KeyNorm(), 1)}  # at ratio 1 no compressor runs
     by_flops = settings.control == EQUAL_FLOPS
-    spending = _Spending(model, video, levels, settings, questions) if by_flops else None
+    spending = None
+    if by_flops:
+        spending = _Spending(model, video, benchmark, levels, settings, questions)
     for budget, same_budget in _by_budget(model, video, levels, settings, questions, spending):
         with advice.explained(f"pre-fill of {video.frames.path}", video.count):
             frames, prompt = thinned(
@@ -168,12 +170,16 @@ class _Spending:
         self,
         model: VideoModel,
         video: SampledVideo,
+        benchmark: Benchmark,
         levels: Mapping[str, Level],
         settings: Settings,
         questions: Questions,
     ) -> None:
         first = video.prompt.chunks[0]
-        asked = [len(model.question(sample.question).input_ids) for sample, _ in questions]
+        seconds = [second for chunk in video.prompt.chunks for second in chunk.frame_seconds]
+        texts = [benchmark.prompt(sample, seconds) for sample, _ in questions]
+        with config_errors():  # a question that cannot be asked is the user's to correct
+            asked = [len(model.question(text).input_ids) for text in texts]
         self._model, self._prompt, self._levels = model, video.prompt, levels
         self._context = settings.context
         self._vision = model.embed_chunk(video.prompt, first).flops / first.visual_tokens

@@ -30,7 +30,7 @@ from x2l.engine.disk_cache.file_format import (
 )
 from x2l.engine.kv_store import KVStore
 from x2l.engine.prefill import prefill
-from x2l.kv import KV, LayerKV, StoredKV
+from x2l.kv import KV, LayerKV, PlainLayer, StoredKV
 
 RAGGED_ONE = RAGGED[0]
 LEVELS = {
@@ -129,7 +129,7 @@ def test_the_forms_of_these_levels_are_all_there_are():
             for kv in kvs:
                 for layer in kv.layers:
                     look(layer)
-    assert found == {LayerKV, EncodedLayer, Interleaved, Ragged}
+    assert found == {PlainLayer, EncodedLayer, Interleaved, Ragged}
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -270,7 +270,7 @@ def test_an_unknown_form_is_refused_by_name():
         pass
 
     store = filled("qwen2_5_vl", "merged")
-    one = store.levels["low"][0].layers[0]
+    one = store.levels["low"][0].layers[0].decode()
     own = Own(one.keys, one.values, one.positions, one.weights)
     levels = {"low": (StoredKV((own,)),)}
     with pytest.raises(Unstorable, match=r"low/0/0: KVs of class .*Own cannot be kept"):
