@@ -147,7 +147,7 @@ _TYPES: Mapping[str, Any] = {
     "model.trust_remote_code": bool,
     "model.video_processor": dict | None,
     "prefill.context": str,
-    "control.fewer_frames": bool,
+    "control.holds_equal": str | None,
     "selection.pinned": str | list[str],
     "selection.taking": str | list[str],
     "selection.top_k_by_task": dict | None,
