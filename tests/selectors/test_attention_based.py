@@ -19,7 +19,7 @@ from x2l.selectors.base import RunFacts
 from x2l.selectors.first_answer import first_logits, log_odds
 from x2l.selectors.flexmem import FlexMemSelector
 from x2l.selectors.retrieval_heads import RetrievalHeadsSelector
-from x2l.selectors.shallow_votes import GATE, ShallowVotesSelector
+from x2l.selectors.shallow_votes import GATE, ShallowVotesSelector, farthest_first
 
 FAMILIES = ["qwen2_5_vl", "qwen3_vl", "internvl"]
 DROPPED = RunFacts("m", None, None, {"low": False, "high": True})
@@ -103,6 +103,13 @@ def test_votes_of_the_first_layers(family):
     got, _ = rated(ShallowVotesSelector(layers=2, votes=votes), family, store)
     assert torch.allclose(got, want, atol=1e-9)
     assert int(got.floor().sum()) == 2 * votes
+
+
+def test_farthest_first_goes_by_the_nearest_of_those_before():
+    """On a line, 0 being taken: the far end, then the middle, not what is far from one of them only."""
+    points = torch.tensor([0.0, 1.0, 5.5, 9.0, 10.0])
+    assert farthest_first((points[:, None] - points).abs()) == [0, 4, 2, 1, 3]
+    assert farthest_first(torch.zeros(3, 3)) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("candidates", [1, 3, 4, 9])

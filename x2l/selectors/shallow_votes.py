@@ -111,12 +111,7 @@ class ShallowVotesSelector(ChunkSelector):
         means = torch.stack([store.step_embeds[owner == c].mean(dim=0) for c in candidates])
         distances = 1 - cosine_similarity(means[:, None], means[None], dim=-1)
         meter.add("selection", 2 * len(candidates) * means.numel())
-        taken, nearest = [0], distances[0].clone()
-        while len(taken) < len(candidates):
-            nearest[taken] = -1  # no distance is below 0
-            taken.append(int(nearest.argmax()))
-            nearest = torch.minimum(nearest, distances[taken[-1]])
-        order[: len(candidates)] = [candidates[index] for index in taken]
+        order[: len(candidates)] = [candidates[index] for index in farthest_first(distances)]
         relevance = torch.empty(chunks, dtype=votes.dtype)
         relevance[order] = torch.arange(chunks, 0, -1, dtype=votes.dtype)
         return relevance
@@ -127,3 +122,17 @@ class ShallowVotesSelector(ChunkSelector):
         everything = [store.coarsest] * len(store.prompt.chunks)
         logits = first_logits(question, store, model, meter, [everything])
         return float(log_odds(logits, model, ("earlier", "recent")))
+
+
+def farthest_first(distances: Tensor) -> list[int]:
+    """An order that begins with the first; next is always the one whose nearest of those before it is farthest.
+
+    Args:
+        distances: `(n, n)`, of each two, none below 0 by more than rounding.
+    """
+    taken, nearest = [0], distances[0].clone()
+    while len(taken) < len(distances):
+        nearest[taken] = -1  # no distance is
+        taken.append(int(nearest.argmax()))
+        nearest = torch.minimum(nearest, distances[taken[-1]])
+    return taken
