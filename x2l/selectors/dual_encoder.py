@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoModel, AutoProcessor
+from transformers.utils.hub import cached_file
 
 from x2l.models.flop_counter import flop_counter
+from x2l.selectors import language_bind
 
 DTYPES = ("float32", "bfloat16", "float16")
 PACKAGED = {"x2l_tiny_clip": Path(__file__).with_name("x2l_tiny_clip")}
 
 
 class TwoTowers:
-    """CLIP, SigLIP, SigLIP 2, X-CLIP or a model with their methods. Final; holds weights, no state between calls.
+    """CLIP, SigLIP, SigLIP 2, X-CLIP, LanguageBind or a model with their methods. Final; no state between calls.
 
     Attributes:
-        clip_frames: frames that make one clip (X-CLIP); None where single pictures are embedded.
+        clip_frames: frames that make one clip (X-CLIP, LanguageBind); None where single pictures are embedded.
         flops_view: operations of one picture or clip, as torch's own counter counts them (matrix products).
         flops_text: operations of one text; every text is padded to the model's length.
         fingerprint: tells two sets of weights apart.
@@ -42,7 +45,7 @@ class TwoTowers:
         if not hasattr(hf, "get_text_features") or not (image or clip):
             raise ValueError(
                 f"selector.retriever.name_or_path: a checkpoint of model type {hf.config.model_type!r} has no "
-                "text and picture towers; use a CLIP, SigLIP, SigLIP 2 or X-CLIP"
+                "text and picture towers; use a CLIP, SigLIP, SigLIP 2, X-CLIP or LanguageBind (video)"
             )
         self.hf, self.processor, self.batch = hf.eval(), processor, batch
         config = hf.config
@@ -61,10 +64,11 @@ class TwoTowers:
     def load(
         name_or_path: str, device: str, dtype: str, revision: str | None, batch: int
     ) -> TwoTowers:
-        """Loads a checkpoint with Hugging Face's Auto classes.
+        """Loads a checkpoint with Hugging Face's Auto classes, or LanguageBind's.
 
         Raises:
-            ValueError: a dtype or device that cannot work, or a model without two towers.
+            ValueError: a dtype or device that cannot work, a model without two towers, or a value of LanguageBind's
+                that is not supported.
             OSError: the checkpoint is not there; the message names the command that fetches it.
         """
         if dtype not in DTYPES:
@@ -75,17 +79,25 @@ class TwoTowers:
             )
         place = str(PACKAGED.get(name_or_path, name_or_path))
         try:
-            hf: Any = AutoModel.from_pretrained(
-                place, revision=revision, dtype=getattr(torch, dtype)
-            )
-            processor = AutoProcessor.from_pretrained(place, revision=revision)
+            hf, processor = _loaded(place, revision, getattr(torch, dtype))
         except OSError as error:
             wanted = name_or_path + (f" --revision {revision}" if revision else "")
             raise OSError(
                 f"selector.retriever.name_or_path={name_or_path!r}: no such checkpoint here and the Hub did not give "
                 f"it ({str(error).splitlines()[0]}); fetch it with `hf download {wanted}` or name a local folder"
             ) from error
+        except ValueError as error:
+            raise ValueError(
+                f"selector.retriever.name_or_path={name_or_path!r}: {error}"
+            ) from error
         return TwoTowers(hf.to(device), processor, batch)
+
+    def sampled(self, count: int) -> Tensor:
+        """Which of a chunk's `count` frames make its clip, `(clip_frames,)`: spread over it, whatever its length."""
+        size = self.clip_frames or 1
+        if isinstance(self.hf, language_bind.LanguageBindVideo):
+            return language_bind.sampled(count, size)
+        return torch.linspace(0, count - 1, size).round().long()
 
     def pictures(self, pixels: Tensor) -> Tensor:
         """Embeds frames `(F, H, W, 3)` uint8 one by one -> `(F, dim)` of length 1, fp32, on the host."""
@@ -129,6 +141,21 @@ class TwoTowers:
         pixels = inputs["pixel_values"]
         clip = pixels if pixels.ndim == 5 else pixels[None]
         return _unit(self.hf.get_video_features(clip))
+
+
+def _loaded(place: str, revision: str | None, dtype: torch.dtype) -> tuple[Any, Any]:
+    path = cached_file(place, "config.json", revision=revision)
+    values = json.loads(Path(str(path)).read_text(encoding="utf-8"))
+    kind = str(values.get("model_type"))
+    if kind == language_bind.MODEL_TYPE:
+        hf, processor = language_bind.load(place, revision, values)
+        return hf.to(dtype), processor
+    if kind.startswith("LanguageBind"):
+        raise ValueError(
+            f"model type {kind!r} takes no video; use LanguageBind/LanguageBind_Video_FT"
+        )
+    stock = AutoModel.from_pretrained(place, revision=revision, dtype=dtype)
+    return stock, AutoProcessor.from_pretrained(place, revision=revision)
 
 
 def _unit(features: Any) -> Tensor:

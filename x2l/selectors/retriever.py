@@ -21,10 +21,10 @@ POOLS = ("max", "mean")
 
 @dataclass(frozen=True)
 class RetrieverSelector(FrameSelector):
-    """Cosine of the question and each frame, pooled over the chunk; for X-CLIP, of one clip a chunk. Final.
+    """Cosine of the question and each frame, pooled over the chunk; for X-CLIP, LanguageBind of a clip a chunk. Final.
 
-    The paper's relevance oracle was a model of this kind, LanguageBind, run beforehand (selector `file` takes such
-    results). X-CLIP's prompts, which mix text and video, are left out: its towers are used apart, as all others'.
+    The paper's relevance oracle was LanguageBind, run beforehand (selector `file` takes such results). X-CLIP's
+    prompts, which mix text and video, are left out: its towers are used apart, as all others'.
 
     Attributes:
         name_or_path: repository or folder.
@@ -58,7 +58,8 @@ class RetrieverSelector(FrameSelector):
         """Loads the model; see the class for the arguments.
 
         Args:
-            name_or_path: x2l_tiny_clip, or any CLIP, SigLIP, SigLIP 2 or X-CLIP (`AutoModel`, `AutoProcessor`).
+            name_or_path: x2l_tiny_clip, any CLIP, SigLIP, SigLIP 2 or X-CLIP (`AutoModel`, `AutoProcessor`), or
+                LanguageBind for video as published.
             options: add the options to the question, if it has any. Texts are cut to the model's length (64, 77).
             pool: `max` or `mean`.
             device: where the towers run; None (a model spread over several) = the first GPU, if there is one.
@@ -87,8 +88,8 @@ class RetrieverSelector(FrameSelector):
             meter.add("retrieval", self.towers.flops_view * len(frames.pixels))
             return self.towers.pictures(frames.pixels)
         meter.add("retrieval", self.towers.flops_view * len(chunks))
-        # A clip has as many frames as the model was trained on, spread over the chunk whatever its length.
-        spread = [torch.linspace(c.frames[0], c.frames[1] - 1, size).round().long() for c in chunks]
+        spans = [chunk.frames for chunk in chunks]
+        spread = [first + self.towers.sampled(after - first) for first, after in spans]
         return torch.cat([self.towers.clip(frames.pixels[at]) for at in spread])
 
     def relevance(self, query: Query, store: KVStore, model: VideoModel, meter: Meter) -> Tensor:
