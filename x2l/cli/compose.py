@@ -99,7 +99,7 @@ def composed(overrides: Sequence[str]) -> DictConfig:
 def _composed(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
     """The configuration, and the yaml file that each of its groups came from."""
     try:
-        with _hydra_of_its_own():
+        with hydra_of_its_own():
             config = compose("config", list(overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(one_line(error, overrides)) from error
@@ -110,7 +110,7 @@ def _composed(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
 
 
 @contextmanager
-def _hydra_of_its_own() -> Iterator[None]:
+def hydra_of_its_own() -> Iterator[None]:
     """Inside, Hydra with x2l's configuration; that of the user's own application comes back as it was."""
     theirs, base = GlobalHydra.instance(), version.getbase()
     hydra = theirs.hydra

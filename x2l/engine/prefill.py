@@ -133,12 +133,8 @@ def prefill(
     check_prefill(levels, context, positions, indexes)
     check_budgets(levels, prompt, model)
     meter = meter or Meter(model.device)
-    kept = _kept(levels)
-    contexts = {context: kept}
-    if context == "own":
-        contexts = {name: {name: level} for name, level in kept.items()}
-    coarsest = tuple(levels)[-1]
-    _check_length(model, prompt, contexts, positions, coarsest)
+    contexts, coarsest = _contexts(levels, context), tuple(levels)[-1]
+    check_length(model, prompt, levels, context, positions)
     passes: list[PrefillPass] = []
     for name, of_pass in contexts.items():
         capacity = _capacity(prompt, of_pass.get(name), model.shape.layers)
@@ -181,26 +177,34 @@ def _kept(levels: Mapping[str, Level]) -> dict[str, Level]:
     return {name: level for name, level in levels.items() if not level.dropped}
 
 
-def _check_length(
+def _contexts(levels: Mapping[str, Level], context: str) -> dict[str, dict[str, Level]]:
+    """What each pass leaves in sight -> the levels that it emits."""
+    kept = _kept(levels)
+    if context == "own":
+        return {name: {name: level} for name, level in kept.items()}
+    return {context: kept}
+
+
+def check_length(
     model: VideoModel,
     prompt: Prompt,
-    contexts: Mapping[str, Mapping[str, Level]],
+    levels: Mapping[str, Level],
+    context: str,
     positions: str,
-    coarsest: str,
 ) -> None:
     """Checks that every pass fits the model's context, probe texts included.
 
     Args:
         model: the model.
         prompt: the prompt.
-        contexts: what each pass leaves in sight -> the levels that it emits.
+        levels: by name, finest first.
+        context: what later chunks attend to, see `prefill`.
         positions: `keep` or `compact`.
-        coarsest: for the message.
 
     Raises:
         ContextError: one does not.
     """
-    layers = model.shape.layers
+    layers, contexts, coarsest = model.shape.layers, _contexts(levels, context), tuple(levels)[-1]
     methods = [level.compressor for of in contexts.values() for level in of.values()]
     more = max(_probe_tokens(model, of) for of in contexts.values())
     attended = max(_capacity(prompt, of.get(name), layers) for name, of in contexts.items())

@@ -133,6 +133,17 @@ def budget_flops(
     return before + decoding + answer_flops(shape, cached, question, generated)
 
 
+def level_bytes(model: VideoModel, prompt: Prompt, level: Level) -> int:
+    """Bytes of every chunk at one level, text between its tokens included; as they are stored."""
+    if level.dropped:
+        return 0
+    chunks = prompt.chunks
+    kept = level.counts([chunk.visual_tokens for chunk in chunks], model.shape.layers)
+    text = sum(chunk.tokens - chunk.visual_tokens for chunk in chunks)
+    sizes = (_stored(model, level, keeps) * n for keeps, n in Counter(kept).items())
+    return kv_bytes(model.shape, text) + sum(sizes)
+
+
 def _assigned(
     model: VideoModel,
     prompt: Prompt,

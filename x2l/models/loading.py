@@ -25,7 +25,7 @@ from x2l.models.out_of_memory import available_bytes, is_out_of_memory
 from x2l.models.shape import model_shape
 from x2l.models.weight_files import check_weights
 
-__all__ = ["ATTENTION", "DEVICE_MAPS", "DTYPES", "PACKAGED", "load", "weight_bytes"]
+__all__ = ["ATTENTION", "DEVICE_MAPS", "DTYPES", "PACKAGED", "load", "outline", "weight_bytes"]
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 ATTENTION = ("sdpa", "flash_attention_2", "eager")
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
@@ -99,6 +99,34 @@ def load(
     return HFVideoModel(hf, processor, positions)
 
 
+def outline(
+    name_or_path: str = "x2l_tiny",
+    dtype: str = "float32",
+    positions: str = "reference",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    video_processor: Mapping[str, Any] | None = None,
+) -> HFVideoModel:
+    """The model without weights, from configuration and processor alone: sizes and prompts, for planning.
+
+    Args:
+        name_or_path: as in `load`, like all that follow.
+        dtype: of weights and KVs.
+        positions: the rule.
+        revision: on the Hub.
+        trust_remote_code: passed on.
+        video_processor: settings that replace the checkpoint's own.
+
+    Raises:
+        ValueError: a value or a checkpoint that cannot work.
+        OSError: the checkpoint is not there, or incomplete.
+    """
+    source = locate(name_or_path, revision, trust_remote_code)
+    described = read_config(source)
+    processor = read_processor(source, described, video_processor)
+    return HFVideoModel(_hollow(described.config, getattr(torch, dtype)), processor, positions)
+
+
 def _check_complete(source: Source, info: Mapping[str, Any], translated: bool) -> None:
     """Checks what `from_pretrained` says of the weights that it read.
 
@@ -136,9 +164,12 @@ def _check_complete(source: Source, info: Mapping[str, Any], translated: bool) -
 
 def weight_bytes(config: Any, dtype: torch.dtype) -> int:
     """Bytes of a model's weights, from its configuration alone."""
+    return sum(parameter.nbytes for parameter in _hollow(config, dtype).parameters())
+
+
+def _hollow(config: Any, dtype: torch.dtype) -> Any:
     with torch.device("meta"):
-        hf: Any = AutoModelForImageTextToText.from_config(copy.deepcopy(config), dtype=dtype)
-    return sum(parameter.nbytes for parameter in hf.parameters())
+        return AutoModelForImageTextToText.from_config(copy.deepcopy(config), dtype=dtype)
 
 
 def _check_attention(attn_implementation: str, dtype: str, device: str | None) -> None:
