@@ -41,6 +41,8 @@ REFUSED = {
 
 
 def test_what_cannot_be_meant_is_refused_in_one_line():
+    with pytest.raises(UserError, match="selector.keys.rope=null: must be true or false"):
+        engine(["selector=keys", "selector.keys.rope=null"])
     for override, said in REFUSED.items():
         with pytest.raises(UserError, match=said.replace("+", r"\+")) as caught:
             engine([override])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-import typing
+import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,18 @@ def suggestion(name: str, known: Collection[str]) -> str:
     )
 
 
+def _hints(target: Any) -> dict[str, Any]:
+    """Types of arguments by name; without those whose names are imported for type checkers alone."""
+    function = target.__init__ if inspect.isclass(target) else target
+    hints, names = {}, vars(sys.modules[target.__module__])
+    for name, hint in getattr(function, "__annotations__", {}).items():
+        try:
+            hints[name] = eval(hint, names) if isinstance(hint, str) else hint
+        except NameError:
+            continue
+    return hints
+
+
 def check_arguments(at: str, node: Mapping[str, Any], target: Any) -> None:
     """Checks the settings of an object against the signature of what makes it.
 
@@ -139,13 +151,15 @@ def check_arguments(at: str, node: Mapping[str, Any], target: Any) -> None:
         ConfigError: a setting that it does not take or that is of another type.
     """
     try:
-        parameters = inspect.signature(target).parameters
+        parameters = dict(inspect.signature(target).parameters)
     except (TypeError, ValueError):
         return  # a class of C
-    try:
-        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    except (NameError, TypeError, AttributeError):
-        hints = {}
+    hints, owner = _hints(target), getattr(target, "__self__", None)
+    others = [name for name, p in parameters.items() if p.kind is p.VAR_KEYWORD]
+    if others and inspect.isclass(owner):  # a class method that hands the others on
+        parameters |= inspect.signature(owner).parameters
+        hints = _hints(owner) | hints
+        del parameters[others[0]]
     arguments = {key: value for key, value in node.items() if key not in HYDRAS}
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         _check_keys(at, arguments, parameters)

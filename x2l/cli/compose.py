@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir, version
+from hydra._internal.utils import _locate
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from packaging.version import Version
@@ -280,7 +281,7 @@ def _check_node(at: str, node: Any) -> None:
         if isinstance(inner, dict) and "_target_" in inner:
             _check_node(f"{at}.{key}", inner)
     try:
-        target = get_object(str(node["_target_"]))
+        target = _locate(str(node["_target_"]))  # `get_object` would log lines of its own
     except (ImportError, ValueError, AttributeError, TypeError) as error:
         raise ConfigError(
             f"{at}._target_={node['_target_']}: cannot be found ({' '.join(str(error).split())}); name a class by its "
