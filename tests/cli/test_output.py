@@ -41,3 +41,32 @@ def test_a_failure_is_one_line_and_a_status(capsys):
         fail("top_k=0: must be above 0", 3)
     assert exit_.value.code == 3
     assert capsys.readouterr().err == "error: top_k=0: must be above 0\n"
+
+
+@pytest.mark.parametrize("shell", ['"$@" <&- >&- 2>&-', '"$@" >/dev/full', 'LC_ALL=C "$@"'])
+def test_streams_that_cannot_be_used_are_no_traceback(tmp_path, shell):
+    folder = make_sweep(tmp_path / "数据 a=[b]", done=False)
+    environment = {**os.environ, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        ["bash", "-c", shell, "", sys.executable, "-m", "x2l.cli.status", str(folder)],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+    if "full" in shell:
+        assert (done.returncode, done.stderr) == (
+            2, "error: output: no space left on device; make room, then run it again\n",
+        )  # fmt: skip
+    else:
+        assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_questions_are_utf8_whatever_the_locale():
+    from x2l.cli.ask.command import _question
+    from x2l.evaluation.settings import ConfigError
+
+    assert _question("caf\udcc3\udca9?\n") == "café?"
+    for wrong in ("caf\udce9?", "W\0h\0o\0"):
+        with pytest.raises(ConfigError, match="is not UTF-8"):
+            _question(wrong)
