@@ -10,6 +10,7 @@ import pytest
 import x2l
 from tests.synthetic import record
 from x2l.runs.records import RecordWriter
+from x2l.runs.rows import rows as rows_of
 from x2l.video import write_video
 
 ROOT = Path(__file__).parents[1]
@@ -73,15 +74,17 @@ def test_errors_of_the_users_own_share_a_base():
         x2l.read_frames("none.mp4", 1, None)
 
 
-def test_records_are_rows_with_a_column_a_level(tmp_path):
+def test_records_are_rows_with_a_column_a_level(tmp_path, monkeypatch):
     first = record(tags={"kind": "edit"}, selector="oracle", top_k="gt", pinned=("last",))
     for run_folder in ("sweep/a", "sweep/b", "sweep/copy"):
         (tmp_path / run_folder).mkdir(parents=True)
         with RecordWriter(tmp_path / run_folder / "records.jsonl") as writer:
             writer.append(first if run_folder != "sweep/b" else record(selector="none", seed=1))
-    rows = x2l.records(tmp_path / "sweep")
-    assert len(rows) == 2 and len(x2l.records(tmp_path / "sweep" / "a")) == 1
-    (one,) = x2l.records(str(tmp_path / "sweep" / "a"))
+    rows = rows_of(tmp_path / "sweep")
+    assert len(rows) == 2 and len(rows_of(tmp_path / "sweep" / "a")) == 1
+    monkeypatch.chdir(tmp_path)
+    assert len(rows_of("sw*/[ab]")) == len(rows_of("sweep/a", tmp_path / "sweep/b")) == 2
+    (one,) = rows_of(str(tmp_path / "sweep" / "a"))
     assert (one["ratio.low"], one["ratio.high"], one["compressor.low"]) == (2, 32, "tome")
     assert one["measured_ratio.high"] == 32 and one["kept.low"] == (32, 32, 32)
     assert (one["tags.kind"], one["flops_decode"], one["role"]) == ("edit", 10**7, "bound")
@@ -89,4 +92,4 @@ def test_records_are_rows_with_a_column_a_level(tmp_path):
     assert {row["baseline"] for row in rows} == {None, "all-high"}
     assert not any(isinstance(value, dict | list) for row in rows for value in row.values())
     with pytest.raises(x2l.UserError, match="no such folder; give a run or a sweep"):
-        x2l.records(tmp_path / "nowhere")
+        rows_of(tmp_path / "nowhere*")

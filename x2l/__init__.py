@@ -10,14 +10,26 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from x2l.analysis import plot
+    from x2l.analysis.frames import points, records
     from x2l.compressors.base import Level
     from x2l.evaluation.library import Reply, answer, prefill
     from x2l.models.loading import load
-    from x2l.runs.rows import records
     from x2l.video import read_frames
 
 __version__ = "0.1.0"
-__all__ = ["Level", "Reply", "UserError", "answer", "load", "prefill", "read_frames", "records"]
+__all__ = [
+    "Level",
+    "Reply",
+    "UserError",
+    "answer",
+    "load",
+    "plot",
+    "points",
+    "prefill",
+    "read_frames",
+    "records",
+]
 
 
 class UserError(Exception):
@@ -29,13 +41,14 @@ def lazy(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
 
     Args:
         package: its name.
-        homes: public name -> module that defines it.
+        homes: public name -> module that defines it, or that it is.
     """
 
     def getattr_of_package(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(homes[name]), name)
+        module = importlib.import_module(homes[name])
+        return module if homes[name].endswith(f".{name}") else getattr(module, name)
 
     return getattr_of_package
 
@@ -47,9 +60,11 @@ __getattr__ = lazy(
         "Reply": "x2l.evaluation.library",
         "answer": "x2l.evaluation.library",
         "load": "x2l.models.loading",
+        "plot": "x2l.analysis.plot",
+        "points": "x2l.analysis.frames",
         "prefill": "x2l.evaluation.library",
         "read_frames": "x2l.video",
-        "records": "x2l.runs.rows",
+        "records": "x2l.analysis.frames",
     },
 )
 

@@ -28,6 +28,7 @@ from x2l.engine.prefill import prefill
 from x2l.evaluation.budgets import budget_bytes
 from x2l.evaluation.settings import ConfigError
 from x2l.models.kv_cache import BufferLayer
+from x2l.runs.rows import rows as rows_of
 from x2l.selectors.attention import AttentionSelector
 from x2l.selectors.embedding import EmbeddingSelector
 from x2l.selectors.keys import KeysSelector
@@ -208,5 +209,5 @@ def test_a_sweep_its_controls_and_its_report(folder, tmp_path):
     assert done.returncode == 0, done.stderr
     page = write_report(tmp_path / "outputs" / "s").read_text()
     assert "vst_edges" in page and "fewer" in page
-    measured = {row["compressor"]: row["measured_ratio.high"] for row in x2l.records(tmp_path)}
+    measured = {row["compressor"]: row["measured_ratio.high"] for row in rows_of(tmp_path)}
     assert measured["vst"] == 32 and measured["vst_edges"] == 2  # two chunks, both of them edges

@@ -162,12 +162,17 @@ def _parts(members: Sequence[Record | OutOfMemory]) -> dict[str, list[Record | O
     return parts
 
 
+def point_row(point: Point) -> dict[str, Any]:
+    """One point as flat values: traits of the condition (`ratio.low`, ...), then `task` and the measures."""
+    return {**point.condition.columns, "task": point.task, **point.measures}
+
+
 def write_points(path: str | Path, rows: Sequence[Point]) -> None:
     """Writes the points as CSV, replacing the file in one step.
 
     One column a trait of the condition (`ratio.low`, `ratio.high`, ... of its levels), then `task` and the measures.
     """
-    flat = [{**p.condition.columns, "task": p.task, **p.measures} for p in rows]
+    flat = [point_row(p) for p in rows]
     columns = dict.fromkeys(name for row in sorted(flat, key=len, reverse=True) for name in row)
     with (
         whole_file(path) as part,
