@@ -1,4 +1,8 @@
+import csv
+import dataclasses
+import io
 import json
+import re
 
 import pytest
 
@@ -106,7 +110,7 @@ def test_the_mean_that_the_protocol_names_is_tested(tmp_path, capsys):
     assert "mean over" in out and "micro B - A (95 %)" in out and "macro" not in out
     assert macro.macro.value > 0 > micro.micro.value
     row = out.split("\n\n")[1].splitlines()[1].split()
-    assert row[:3] == ["tasks", *(f"{100 * one.value:.1f}" for one in macro.accuracies[2:])]
+    assert row[1:4] == ["tasks", *(f"{100 * one.value:.1f}" for one in macro.accuracies[2:])]
 
 
 def test_settings_are_named_where_only_they_tell_cells_apart(tmp_path, capsys):
@@ -221,7 +225,7 @@ def test_the_table_names_what_both_share_once_and_what_varies_in_columns(swept, 
     head, *_ = out.splitlines()
     assert head.startswith("both: model x2l_tiny, benchmark needle,") and "selector" not in head
     assert "\nA: selector random\nB: selector attention\n" in out
-    titles = out.split("\n\n")[1].splitlines()[0]
+    titles = " ".join(block.splitlines()[0] for block in out.split("\n\n")[1:])
     for title in ("compressor", "top_k", "right>wrong", "wrong>right", "p Holm", "videos for 3 pt"):
         assert title in titles
     assert len(out.split("\n\n")[1].splitlines()) == 1 + 2 * 4
@@ -264,3 +268,39 @@ def test_what_cannot_be_compared_is_one_line(tmp_path, monkeypatch, capsys, argu
         main(arguments)
     told = capsys.readouterr().err
     assert stopped.value.code == 2 and told.startswith(message) and told.count("\n") == 1
+
+
+@pytest.fixture
+def two_sweeps(tmp_path):
+    """The same cells at 24 and at 48 frames."""
+    for name, frames in (("a", 24), ("b", 48)):
+        for one in sweep(compressors=("tome", "key_norm"), videos=3, questions=3):
+            cell = dataclasses.replace(one.condition, frames=frames)
+            again = dataclasses.replace(one, condition=cell)
+            write(tmp_path / name / one.condition.run_id, [again])
+    return [str(tmp_path / name) for name in "ab"]
+
+
+def test_two_sweeps_are_compared_cell_by_cell_within_120_columns(two_sweeps, capsys):
+    main([*two_sweeps, "--where", "selector=attention,random"])
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 120 and "A: frames 24" in printed
+    tables = [block.splitlines() for block in printed.split("\n\n") if block.lstrip()[0] == "#"]
+    assert len(tables) > 1 and len({len(rows) for rows in tables}) == 1
+    main([*two_sweeps, "--where", "selector=attention,random", "--format", "csv"])
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert len(rows) == len(tables[0]) - 1 and {row["n"] for row in rows} == {"9"}
+    assert [*rows[0]] == [
+        name for block in tables for name in re.split(r"  +", block[0].strip())[1:]
+    ]
+    assert {row["selector"] for row in rows} == {"attention", "random"}
+
+
+@pytest.mark.parametrize(("form", "row"), [("markdown", "| tome"), ("latex", r"\toprule")])
+def test_a_table_for_a_page_or_a_paper(two_sweeps, capsys, form, row):
+    main([*two_sweeps, "--where", "selector=attention", "top_k=2", "--format", form])
+    printed = capsys.readouterr().out
+    assert row in printed.replace("|     tome", "| tome").replace("key_norm", "tome")
+    with pytest.raises(SystemExit):
+        main([*two_sweeps, "--where", "selector=nobody"])
+    assert "holds no cell with selector=nobody" in capsys.readouterr().err

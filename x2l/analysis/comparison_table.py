@@ -1,6 +1,9 @@
 """Comparisons as text: a table, what is left out of it, and whether it compares equal KV bytes."""
 
+import csv
+import io
 import math
+import textwrap
 from collections.abc import Hashable, Mapping, Sequence
 
 from tabulate import tabulate
@@ -11,9 +14,62 @@ from x2l.analysis.comparison import Comparison
 from x2l.analysis.statistics import Difference
 from x2l.runs.condition import last_resorts
 
+WIDTH = 120
+FORMATS = {"text": "plain", "markdown": "github", "latex": "latex_booktabs", "csv": None}
 
-def table(comparisons: Sequence[Comparison], points: float = 5.0) -> str:
-    """Comparisons as text: what all share, then a line for each; percentages and percentage points."""
+
+def table(comparisons: Sequence[Comparison], points: float = 5.0, form: str = "text") -> str:
+    """Comparisons: what all share, then a line for each; percentages and percentage points.
+
+    Args:
+        comparisons: one or more.
+        points: the difference that `videos for` is about.
+        form: `text` (no line is wider than 120 columns: further columns stand below, by number), `markdown`, `latex` or
+            `csv`, which has the lines alone.
+    """
+    heads, columns = _content(comparisons, points)
+    if form == "text":
+        return "\n".join([*map(wrapped, heads), "", *_blocks(columns)])
+    if form == "csv":
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+        return file.getvalue().rstrip("\n")
+    mark = "% " if form == "latex" else ""
+    text = tabulate(columns, "keys", tablefmt=str(FORMATS[form]), disable_numparse=True)
+    return "\n".join([*(f"{mark}{head}" for head in heads), "", text])
+
+
+def wrapped(text: str) -> str:
+    """A text in lines of 120 columns at most."""
+    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def _blocks(columns: Mapping[str, Sequence[str]]) -> list[str]:
+    """Tables side by side as far as they fit, then below one another; lines are numbered where there are several."""
+    whole = _plain(columns)
+    if max(map(len, whole.splitlines())) <= WIDTH:
+        return [whole]
+    numbers = {"#": [str(n) for n in range(1, 1 + len(next(iter(columns.values()))))]}
+    blocks, block = [], dict[str, Sequence[str]](numbers)
+    for name, values in columns.items():
+        wider = {**block, name: values}
+        if len(block) > 1 and max(map(len, _plain(wider).splitlines())) > WIDTH:
+            blocks.append(block)
+            wider = {**numbers, name: values}
+        block = wider
+    return "\n\n".join(_plain(block) for block in [*blocks, block]).split("\n")
+
+
+def _plain(columns: Mapping[str, Sequence[str]]) -> str:
+    return tabulate(columns, "keys", tablefmt="plain", disable_numparse=True, stralign="right")
+
+
+def _content(
+    comparisons: Sequence[Comparison], points: float
+) -> tuple[list[str], dict[str, list[str]]]:
+    """What all share, in lines; and the columns."""
     sides = {"A": [c.a for c in comparisons], "B": [c.b for c in comparisons]}
     traits = {side: [condition.traits for condition in of] for side, of in sides.items()}
     differing = {side: varying(of) for side, of in sides.items()}
@@ -84,12 +140,11 @@ def table(comparisons: Sequence[Comparison], points: float = 5.0) -> str:
     ):
         if any(counts):
             columns[name] = [str(count) for count in counts]
-    text = tabulate(columns, "keys", tablefmt="plain", disable_numparse=True, stralign="right")
     heads = [f"both: {_words({n: v for n, v in constant['A'].items() if n in shared})}"]
     for side, of in constant.items():
         alone = {name: value for name, value in of.items() if name not in shared}
         heads += [f"{side}: {_words(alone)}"] if alone else []
-    return "\n".join([*heads, "", text])
+    return heads, columns
 
 
 def _words(traits: Mapping[str, Hashable]) -> str:

@@ -1,10 +1,10 @@
 """`x2l-compare A [B]`: paired differences between cells that answered the same questions.
 
 A and B are run or sweep folders; without B, cells of A are compared with each other. Where a folder holds
-several cells, `--a` and `--b` choose among them; of what is left, cells are paired that agree in every field in
-which both sides still vary (the same top_k, say). Printed is B minus A in percentage points, of the mean that the
-protocol names (over questions or over tasks) and on the questions that both sides count; intervals and tests are
-clustered by video, p values also corrected by Holm for all pairs printed. Flips and n count questions.
+several cells, `--where` (both sides), `--a` and `--b` choose among them; of what is left, cells are paired that
+agree in every field in which both sides still vary (the same top_k, say). Printed is B minus A in percentage points,
+of the mean that the protocol names (over questions or over tasks) and on the questions that both sides count; intervals
+and tests are clustered by video, p values also corrected by Holm for all pairs printed. Flips and n count questions.
 With `--published`, cells of A stand beside what others reported of the same model, set and number of frames.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 
 from x2l.analysis.cell_names import names
 from x2l.analysis.comparison import CellRecords, compare, pair, read_cells
-from x2l.analysis.comparison_table import closing, table, unequal_bytes, untested
+from x2l.analysis.comparison_table import FORMATS, closing, table, unequal_bytes, untested, wrapped
 from x2l.analysis.points import points
 from x2l.analysis.published import beside, published
 from x2l.analysis.published import table as table_beside
@@ -42,6 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             help=f"cells of {side.upper()}",
         )
     parser.add_argument(
+        *("--where", "-w"),
+        nargs="+",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="cells of both sides",
+    )
+    parser.add_argument(
+        "--format", choices=tuple(FORMATS), default="text", help="of the table (text)"
+    )
+    parser.add_argument(
         "--points", type=float, default=5.0, help="difference that `videos for` is about"
     )
     parser.add_argument(
@@ -58,11 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _compare(options: argparse.Namespace) -> None:
     try:
-        a = read_cells(options.folder_a, _filters(options.a))
+        a = read_cells(options.folder_a, _filters([*options.where, *options.a]))
         if options.published:
             show(_published(a))
             return
-        b = read_cells(options.folder_b or options.folder_a, _filters(options.b))
+        b = read_cells(options.folder_b or options.folder_a, _filters([*options.where, *options.b]))
         comparisons = compare(pair(a, b), options.points, options.bootstrap)
     except ValueError as error:
         fail(str(error))
@@ -72,8 +82,9 @@ def _compare(options: argparse.Namespace) -> None:
         plain = [_plain(asdict(comparison)) for comparison in comparisons]
         show(json.dumps({"points": options.points, "comparisons": plain}, indent=1))
     else:
-        notes = filter(None, (closing(comparisons), untested(comparisons)))
-        show("\n".join([table(comparisons, options.points), "", *notes]))
+        notes = ["", *filter(None, map(wrapped, (closing(comparisons), untested(comparisons))))]
+        rows = options.format == "csv"  # nothing else
+        show(table(comparisons, options.points, options.format), *(() if rows else notes))
 
 
 def _published(cells: Sequence[CellRecords]) -> str:
