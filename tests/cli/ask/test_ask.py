@@ -357,7 +357,7 @@ def test_a_file_that_cannot_be_asked_is_one_line(case, capsys, tmp_path):
         ([], "question: none is given and the input is empty"),
         (["<|video_pad|>"], "must not contain the model's"),
         (["What?", "--max-new-tokens", "0"], "max_new_tokens=0: must be"),
-        (["What?", "--", "topk=1"], "Could not override 'topk'"),
+        (["What?", "--", "topk=1"], "topk: there is no such setting; did you mean top_k?"),
         (["What?", "--", "selector=atention"], "Could not find 'selector/atention'; Available"),
         (["What?", "--", "top_k"], "Error parsing override 'top_k'"),
         (["What?", "--", "top_k=[1,2]"], "top_k=[1, 2]: x2l-ask answers with one"),
