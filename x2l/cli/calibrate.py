@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from x2l.cli.compose import Engine, build_benchmark, composed, engine
+from x2l.cli.compose import Engine, build_benchmark, composed, config_dir, engine
 from x2l.cli.output import command, show
 from x2l.evaluation.progress import Progress
 from x2l.evaluation.settings import ConfigError
@@ -154,10 +154,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The console script; exit status 2 where heads cannot be found."""
     parser = argparse.ArgumentParser(prog="x2l-calibrate", description=__doc__)
     parser.add_argument("settings", nargs="*", help="model=NAME video.frames=128 ...")
+    parser.add_argument("--config-dir", metavar="DIR", help="yaml files of your own methods")
     parser.add_argument("--questions", type=int, default=24, help="at most so many (24)")
     parser.add_argument("--out", type=Path, default=None, help="the JSON file")
     options = parser.parse_intermixed_args(arguments)
-    with command():
+    with command(), config_dir(options.config_dir):
         _calibrate(options.settings, options.questions, options.out)
 
 

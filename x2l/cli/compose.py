@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -85,6 +86,46 @@ def _own_launchers() -> None:
 _own_launchers()
 
 
+CONFIG_DIR = "X2L_CONFIG_DIR"
+
+
+@contextmanager
+def config_dir(folder: str | None) -> Iterator[None]:
+    """Inside, Hydra looks into a folder of the user's own too; None = that of the environment, if it names one."""
+    before = os.environ.get(CONFIG_DIR)
+    os.environ.update({} if folder is None else {CONFIG_DIR: folder})
+    try:
+        yield
+    finally:
+        os.environ.pop(CONFIG_DIR, None)
+        os.environ.update({} if before is None else {CONFIG_DIR: before})
+
+
+def own_folder() -> Path | None:
+    """The folder with the user's own yaml files.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    folder = os.environ.get(CONFIG_DIR)
+    if not folder:
+        return None
+    path = Path(folder).expanduser().absolute()
+    if not path.is_dir():
+        raise ConfigError(
+            f"--config-dir (or {CONFIG_DIR}) {folder}: no such folder; give one that holds compressor/NAME.yaml, "
+            "selector/NAME.yaml, ..."
+        )
+    return path
+
+
+def searched() -> list[str]:
+    """The override by which Hydra looks into that folder."""
+    path = own_folder()
+    escaped = "" if path is None else str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return [f"hydra.searchpath=['file://{escaped}']"] if path is not None else []
+
+
 def composed(overrides: Sequence[str]) -> DictConfig:
     """The configuration that `x2l` would run with these overrides; runs nothing.
 
@@ -101,7 +142,7 @@ def _composed(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
     """The configuration, and the yaml file that each of its groups came from."""
     try:
         with hydra_of_its_own():
-            config = compose("config", list(overrides), return_hydra_config=True)
+            config = compose("config", [*searched(), *overrides], return_hydra_config=True)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(one_line(error, overrides)) from error
     choices = dict(config.hydra.runtime.choices)

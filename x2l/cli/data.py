@@ -13,7 +13,7 @@ from typing import Literal
 from x2l.benchmarks.base import SEVERAL, DatasetError, Sample
 from x2l.benchmarks.multiple_choice import ChoiceSet
 from x2l.benchmarks.subtitles import Subtitles
-from x2l.cli.compose import build_benchmark, composed, plain
+from x2l.cli.compose import build_benchmark, composed, config_dir, plain
 from x2l.cli.output import command, fail, show
 from x2l.evaluation.progress import Progress
 from x2l.video import VideoError, read_frames
@@ -115,9 +115,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="x2l-data", description=__doc__)
     parser.add_argument("command", choices=("check",))
     parser.add_argument("settings", nargs="*", help="benchmark=NAME benchmark.root=DIR ...")
+    parser.add_argument("--config-dir", metavar="DIR", help="yaml files of your own methods")
     parser.add_argument("--decode", choices=("all", "some", "none"), default="some")
     options = parser.parse_intermixed_args(arguments)
-    with command():
+    with command(), config_dir(options.config_dir):
         config = composed(options.settings)
         plain(config)
         benchmark = build_benchmark(config)

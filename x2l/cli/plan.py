@@ -27,7 +27,15 @@ from tabulate import tabulate
 from x2l.analysis import units
 from x2l.benchmarks.base import Benchmark
 from x2l.benchmarks.needle.benchmark import Needle
-from x2l.cli.compose import build_benchmark, composed, engine, hydra_of_its_own, one_line
+from x2l.cli.compose import (
+    build_benchmark,
+    composed,
+    config_dir,
+    engine,
+    hydra_of_its_own,
+    one_line,
+    searched,
+)
 from x2l.cli.hydra_callbacks import sweep_jobs
 from x2l.cli.output import command, fail, show
 from x2l.evaluation.settings import ConfigError, config_errors
@@ -84,7 +92,7 @@ def jobs_of(overrides: Sequence[str], multirun: bool) -> list[tuple[str, ...]]:
             parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
             swept = [str(o.input_line) for o in parsed if o.is_sweep_override()]
             fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
-            config = compose("config", fixed, return_hydra_config=True)
+            config = compose("config", [*searched(), *fixed], return_hydra_config=True)
             if not multirun and str(config.hydra.mode) != "RunMode.MULTIRUN":
                 if swept:
                     raise ConfigError(f"{swept[0]}: is several values; add -m for a sweep of them")
@@ -289,6 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="x2l-plan", description=__doc__)
     parser.add_argument("settings", nargs="*", help="as for x2l, e.g. compressor=tome,key_norm")
     parser.add_argument("-m", "--multirun", action="store_true", help="a sweep, as for x2l")
+    parser.add_argument("--config-dir", metavar="DIR", help="yaml files of your own methods")
     parser.add_argument("--tflops", type=float, help="that the device reaches, for hours")
     parser.add_argument("--like", type=Path, metavar="FOLDER", help="measured: of such runs")
     parser.add_argument("--memory-gb", type=float, help="of the device; default: of this one")
@@ -303,7 +312,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.size and (len(size) != 2 or not all(n.isdigit() and int(n) for n in size)):
         parser.error(f"--size {options.size}: must be WxH in pixels, e.g. 1280x720")
     usual = (options.video_seconds, *([float(n) for n in size] or (None, None)))
-    with command():
+    with command(), config_dir(options.config_dir):
         rate = None if options.tflops is None else options.tflops * 1e12
         if options.like is not None:
             rate = measured_flops(options.like)

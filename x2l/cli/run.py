@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from x2l.cli.compose import (
     build_methods,
     load_model,
     one_line,
+    own_folder,
     plain,
     refuse_idle,
 )
@@ -222,12 +223,18 @@ def _say(message: str, code: int) -> int:
     return code
 
 
+def _names_config_dir(words: Sequence[str]) -> bool:
+    return any(word.split("=")[0] in ("--config-dir", "-cd") for word in words)
+
+
 def main() -> None:
     """The console script; exit status 2 for what the user can correct."""
     os.environ.setdefault(
         "HYDRA_FULL_ERROR", "1"
     )  # Hydra's errors come here, none is printed by it
     with command():
+        if (folder := own_folder()) is not None and not _names_config_dir(sys.argv[1:]):
+            sys.argv[1:1] = ["--config-dir", str(folder)]
         try:
             _task()
         except InstantiationException:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from x2l import UserError
-from x2l.cli.compose import Engine, engine
+from x2l.cli.compose import Engine, config_dir, engine
 from x2l.cli.output import command, show
 from x2l.evaluation.settings import ConfigError, config_errors
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_intermixed_args(words[:split])
     if not options.words:
         parser.error(f"VIDEO is missing: {EXAMPLE}")
-    with command(), _steps_shown():
+    with command(), config_dir(options.config_dir), _steps_shown():
         if _run(options, overrides):
             sys.exit(2)
 
@@ -53,7 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="x2l-ask",
         description="Pre-fills a video once and answers questions about it.",
-        usage='x2l-ask [-h] [--save DIR] [--max-new-tokens N] VIDEO ["QUESTION" ...] [-- OVERRIDE ...]',
+        usage="x2l-ask [-h] [--save DIR] [--max-new-tokens N] [--config-dir DIR] "
+        'VIDEO ["QUESTION" ...] [-- OVERRIDE ...]',
         epilog=r"OVERRIDE: a setting of x2l, e.g. model=qwen2_5_vl_3b video.frames=64 top_k=4. \n in a question "
         "starts a new line.",
     )
@@ -69,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="a contact sheet (PNG) and a JSON file per question",
     )
+    parser.add_argument("--config-dir", metavar="DIR", help="yaml files of your own methods")
     parser.add_argument(
         "--max-new-tokens",
         metavar="N",
