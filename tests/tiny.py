@@ -19,7 +19,16 @@ import torch
 from transformers import AutoModelForImageTextToText, BatchFeature, PreTrainedConfig, ProcessorMixin
 from transformers.video_utils import VideoMetadata
 
-from tests.families import glm4v, internvl, llava, qwen, smolvlm, video_llama_3, video_xl
+from tests.families import (
+    glm4v,
+    internvl,
+    llava,
+    llava_video,
+    qwen,
+    smolvlm,
+    video_llama_3,
+    video_xl,
+)
 from tests.families.base import END, TINY
 from x2l.models.huggingface import HFVideoModel
 from x2l.video import Frames
@@ -51,6 +60,7 @@ _MADE = {
 FAMILIES = tuple(_MADE)
 # Other language models behind the same prompt and vision tower: what parity and FLOPs are checked on besides.
 _MADE |= {
+    "llava_video": Family(llava_video.processor, llava_video.config),
     "llava_next_video_mistral": Family(llava.next_video_processor, llava.next_video_mistral_config),
     "internvl_llama": Family(internvl.processor, internvl.llama_config),
     "internvl_qwen3_moe": Family(internvl.processor, internvl.qwen3_moe_config),

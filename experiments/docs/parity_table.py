@@ -23,6 +23,7 @@ import torch
 import transformers
 from tqdm import tqdm
 
+from tests import llava_video
 from tests.parity import (
     RULES,
     chunked_logits,
@@ -66,6 +67,17 @@ last layer and of the answer). What was recorded lies in `tests/oracles/video_xl
 | --- | --- | --- | --- | --- | --- |
 """
 
+LLAVA_VIDEO = """
+## LLaVA-Video and LongVA equal the official code
+
+The same for LLaVA-NeXT df179663 and LongVA f4c8781d (transformers 4.47.1), from official pixels, in fp32 and over
+chunks of 1 to 6 frames: embeddings of the video with its newlines, logits and five greedy tokens. What was recorded
+lies in `tests/oracles/llava_video`.
+
+| case (pool mode, newlines; `unires` is LongVA) | embeddings | logits | tokens equal |
+| --- | --- | --- | --- |
+"""
+
 
 def measure(family: str, rule: str, video: Frames) -> str:
     """One row of the table."""
@@ -93,6 +105,15 @@ def measure_official(case: str, folder: Path) -> str:
     numbers = " | ".join(f"{each.kvs:.1e} | {each.logits:.1e}" for each in found)
     same = "yes" if all(each.same_tokens for each in found) else "NO"
     return f"| `{case}` | {numbers} | {same} |"
+
+
+def measure_llava_video(case: str, folder: Path) -> str:
+    """One row of the third table."""
+    model = llava_video.loaded(folder / case, case)
+    measured = [llava_video.differences(model, case, size) for size in range(1, 7)]
+    worst = [max(each.embeds for each in measured), max(each.logits for each in measured)]
+    same = "yes" if all(each.same_tokens for each in measured) else "NO"
+    return f"| `{case}` | {worst[0]:.1e} | {worst[1]:.1e} | {same} |"
 
 
 def _commit() -> str:
@@ -127,6 +148,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             page += OFFICIAL
             official = checkpoint(Path(folder) / "video_xl")
             page += "".join(measure_official(case, official) + "\n" for case in CASES)
+        if not chosen or "llava_video" in chosen:
+            page += LLAVA_VIDEO
+            cases = llava_video.CASES
+            page += "".join(measure_llava_video(case, Path(folder)) + "\n" for case in cases)
     print(page)
     if not chosen:
         TARGET.parent.mkdir(exist_ok=True)

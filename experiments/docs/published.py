@@ -35,6 +35,7 @@ from transformers import (
 
 from x2l.cli.compose import CONF
 from x2l.engine.flops import kv_bytes
+from x2l.models.llava_video import SIGLIP_SO400M, LlavaVideoConfig
 from x2l.models.loading import weight_bytes
 from x2l.models.shape import model_shape
 from x2l.models.video_xl import CLIP_L_336, VideoXLConfig
@@ -142,6 +143,25 @@ def _video_xl(shape: Text) -> PreTrainedConfig:
         text_config={"model_type": "qwen2", **_text(shape, tie_word_embeddings=False)},
         vision_config={"model_type": "clip_vision_model", **CLIP_L_336},
         vision_feature_select_strategy="default",
+    )
+
+
+def _llava_video(shape: Text) -> PreTrainedConfig:
+    vision = {**SIGLIP_SO400M, "num_hidden_layers": 26, "vision_use_head": False}
+    return LlavaVideoConfig(
+        text_config={"model_type": "qwen2", **_text(shape, tie_word_embeddings=False)},
+        vision_config={"model_type": "siglip_vision_model", **vision},
+    )
+
+
+def _longva(shape: Text) -> PreTrainedConfig:
+    return LlavaVideoConfig(
+        text_config={"model_type": "qwen2", **_text(shape, tie_word_embeddings=False)},
+        vision_config={"model_type": "clip_vision_model", **CLIP_L_336},
+        vision_feature_select_strategy="default",
+        pool_mode="average",
+        newline_position="no_token",
+        has_newline=False,
     )
 
 
@@ -253,6 +273,9 @@ SHAPES: dict[str, Callable[[], PreTrainedConfig]] = {
         "llama", (7168, 20480, 60, 56, 8, 64064), max_position_embeddings=4096
     ),
     "video_xl_7b": lambda: _video_xl((3584, 18944, 28, 28, 4, 152064)),
+    "llava_video_7b": lambda: _llava_video((3584, 18944, 28, 28, 4, 152064)),
+    "llava_video_72b": lambda: _llava_video((8192, 29568, 80, 64, 8, 152064)),
+    "longva_7b": lambda: _longva((3584, 18944, 28, 28, 4, 152064)),
     "internvl3_1b": lambda: _internvl("qwen2", (896, 4864, 24, 14, 2, 151674)),
     "internvl3_2b": lambda: _internvl("qwen2", (1536, 8960, 28, 12, 2, 151674)),
     "internvl3_8b": lambda: _internvl("qwen2", (3584, 18944, 28, 28, 4, 151674)),
@@ -293,14 +316,16 @@ UNCOMPRESSED = "when nothing is compressed"
 
 
 def frame_tokens(config: PreTrainedConfig, size: Mapping[str, int]) -> int:
-    """Visual tokens of a frame, at most; `size` is that of the video processor, where its yaml sets one."""
+    """Visual tokens and newlines of a frame, at most; `size` is the video processor's, where its yaml sets one."""
     vision, kind = config.vision_config, config.model_type
     if kind in ("qwen2_vl", "qwen2_5_vl"):
         return size["longest_edge"] // (28 * 28) // 2  # two frames a step
     side = vision.image_size if isinstance(vision.image_size, int) else vision.image_size[0]
     patch = vision.patch_size if isinstance(vision.patch_size, int) else vision.patch_size[0]
     shrunk = config.scale_factor if kind == "smolvlm" else 2
-    return (-(-(side // patch) // shrunk)) ** 2
+    row = -(-(side // patch) // shrunk)
+    newlines = row if kind == "llava_video" and config.newline_position == "grid" else 0
+    return row**2 + newlines
 
 
 def head(name: str, size: Mapping[str, int]) -> str:

@@ -106,7 +106,7 @@ def test_published_sizes_are_those_of_clip_and_qwen2(tmp_path):
         ({"mm_vision_select_layer": None}, "mm_vision_select_layer is missing"),
         ({"use_sliding_window": True}, "use_sliding_window=True: must be False"),
         ({"vocab_size": 251}, "at most vocab_size=251"),
-        ({"beacon_param": None}, "model type 'llava_qwen' is not a video language model"),
+        ({"beacon_param": None}, "mm_resampler_type='spatial_pool': must be None"),  # as LongVA
     ],
 )
 def test_what_changes_the_arithmetic_is_refused_by_name(change, message, tmp_path):

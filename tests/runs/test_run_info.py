@@ -113,3 +113,11 @@ def test_the_digest_follows_the_weights(tmp_path):
 
 def test_the_processor_has_a_name():
     assert processor_name()
+
+
+def test_options_of_a_model_in_its_authors_layout_are_told_as_they_run(tmp_path):
+    chosen = {"mm_spatial_pool_mode": "average"}
+    for options in (None, chosen):
+        save(describe(identity(config()), config(), "cpu", "p", 1, original=options), tmp_path)
+    sessions = json.loads((tmp_path / "run.json").read_text())["sessions"]
+    assert sessions[-1]["original"] == chosen

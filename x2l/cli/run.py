@@ -151,6 +151,7 @@ def execute(config: DictConfig, folder: Path, status: StatusFile) -> int:
         *_machine(settings.device),
         checkpoint,
         _methods_digest(values),
+        _original(config.model),
     )
     summary = run(
         settings,
@@ -167,6 +168,17 @@ def execute(config: DictConfig, folder: Path, status: StatusFile) -> int:
     if multirun:
         show(f"the sweep so far: x2l-collect {word(os.path.relpath(sweep))}")
     return len(summary.errors) + len(summary.out_of_memory)
+
+
+def _original(model: DictConfig) -> Mapping[str, Any] | None:
+    """The options of a model in its authors' layout, as it will run; defaults are the checkpoint's."""
+    if "original" not in model:
+        return None
+    from x2l.models.checkpoint import locate, read_config
+
+    with config_errors():
+        source = locate(model.name_or_path, model.get("revision"), False)
+        return read_config(source, model.original).original
 
 
 def _methods_digest(values: Mapping[str, Any]) -> str:

@@ -146,6 +146,7 @@ _TYPES: Mapping[str, Any] = {
     "model.revision": str | None,
     "model.trust_remote_code": bool,
     "model.video_processor": dict | None,
+    "model.original": dict | None,
     "prefill.context": str,
     "control.holds_equal": str | None,
     "selection.pinned": str | list[str],

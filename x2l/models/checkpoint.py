@@ -201,13 +201,23 @@ class Description:
     config: Any
     layout: OriginalLayout | None = None
 
+    @property
+    def original(self) -> dict[str, Any] | None:
+        """What the layout's options are, by `model.original` or else the checkpoint; None = it has none."""
+        names = self.layout.options if self.layout else {}
+        return {key: getattr(self.config, name) for key, name in names.items()} or None
 
-def read_config(source: Source) -> Description:
+
+def read_config(source: Source, original: Mapping[str, Any] | None = None) -> Description:
     """The configuration, of a class that is supported.
+
+    Args:
+        source: the checkpoint.
+        original: values in place of some of a config.json in its authors' layout.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is of a model that x2l cannot run.
+        ValueError: it is of a model that x2l cannot run, or has no option of that name.
     """
     present = source.read_object("config.json") is not None
     if source.has(
@@ -230,6 +240,7 @@ def read_config(source: Source) -> Description:
         values, _ = PreTrainedConfig.get_config_dict(source.path, **source.options)
     _check_quantisation(source, values)
     layout = layout_of(values)
+    values = values | _chosen(layout, original or {})
     if layout is None:
         _check_class(source, values)
     with _explained(source, "its config.json"):
@@ -240,6 +251,15 @@ def read_config(source: Source) -> Description:
             config._commit_hash = values.get("_commit_hash")
     check_supported(config)
     return Description(config, layout)
+
+
+def _chosen(layout: OriginalLayout | None, original: Mapping[str, Any]) -> dict[str, Any]:
+    options = {} if layout is None else layout.options
+    for name, value in original.items():
+        if name not in options:
+            rule = f"must be one of {', '.join(options)}" if options else "it has no such options"
+            raise ValueError(f"model.original.{name}={value!r}: {rule}; use model.original=null")
+    return dict(original)
 
 
 def _check_quantisation(source: Source, values: Mapping[str, Any]) -> None:

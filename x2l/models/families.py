@@ -19,7 +19,8 @@ class Family:
     Attributes:
         text: model types of the language models that it was shown to equal the stock model around.
         label_follows: text between two time steps tells the time of the earlier one (GLM-4V), not of the later.
-        outro: text at the very end of the expanded video that the question's first word may be tokenized with.
+        outro: text at the very end of the expanded video that the question's first word may be tokenized with; a
+            processor's own `outro` goes first.
         newline: visual placeholders at the end of the whole video that stand for no frame (LLaVA-OneVision: one).
         wrapper: texts around the placeholder that the `reference` rule takes away (Qwen3-VL), or None.
         lookback: frames before a chunk that its processing needs to see.
@@ -105,6 +106,8 @@ FAMILIES = {
     "llava_next_video": Family(text=("llama", "mistral")),
     # Only in the layout of its authors' own code, see original_layouts.py.
     "video_xl": Family(text=("qwen2",), summary=lambda hf: hf.model.summary_embedding),
+    # The same; newlines are tokens of their own inside the video.
+    "llava_video": Family(text=("qwen2",)),
     "internvl": Family(text=("qwen2", "qwen3", "llama", "qwen3_moe")),
     # Its processor drops visual tokens whose pixels hardly differ from the frame before.
     "video_llama_3": Family(

@@ -88,6 +88,8 @@ class HFVideoModel(VideoModel):
         check_supported(hf.config)
         self.hf, self.processor, self.positions_rule = hf.eval(), processor, positions
         self.family = FAMILIES[hf.config.model_type]
+        if outro := getattr(processor, "outro", ""):  # where it depends on the checkpoint
+            self.family = replace(self.family, outro=outro)
         self.decoder = hf.get_decoder()
         self.decoder.set_attn_implementation(register(self.decoder.config._attn_implementation))
         self.device, self.dtype = input_device(hf), hf.get_input_embeddings().weight.dtype

@@ -41,6 +41,7 @@ def load(
     revision: str | None = None,
     trust_remote_code: bool = False,
     video_processor: Mapping[str, Any] | None = None,
+    original: Mapping[str, Any] | None = None,
     check_shape: Callable[[ModelShape], None] | None = None,
 ) -> HFVideoModel:
     """Loads a checkpoint with Hugging Face's Auto classes.
@@ -57,6 +58,8 @@ def load(
         revision: branch, tag or commit on the Hub.
         trust_remote_code: passed on; stock models need none.
         video_processor: settings that replace the checkpoint's own, e.g. `{"size": {"longest_edge": 200704}}`.
+        original: of a checkpoint in its authors' own layout, values that replace those of its config.json, e.g.
+            `{"mm_spatial_pool_mode": "average"}` for LLaVA-Video (docs/models.md).
         check_shape: shown the model's sizes before any weight is read; raises a ValueError where they do not fit.
 
     Raises:
@@ -72,7 +75,7 @@ def load(
     _check_attention(attn_implementation, dtype, device)
     placed = _placement(device, device_map)
     source = locate(name_or_path, revision, trust_remote_code)
-    described = read_config(source)
+    described = read_config(source, original)
     if check_shape is not None:
         text = described.config.get_text_config()
         check_shape(model_shape(text, getattr(torch, dtype).itemsize))

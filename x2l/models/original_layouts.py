@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from x2l.models.llava_video import KEY_MAPPING as LLAVA_VIDEO_MAPPING
+from x2l.models.llava_video import (
+    OPTIONS,
+    is_llava_video,
+    llava_video_config,
+    llava_video_processor,
+)
 from x2l.models.video_xl import KEY_MAPPING, is_video_xl, video_xl_config, video_xl_processor
 
 
@@ -19,15 +26,22 @@ class OriginalLayout:
         key_mapping: patterns of the weights' names there -> names in the class, for `from_pretrained`.
         processor: (tokenizer, configuration) -> the processor, where the repository has none. May set ids of
             placeholders in the configuration.
+        options: keys of config.json that `model.original` may say something else of -> what the configuration calls it.
     """
 
     recognises: Callable[[Mapping[str, Any]], bool]
     config: Callable[[Mapping[str, Any]], Any]
     key_mapping: Mapping[str, str]
     processor: Callable[[Any, Any], Any]
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
-LAYOUTS = (OriginalLayout(is_video_xl, video_xl_config, KEY_MAPPING, video_xl_processor),)
+LAYOUTS = (
+    OriginalLayout(is_video_xl, video_xl_config, KEY_MAPPING, video_xl_processor),
+    OriginalLayout(
+        is_llava_video, llava_video_config, LLAVA_VIDEO_MAPPING, llava_video_processor, OPTIONS
+    ),
+)
 
 
 def layout_of(values: Mapping[str, Any]) -> OriginalLayout | None:

@@ -70,10 +70,9 @@ _NEEDED = (
     "max_position_embeddings",
     "rope_theta",
     "rms_norm_eps",
-    "mm_vision_select_layer",
 )
 # Of the language model; `rope_scaling` is not read, as the official class sets it to None.
-_TEXT = (*_NEEDED[:-3], "rms_norm_eps", "hidden_act", "initializer_range")
+_TEXT = (*_NEEDED[:-2], "rms_norm_eps", "hidden_act", "initializer_range")
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 # Names of weights there -> here. Order matters: the last line takes what is left of the decoder.
 KEY_MAPPING = {
@@ -88,7 +87,7 @@ KEY_MAPPING = {
 }
 IMAGE, VIDEO = "<image>", "<video>"
 # The evaluation's prompt; that of the official demo has one more line break behind the question.
-_TEMPLATE = (
+CHAT_TEMPLATE = (
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% for part in message['content'] %}{% if part['type'] == 'video' %}<video>{% endif %}{% endfor %}"
@@ -174,29 +173,17 @@ def video_xl_config(values: Mapping[str, Any]) -> VideoXLConfig:
     Raises:
         ValueError: a value that changes the arithmetic and is not supported, or one that is missing.
     """
-    for name in _NEEDED:
-        if name not in values:
-            raise ValueError(f"config.json: {name} is missing; fetch the checkpoint again")
-    for name, allowed in _ONLY.items():
-        value = values.get(name, allowed[0])
-        if value not in allowed:
-            raise ValueError(_unsupported(name, value, " or ".join(map(repr, allowed))))
+    check_values(values, _ONLY, (*_NEEDED, "mm_vision_select_layer"))
     if sorted(values["beacon_param"]) != ["k", "q", "v"]:
-        raise ValueError(_unsupported("beacon_param", values["beacon_param"], "['q', 'k', 'v']"))
+        raise ValueError(unsupported("beacon_param", values["beacon_param"], "['q', 'k', 'v']"))
     if values.get("beacon_window") != values.get("beacon_stride"):
         window = f"as large as beacon_stride={values.get('beacon_stride')}"
-        raise ValueError(_unsupported("beacon_window", values.get("beacon_window"), window))
+        raise ValueError(unsupported("beacon_window", values.get("beacon_window"), window))
     vision = CLIPVisionConfig(**values.get("vision_config", CLIP_L_336))
     if values.get("mm_hidden_size", vision.hidden_size) != vision.hidden_size:
         width = f"{vision.hidden_size}, the width of its tower (CLIP-L/336, or vision_config)"
-        raise ValueError(_unsupported("mm_hidden_size", values["mm_hidden_size"], width))
-    tokens = {name: values[name] for name in _TOKENS if values.get(name) is not None}
-    text = Qwen2Config(
-        **{name: values[name] for name in _TEXT if name in values},
-        **tokens,
-        rope_parameters={"rope_type": "default", "rope_theta": values["rope_theta"]},
-        tie_word_embeddings=values.get("tie_word_embeddings", False),
-    )
+        raise ValueError(unsupported("mm_hidden_size", values["mm_hidden_size"], width))
+    text, tokens = text_config(values)
     return VideoXLConfig(
         text_config=text,
         vision_config=vision,
@@ -206,7 +193,44 @@ def video_xl_config(values: Mapping[str, Any]) -> VideoXLConfig:
     )
 
 
-def _unsupported(name: str, value: Any, rule: str) -> str:
+def check_values(
+    values: Mapping[str, Any],
+    only: Mapping[str, tuple[Any, ...]],
+    needed: tuple[str, ...] = _NEEDED,
+) -> None:
+    """Checks a config.json of the official layout.
+
+    Args:
+        values: of it.
+        only: keys and what they may say; the first value stands for a key that is absent.
+        needed: keys that must be there.
+
+    Raises:
+        ValueError: a key is missing, or says something else.
+    """
+    for name in needed:
+        if name not in values:
+            raise ValueError(f"config.json: {name} is missing; fetch the checkpoint again")
+    for name, allowed in only.items():
+        value = values.get(name, allowed[0])
+        if value not in allowed:
+            raise ValueError(unsupported(name, value, " or ".join(map(repr, allowed))))
+
+
+def text_config(values: Mapping[str, Any]) -> tuple[Qwen2Config, dict[str, Any]]:
+    """The language model that a config.json of the official layout describes, and its special tokens' ids."""
+    tokens = {name: values[name] for name in _TOKENS if values.get(name) is not None}
+    text = Qwen2Config(
+        **{name: values[name] for name in _TEXT if name in values},
+        **tokens,
+        rope_parameters={"rope_type": "default", "rope_theta": values["rope_theta"]},
+        tie_word_embeddings=values.get("tie_word_embeddings", False),
+    )
+    return text, tokens
+
+
+def unsupported(name: str, value: Any, rule: str) -> str:
+    """One line about a value of a config.json."""
     return f"config.json: {name}={value!r}: must be {rule}, as no other arithmetic is supported"
 
 
@@ -239,7 +263,7 @@ def video_xl_processor(tokenizer: Any, config: Any) -> VideoXLProcessor:
         ),
         num_image_tokens=(side // config.vision_config.patch_size) ** 2 + 1,
         vision_feature_select_strategy="default",
-        chat_template=_TEMPLATE,
+        chat_template=CHAT_TEMPLATE,
         image_token=IMAGE,
         video_token=VIDEO,
     )

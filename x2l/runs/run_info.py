@@ -51,6 +51,9 @@ class RunInfo:
     cpu_threads: int
     started: str
     checkpoint: str | None = None  # of the model's weights; None where it is not known beforehand
+    original: Mapping[str, Any] | None = (
+        None  # options of a model in its authors' layout, as it runs
+    )
 
     def save(
         self, folder: Path, conditions: Sequence[Mapping[str, Any]], limit: int | None
@@ -79,6 +82,7 @@ class RunInfo:
             "processor": self.processor,
             "cpu_threads": self.cpu_threads,
             "checkpoint": self.checkpoint,
+            **({} if self.original is None else {"original": dict(self.original)}),
             "conditions": [dict(condition) for condition in conditions],
             "limit": limit,
         }
@@ -125,6 +129,7 @@ def describe(
     cpu_threads: int,
     checkpoint: str | None = None,
     methods: str = "",
+    original: Mapping[str, Any] | None = None,
 ) -> RunInfo:
     """Collects commit, versions and the start for `config`; `methods` is a digest of those that are not of x2l."""
     commit, dirty = _commit()
@@ -140,6 +145,7 @@ def describe(
         cpu_threads=cpu_threads,
         started=now(),
         checkpoint=checkpoint,
+        original=original,
     )
 
 
