@@ -300,7 +300,7 @@ def test_answers_that_are_kept_back_are_told(tmp_path, capsys):
     [
         (("benchmark=vnbench", "benchmark.root=nowhere"), "no such folder; fetch vnbench with: hf"),
         (("benchmark=vnbanch",), "Could not find 'benchmark/vnbanch'"),
-        (("benchmark=vnbench", "benchmark.rot=x"), "Could not override 'benchmark.rot'"),
+        (("benchmark=vnbench", "benchmark.rot=x"), "benchmark.rot: there is no such setting"),
         (("benchmark=vnbench", "benchmark.shard=9/4"), "benchmark.shard=9/4: must be i/n"),
         ((), "benchmark=needle: makes its own videos"),
     ],
