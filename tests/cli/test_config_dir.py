@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import x2l
 from x2l.cli import data
 from x2l.cli.compose import CONFIG_DIR, config_dir, engine
 from x2l.cli.plan import jobs_of, plan_job
@@ -54,6 +55,20 @@ def test_x2l_data_takes_the_option(folder, capsys):
     with pytest.raises(SystemExit) as ended:
         data.main(["check", "--config-dir", folder, "benchmark=mine"])
     assert ended.value.code == 1 and "gone.mp4" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flag", ["--version", "--help"])
+def test_x2l_speaks_of_itself(tmp_path, flag):
+    done = subprocess.run(
+        [sys.executable, "-m", "x2l.cli.run", flag],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    version = f"x2l {x2l.__version__}\n"
+    assert done.returncode == 0 and not list(tmp_path.iterdir())
+    assert done.stdout == version if flag == "--version" else "x2l -m compressor" in done.stdout
 
 
 def test_x2l_takes_the_environment(folder, tmp_path):

@@ -130,7 +130,7 @@ def plan_job(
 
     settings = made.settings
     if settings.fewer_frames:
-        raise ConfigError("control=fewer_frames: cannot be planned; leave it out here")
+        raise ConfigError(f"control={settings.control}: cannot be planned; leave it out here")
     if isinstance(benchmark, Needle):
         settings = replace(settings, seconds=benchmark.seconds)
     with config_errors():

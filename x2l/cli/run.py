@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from x2l import UserError
+from x2l import UserError, __version__
 from x2l.cli.compose import (
     CONF,
     build,
@@ -245,6 +245,9 @@ def main() -> None:
         "HYDRA_FULL_ERROR", "1"
     )  # Hydra's errors come here, none is printed by it
     with command():
+        if "--version" in sys.argv[1:]:
+            show(f"x2l {__version__}")
+            return
         if (folder := own_folder()) is not None and not _names_config_dir(sys.argv[1:]):
             sys.argv[1:1] = ["--config-dir", str(folder)]
         try:
