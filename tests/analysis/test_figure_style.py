@@ -87,7 +87,7 @@ def test_levels_run_from_the_finest_to_the_coarsest_and_baselines_have_their_mar
     three = levels(low=2.0, mid=8.0, high=32.0)
     single = [condition(levels=three, selector="all", single_level=e.name) for e in three]
     full = condition(selector="none", ratio_low=1.0, ratio_high=1.0)
-    assert [style_of_baseline(c).marker for c in (*single, full)] == ["p", "8", "h", "*"]
+    assert [style_of_baseline(c).marker for c in (*single, full)] == ["^", "d", "v", "*"]
 
 
 def test_the_overview_and_the_curves_draw_what_they_share_alike():
