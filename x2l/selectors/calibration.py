@@ -12,6 +12,7 @@ from typing import Any
 Head = tuple[int, int]  # layer, query head; both from 0
 FORMAT = 1
 SCORES = ("keys", "attention")
+PACKAGED = {"x2l_tiny_heads": Path(__file__).with_name("x2l_tiny_heads.json")}
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def load_calibration(path: str | Path, score: str, field: str) -> Calibration:
     """Reads what `x2l-calibrate` wrote, or a published head-score file of MMRetHead (arXiv 2605.27243).
 
     Args:
-        path: of the JSON file.
+        path: of the JSON file; or `x2l_tiny_heads`, those of x2l_tiny that are in the package.
         score: of the two that x2l-calibrate writes, `keys` or `attention`; a published file has one.
         field: what errors call it.
 
@@ -90,7 +91,8 @@ def load_calibration(path: str | Path, score: str, field: str) -> Calibration:
         ValueError: no such file, or none of these.
     """
     try:
-        values = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        file = PACKAGED.get(str(path), Path(path).expanduser())
+        values = json.loads(file.read_text(encoding="utf-8"))
         if "head_score_list" in values:
             return _published(str(path), values)
         if values["format"] != FORMAT:

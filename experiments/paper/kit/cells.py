@@ -14,7 +14,7 @@ from experiments.docs.methods_table import compressor, kind
 from x2l.analysis.points import Point, points
 from x2l.engine.stages import STAGES
 from x2l.engine.top_k import order_key
-from x2l.runs.condition import FULL, Condition
+from x2l.runs.condition import FULL, Condition, LevelSpec
 from x2l.runs.records import Record
 
 ONE_OF_EACH = ("model", "benchmark", "protocol")  # that no figure here sets side by side
@@ -65,6 +65,11 @@ def _frames_reloaded(cell: Cell) -> int | None:
     return k * cell.condition.chunk_frames if isinstance(k, int) else None
 
 
+def _alone(cell: Cell) -> LevelSpec | None:
+    levels = {level.name: level for level in cell.condition.levels}
+    return levels.get(cell.condition.single_level or "")
+
+
 TRAITS: Mapping[str, Callable[[Cell], Any]] = {
     # `full`, `all-low`, `all-high`; or the control or selector that chooses; and how legends and tables say it
     "system": lambda cell: cell.condition.baseline or cell.condition.chosen_by,
@@ -74,6 +79,9 @@ TRAITS: Mapping[str, Callable[[Cell], Any]] = {
     "finest": lambda cell: cell.condition.levels[0].ratio,
     "coarsest": lambda cell: cell.condition.levels[-1].ratio,
     "between": lambda c: ", ".join(level.ratio_label for level in c.condition.levels[1:-1]),
+    # Of the level that all chunks have, where they are alike: its ratio and its compressor
+    "alike_at": lambda cell: level.ratio if (level := _alone(cell)) else None,
+    "alike_by": lambda cell: level.compressor if (level := _alone(cell)) else None,
     # The coarsest level's compressor: pruning, merging or pooling; and the form in which its KVs are stored
     "method": lambda cell: cell.condition.levels[-1].compressor,
     "codec": lambda cell: cell.condition.levels[-1].codec,
@@ -87,6 +95,8 @@ TRAITS: Mapping[str, Callable[[Cell], Any]] = {
     "accuracy": lambda cell: percent(cell.point.accuracy),
     "interval": _interval,
     "kv": lambda cell: percent(cell.point.kv_share),
+    # KV bytes and what the selector keeps on the device, as a share of the uncompressed cache
+    "bytes": lambda c: c.point.kv_share + c.point.selector_bytes_resident / c.point.kv_bytes_full,
     "k": lambda cell: "-" if cell.condition.baseline else str(cell.condition.top_k),
     "recall": lambda c: "-" if c.condition.baseline else percent(c.point.recall, 0),
     "hit": lambda cell: 0.0 if cell.condition.baseline else 100 * cell.point.hit,

@@ -25,12 +25,15 @@ class Pairs:
         before: traits of the others; a function is given the cell and returns what `where` takes.
         same: traits that both share.
         name: of the comparison, where a table has a column for each.
+        times_bytes: of the others, the one with the fewest KV bytes that are at least so many times those of the cell,
+            what its selector keeps included; None: there must be only one.
     """
 
     after: Mapping[str, Any]
     before: Mapping[str, Any]
     same: tuple[str, ...] = ("compressor",)
     name: str = ""
+    times_bytes: float | None = None
 
     def of(self, cells: Cells) -> list[Pair]:
         """The pairs there are, without differences yet."""
@@ -43,7 +46,11 @@ class Pairs:
     def _before(self, cells: Cells, after: Cell) -> Cell | None:
         traits = {name: after[name] for name in self.same}
         traits |= {k: v(after) if callable(v) else v for k, v in self.before.items()}
-        return cells.only(**traits)
+        if self.times_bytes is None:
+            return cells.only(**traits)
+        least = self.times_bytes * after["bytes"]
+        others = [cell for cell in cells.where(**traits) if cell["bytes"] >= least]
+        return min(others, key=lambda cell: cell["bytes"], default=None)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,84 @@
+"""The paper's claim: chunks re-loaded in detail among compact ones, against all chunks alike, at equal bytes."""
+
+from experiments.paper import kit
+from x2l.analysis.figure_style import INK, Style
+
+BEST = "density_peaks"  # of the single levels, chosen on the dev split: experiments/LOG.md
+BUDGET = 0.1  # of the full bytes: what the claim is about
+ALIKE = {"system": ("all-low", "all-high")}
+MIXED = {"baseline": None, "control": None}
+# Selectors that see the question and are not told where its answer lies.
+METHODS = {**MIXED, "role": "method"}
+LINES = (
+    kit.Lines(ALIKE, ("alike_by",), "all alike, {alike_by}", colour="alike_by", joined=":"),
+    kit.Lines(MIXED),
+    kit.Lines(
+        {"system": "fewer_frames"}, label="fewer frames, uncompressed", style=Style(INK, "x", ":")
+    ),
+    kit.Lines({"system": "full"}, label="full KVs", across=True),
+)
+
+
+def finding(cells: kit.Cells, tested: kit.Family) -> str:
+    """The largest difference within the budget, and that to several times its bytes."""
+    at_budget = [
+        pair
+        for pair in tested.pairs
+        if pair.name == "equal bytes" and pair.after["bytes"] <= BUDGET
+    ]
+    if not at_budget:
+        return f"No mixed cell has at most {100 * BUDGET:g} % of the bytes {kit.behind(cells)}."
+    best = max(at_budget, key=lambda pair: pair.compared.headline.value)
+    words = (
+        f"Within {100 * BUDGET:g} % of the KV bytes, re-loading what {best.after['label']} finds (k = {best.after['k']}) "
+        f"is {best.difference} from all chunks alike at {best.before['alike_at']:g}x of {best.before['alike_by']}: "
+        f"{best.after['accuracy']} % at {best.after['kv']} % of the bytes, {best.before['accuracy']} % at "
+        f"{best.before['kv']} %"
+    )
+    if more := tested.to(best.after, "5x the bytes"):
+        words += (
+            f"; against all alike at {more.before['kv']} % of the bytes, {more.before['accuracy']} %, it is "
+            f"{more.difference}"
+        )
+    clear = sum(pair.is_clear and pair.compared.headline.value > 0 for pair in at_budget)
+    return (
+        f"{words}. Of {len(at_budget)} mixed cells with a real selector within the budget {clear} are better than all "
+        f"alike at no fewer bytes {kit.behind(cells, tested)}."
+    )
+
+
+SPEC = kit.FigureSpec(
+    title="The claim: detail where the question needs it, against all chunks alike",
+    panels=(
+        kit.Beside(
+            kit.Panels(kit.ALL_BYTES, LINES, over=None, title="memory"),
+            kit.Panels(kit.NEXT_FLOPS, LINES, over=None, title="compute of one more question"),
+        ),
+    ),
+    needs=(MIXED, ALIKE),
+    above=lambda c: c.where(**MIXED).say("re-loaded at {finest}x, others {coarsest}"),
+    pairs=(
+        kit.Pairs(METHODS, {**ALIKE, "alike_by": BEST}, (), "equal bytes", times_bytes=1.0),
+        kit.Pairs(METHODS, {**ALIKE, "alike_by": BEST}, (), "5x the bytes", times_bytes=5.0),
+    ),
+    tables=(
+        kit.Rows(
+            "Mixed caches and single levels, {sample}; {stars}",
+            "method | k | accuracy % (95 %) | KV bytes % | recall % | MFLOPs of one more question | against all alike at "
+            "no fewer bytes, points (95 %) | against 5x its bytes",
+            "{what} | {k} | {interval} | {kv} | {recall} | {mflops} | {against[equal bytes]} | "
+            "{against[5x the bytes]}",
+            words=2,
+            where={},
+            order=lambda cell: (not cell["baseline"], cell["label"], cell["bytes"]),
+            texts={
+                "what": lambda c: (
+                    f"all at {c['alike_at']:g}x, {c['alike_by']}" if c["alike_at"] else c["label"]
+                ),
+                "mflops": lambda c: f"{c.point.flops_next * 1e-6:.0f}",
+            },
+        ),
+    ),
+    finding=finding,
+    size=(5.2, 4.2),
+)
