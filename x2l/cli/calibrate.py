@@ -121,7 +121,7 @@ def draw(values: dict[str, Any], path: Path) -> None:
     from x2l.analysis.figure_style import RC
 
     titles = {
-        "keys": "selector=keys\nmean average precision",
+        "keys": "selector=keys\nmean average precision, ties by separation",
         "attention": "selector=retrieval_heads\nattention to the evidence, less that of N/A",
     }
     with plt.rc_context(RC):
@@ -141,6 +141,8 @@ def draw(values: dict[str, Any], path: Path) -> None:
                 edgecolors="#D55E00",
             )
             axis.set(title=title, xlabel="query head", ylabel="layer")
+            for side in (axis.xaxis, axis.yaxis):
+                side.get_major_locator().set_params(integer=True)
             figure.colorbar(image, ax=axis)
         figure.suptitle(
             f"{Path(values['model']).name}: heads found on {values['questions']} questions of {values['found_on']}; "
