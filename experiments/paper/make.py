@@ -41,7 +41,14 @@ OUT = Path(os.environ.get("X2L_OUTPUTS", "outputs")) / "paper"
 KEPT = Path(__file__).parents[1] / "results" / "paper"  # in the repository
 # The order of the page.
 NAMES = (
-    *("paper_main", "paper_hit_rate", "paper_base_ratio", "paper_selectors", "paper_low_ratio"),
+    *(
+        "paper_claim",
+        "paper_main",
+        "paper_hit_rate",
+        "paper_base_ratio",
+        "paper_selectors",
+        "paper_low_ratio",
+    ),
     *("paper_pinned", "paper_chunk_size", "paper_context", "paper_positions", "paper_compressors"),
     *("paper_haystack", "ladder", "quantised", "paper_efficiency"),
 )

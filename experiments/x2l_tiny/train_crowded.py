@@ -95,18 +95,17 @@ class Stage:
 
 SYMBOLS_STAGE = Stage(
     name="symbols",
-    steps=440,
-    decay=170,
-    muon=0.004,
-    adam=5e-4,
+    steps=1900,
+    decay=600,
+    muon=0.008,
+    adam=1e-3,
     crowds=((16, 2, 0.1), (32, 2, 0.25), (64, 2, 0.35), (64, 3, 0.1), (32, 4, 0.1), (64, 4, 0.1)),
     plains=((16, 8, 0.2), (32, 12, 0.5), (64, 12, 0.25), (128, 12, 0.05)),
-    plain=0.25,
+    plain=0.3,
+    tokens=4000,
     hay=0.5,
 )  # fmt: skip
-JOIN_STAGE = replace(
-    SYMBOLS_STAGE, name="join", steps=2000, decay=1000, muon=0.004, adam=4e-4, extra=0.3
-)
+JOIN_STAGE = replace(SYMBOLS_STAGE, name="join", steps=1800, decay=550, plain=0.4, extra=0.3)
 
 
 class SymbolCrowds(Symbols):

@@ -79,9 +79,10 @@ TRAITS: Mapping[str, Callable[[Cell], Any]] = {
     "finest": lambda cell: cell.condition.levels[0].ratio,
     "coarsest": lambda cell: cell.condition.levels[-1].ratio,
     "between": lambda c: ", ".join(level.ratio_label for level in c.condition.levels[1:-1]),
-    # Of the level that all chunks have, where they are alike: its ratio and its compressor
+    # Of the level that all chunks have, where they are alike: its ratio, its compressor, both
     "alike_at": lambda cell: level.ratio if (level := _alone(cell)) else None,
     "alike_by": lambda cell: level.compressor if (level := _alone(cell)) else None,
+    "alike": lambda cell: (cell["alike_at"], cell["alike_by"]),
     # The coarsest level's compressor: pruning, merging or pooling; and the form in which its KVs are stored
     "method": lambda cell: cell.condition.levels[-1].compressor,
     "codec": lambda cell: cell.condition.levels[-1].codec,

@@ -25,7 +25,8 @@ class Lines:
         where: traits of their cells.
         split: traits that have a line for each value; in the order of the values in `where`, or sorted.
         label: for the legend, with traits of a line's cells in braces; or a function of the first.
-        colour: the trait that colour and marker say: `system`, `compressor`, `alike_by`, or one whose values have colours by order.
+        colour: the trait that colour and marker say: `system`, `compressor`, `alike_by`, or one whose values have
+            colours by order.
         variant: the trait whose values after the first have open markers and dotted lines.
         style: instead of that of the trait.
         joined: how points are joined, instead of as the style says: `-`, `:`; empty: not.
