@@ -17,7 +17,7 @@ LINES = (
     kit.Lines(ALIKE, ("alike_by",), "all alike, {alike_by}", colour="alike_by", joined=":"),
     kit.Lines(MIXED),
     kit.Lines(
-        {"system": "fewer_frames"}, label="fewer frames, uncompressed", style=Style(INK, "x", ":")
+        {"system": "equal_kv_bytes"}, label="fewer frames, uncompressed", style=Style(INK, "x", ":")
     ),
     kit.Lines({"system": "full"}, label="full KVs", across=True),
 )
@@ -33,13 +33,13 @@ def finding(cells: kit.Cells, tested: kit.Family) -> str:
     if not at_budget:
         return f"No mixed cell has at most {100 * BUDGET:g} % of the bytes {kit.behind(cells)}."
     best = max(at_budget, key=lambda pair: pair.compared.headline.value)
+    before, after = best.before, best.after
     words = (
-        f"Within {100 * BUDGET:g} % of the KV bytes, re-loading what {best.after['label']} finds "
-        f"(k = {best.after['k']}) is {best.difference} from all chunks alike at {best.before['alike_at']:g}x of {best.before['alike_by']}: "
-        f"{best.after['accuracy']} % at {best.after['kv']} % of the bytes, {best.before['accuracy']} % at "
-        f"{best.before['kv']} %"
+        f"Within {100 * BUDGET:g} % of the KV bytes, re-loading what {after['label']} finds (k = {after['k']}) is "
+        f"{best.difference} from all chunks alike at {before['alike_at']:g}x of {before['alike_by']}: "
+        f"{after['accuracy']} % at {after['kv']} % of the bytes, {before['accuracy']} % at {before['kv']} %"
     )
-    if more := tested.to(best.after, "5x the bytes"):
+    if more := tested.to(after, "5x the bytes"):
         words += (
             f"; against all alike at {more.before['kv']} % of the bytes, {more.before['accuracy']} %, it is "
             f"{more.difference}"
