@@ -17,10 +17,15 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+# Chunks found and re-loaded; all chunks alike at four ratios of the two best methods for that; full KVs.
+ALIKE := experiment=demo compressor=density_peaks,lag_kv 'selector=[all,none]' '~selector.keys_calibrated'
 demo: $(VENV)/.installed ## needle videos -> sweep of the small model -> table and curve (resumes)
 	$(BIN)/x2l -m experiment=demo
-	$(BIN)/x2l -m experiment=demo compressor=key_norm levels.low.ratio=1 levels.high.ratio=1 selector=none
+	$(BIN)/x2l -m $(ALIKE) levels.low.ratio=4 levels.high.ratio=16
+	$(BIN)/x2l -m $(ALIKE) levels.low.ratio=8 levels.high.ratio=32
+	$(BIN)/x2l -m experiment=demo levels.low.ratio=1 levels.high.ratio=1 selector=none '~selector.keys_calibrated'
 	$(BIN)/x2l-collect $(DEMO)
+	$(BIN)/python -m experiments.paper.make paper_claim --records $(DEMO)
 
 paper: $(VENV)/.installed ## the paper's experiments, small -> figures, tables, outputs/paper/README.md (resumes)
 	$(BIN)/python -m experiments.paper.make

@@ -1,7 +1,7 @@
 """The paper's claim: chunks re-loaded in detail among compact ones, against all chunks alike, at equal bytes."""
 
 from experiments.paper import kit
-from x2l.analysis.figure_style import INK, Style
+from x2l.analysis.figure_style import INK, OTHERS, Style
 
 # The best of all compressors at each ratio, chosen on the dev split: experiments/LOG.md.
 BEST = (
@@ -14,13 +14,24 @@ MIXED = {"baseline": None, "control": None}
 # Selectors that see the question and are not told where its answer lies.
 METHODS = {**MIXED, "role": "method"}
 LINES = (
-    kit.Lines(ALIKE, ("alike_by",), "all alike, {alike_by}", colour="alike_by", joined=":"),
-    kit.Lines(MIXED),
+    kit.Lines(
+        ALIKE, ("alike_by",), "all alike, {alike_by}", colour="alike_by", tint=OTHERS, joined=":"
+    ),
+    kit.Lines(
+        {**ALIKE, "alike": BEST}, (), "all alike, best method of dev", style=Style(INK, "o", "-")
+    ),
+    kit.Lines(MIXED, ("system", "others"), label="{label}, others {others}", variant="others"),
     kit.Lines(
         {"system": "equal_kv_bytes"}, label="fewer frames, uncompressed", style=Style(INK, "x", ":")
     ),
     kit.Lines({"system": "full"}, label="full KVs", across=True),
 )
+
+
+def without_repeats(cells: kit.Cells) -> kit.Cells:
+    """All chunks at one ratio of one compressor are one cell, whatever else its run had."""
+    alike = {cell["alike"]: cell for cell in reversed(cells) if cell["alike_at"]}
+    return kit.Cells(c for c in cells if not c["alike_at"] or alike[c["alike"]] is c)
 
 
 def finding(cells: kit.Cells, tested: kit.Family) -> str:
@@ -35,8 +46,9 @@ def finding(cells: kit.Cells, tested: kit.Family) -> str:
     best = max(at_budget, key=lambda pair: pair.compared.headline.value)
     before, after = best.before, best.after
     words = (
-        f"Within {100 * BUDGET:g} % of the KV bytes, re-loading what {after['label']} finds (k = {after['k']}) is "
-        f"{best.difference} from all chunks alike at {before['alike_at']:g}x of {before['alike_by']}: "
+        f"Within {100 * BUDGET:g} % of the KV bytes, re-loading what {after['label']} finds (k = {after['k']}, others "
+        f"{after['others']}) is {best.difference} from all chunks alike at {before['alike_at']:g}x of "
+        f"{before['alike_by']}: "
         f"{after['accuracy']} % at {after['kv']} % of the bytes, {before['accuracy']} % at {before['kv']} %"
     )
     if more := tested.to(after, "5x the bytes"):
@@ -60,7 +72,10 @@ SPEC = kit.FigureSpec(
         ),
     ),
     needs=(MIXED, ALIKE),
-    above=lambda c: c.where(**MIXED).say("re-loaded at {finest}x, others {coarsest}"),
+    prepare=without_repeats,
+    above=lambda c: c.where(**MIXED).say(
+        "chunks re-loaded at {finest}x, others at {coarsest}x or dropped"
+    ),
     pairs=(
         kit.Pairs(METHODS, {**ALIKE, "alike": BEST}, (), "equal bytes", times_bytes=1.0),
         kit.Pairs(METHODS, {**ALIKE, "alike": BEST}, (), "5x the bytes", times_bytes=5.0),
@@ -77,7 +92,11 @@ SPEC = kit.FigureSpec(
             order=lambda cell: (not cell["baseline"], cell["label"], cell["bytes"]),
             texts={
                 "what": lambda c: (
-                    f"all at {c['alike_at']:g}x, {c['alike_by']}" if c["alike_at"] else c["label"]
+                    f"all at {c['alike_at']:g}x, {c['alike_by']}"
+                    if c["alike_at"]
+                    else f"{c['label']}, others {c['others']}"
+                    if not c["baseline"]
+                    else c["label"]
                 ),
                 "mflops": lambda c: f"{c.point.flops_next * 1e-6:.0f}",
             },

@@ -108,11 +108,9 @@ KV_BYTES = Axis(
     "KV bytes stored (% of full)", lambda c: 100 * c.point.kv_share, scale="log", apart=0.02
 )
 ALL_BYTES = Axis(
-    "KV bytes and selector's (% of full)", lambda c: 100 * c["bytes"], scale="log", apart=0.02
+    "KV bytes and selector's (% of full)", lambda c: 100 * c["bytes"], scale="log", apart=0.002
 )
-NEXT_FLOPS = Axis(
-    "one more question (MFLOPs)", lambda c: 1e-6 * c.point.flops_next, scale="log", apart=0.02
-)
+NEXT_FLOPS = Axis("one more question (MFLOPs)", lambda c: 1e-6 * c.point.flops_next)
 
 
 def over_trait(label: str, trait: str, categories: Sequence[str] = (), **more: object) -> Axis:

@@ -78,6 +78,8 @@ TRAITS: Mapping[str, Callable[[Cell], Any]] = {
     # Ratios of the finest and the coarsest level, L-KVs and H-KVs; the levels between, e.g. `mid 8x`
     "finest": lambda cell: cell.condition.levels[0].ratio,
     "coarsest": lambda cell: cell.condition.levels[-1].ratio,
+    # What becomes of the chunks that are not re-loaded
+    "others": lambda cell: "compact" if cell.condition.levels[-1].ratio else "dropped",
     "between": lambda c: ", ".join(level.ratio_label for level in c.condition.levels[1:-1]),
     # Of the level that all chunks have, where they are alike: its ratio, its compressor, both
     "alike_at": lambda cell: level.ratio if (level := _alone(cell)) else None,
@@ -149,7 +151,10 @@ class Cells(tuple[Cell, ...]):
         """A template filled in with all values of the traits in its braces: `k = {k}` becomes `k = 1, 2, 4`."""
         names = [name for _, name, _, _ in Formatter().parse(template) if name]
         values = {name: (self.where(baseline=None) or self).values(name) for name in names}
-        words = {n: [f"{v:g}" if isinstance(v, float) else v for v in values[n]] for n in names}
+        words = {
+            n: [v if isinstance(v, str) else f"{v:g}" for v in values[n] if v is not None]
+            for n in names
+        }
         return template.format_map({n: ", ".join(filter(None, words[n])) for n in names})
 
 

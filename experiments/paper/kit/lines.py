@@ -29,6 +29,7 @@ class Lines:
             colours by order.
         variant: the trait whose values after the first have open markers and dotted lines.
         style: instead of that of the trait.
+        tint: a colour instead of that of the style.
         joined: how points are joined, instead of as the style says: `-`, `:`; empty: not.
         everywhere: the same in every panel, whatever the panel is of.
         across: lines across the panel, at the measure of the first cell of each.
@@ -41,6 +42,7 @@ class Lines:
     colour: str = "system"
     variant: str = ""
     style: Style | None = None
+    tint: str | None = None
     joined: str | None = None
     everywhere: bool = False
     across: bool = False
@@ -64,6 +66,8 @@ class Lines:
     def look(self, line: Cells, cells: Cells) -> tuple[Style, bool]:
         """The style of a line among all cells, and whether its markers are open."""
         style = self.style or style_of(self.colour, line[0], cells)
+        if self.tint is not None:
+            style = replace(style, colour=self.tint)
         values = cells.where(is_compressed=True).values(self.variant) if self.variant else []
         is_open = bool(values) and line[0][self.variant] in values[1:]
         if self.joined is not None:
