@@ -88,7 +88,7 @@ def expanded(axis, values):
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_composes_and_binds_with_each_value_of_its_axes(name):
     config = composed(f"experiment={name}", whole=True)
-    axes = dict(config.hydra.sweeper.params)
+    axes = dict(config.hydra.sweeper.params or {})
     assert axes and str(config.hydra.mode) == "RunMode.MULTIRUN"
     for axis, values in axes.items():
         for value in expanded(axis, str(values)):
