@@ -68,8 +68,9 @@ def _settings(command):
     axes |= {"selector": [*selectors, *config.get("selector", {})]}
     axes |= {"top_k": top_k if isinstance(top_k, list) else [top_k]}
     for word in command.words[2:]:
-        key, _, value = word.partition("=")
-        axes[key] = _values(value)
+        key, given, value = word.partition("=")
+        if given:
+            axes[key] = value.strip("[]").split(",") if key == "selector" else _values(value)
     cells = {"selectors": axes.pop("selector"), "top_k": axes.pop("top_k")}
     return {**cells, "axes": axes, "label": command.label}
 

@@ -46,7 +46,7 @@ def test_the_jobs_are_those_of_the_sweep():
     assert [sorted(job) for job in jobs] == [
         ["compressor=tome", f"levels.high.ratio={ratio}"] for ratio in (8, 16)
     ]
-    assert len(jobs_of(["experiment=demo"], False)) > 1  # has its axes in its file
+    assert len(jobs_of(["experiment=ladder"], False)) > 1  # has its axes in its file
     with pytest.raises(plan.ConfigError, match="levels.high.ratio=8,16: is several values; add -m"):
         jobs_of(["levels.high.ratio=8,16"], False)
 

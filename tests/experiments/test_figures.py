@@ -368,7 +368,7 @@ def test_an_unknown_experiment_is_named(capsys):
         make.main(["paper_bogus"])
     assert (
         stopped.value.code == 2
-        and "paper_bogus: no such experiment; there are paper_main" in capsys.readouterr().err
+        and "paper_bogus: no such experiment; there are paper_claim" in capsys.readouterr().err
     )
 
 

@@ -107,7 +107,7 @@ def test_one_prefill_serves_all_questions_and_everything_is_told(
     assert lines(out, "video") == [f"{video}: 00:32, 32 frames of 64 x 64, 4 chunks of 8"]
     (settings,) = lines(out, "settings")
     assert settings == (
-        "x2l_tiny float32 on cpu; tome low 2x, high 4x; attention top_k=1; "
+        "x2l_tiny float32 on cpu; density_peaks low 2x, high 4x; keys top_k=1; "
         "context full, positions keep"
     )
     assert len(lines(out, "pre-fill")) == 1
@@ -173,7 +173,7 @@ def test_a_sheet_and_a_json_file_for_each_question_and_none_is_overwritten(
     ratings = [chunk["relevance"] for chunk in one["chunks"]]
     assert max(ratings) == ratings[chosen]
     assert one["reloaded_seconds"] == [[8 * chosen, 8 * chosen + 8]]
-    assert one["settings"]["selector"] == "attention"
+    assert one["settings"]["selector"] == "keys"
     assert [level["ratio"] for level in one["settings"]["levels"]] == [2, 4]
     image = imread(folder / f"{name}-01.png")
     assert image.shape[1] == 1200 and image[:, :, :3].std() > 0.05
@@ -564,5 +564,5 @@ def test_a_selector_that_looks_at_frames_is_shown_them(tmp_path):
     reply = opened.ask("What?")
     assert reply.reloaded == (2, 3)
     assert list(reply.relevance) == sorted(reply.relevance)
-    plain = opened_with(made.selectors["attention"])
+    plain = opened_with(made.selectors["keys"])
     assert opened.flops == plain.flops + 7
