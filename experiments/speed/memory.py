@@ -23,7 +23,6 @@ from x2l.compressors.base import Level
 from x2l.compressors.pruning_by_keys import KeyNorm
 from x2l.engine.flops import kv_bytes
 from x2l.engine.prefill import prefill
-from x2l.kv import KV
 from x2l.models.huggingface import HFVideoModel
 from x2l.runs.run_info import describe, processor_name
 from x2l.video import Frames
@@ -59,8 +58,10 @@ def measure(way: str, count: int, layers: int, hidden: int) -> dict[str, float]:
             prompt = model.prompt(frames, CHUNK_FRAMES)
             store = prefill(model, prompt, {"low": low, "high": high}, context=WAYS[way])
             # What stands when the last chunk is done: both levels, and the context that chunks attended to.
-            stored = {name: sum(map(whole, kvs)) for name, kvs in store.levels.items()}
-            kept = sum(stored.values()) + whole(store.prefix)
+            stored = {
+                name: sum(kv.stored_bytes for kv in kvs) for name, kvs in store.levels.items()
+            }
+            kept = sum(stored.values()) + store.prefix.stored_bytes
             kept += stored["high"] if WAYS[way] == "high" else kv_bytes(model.shape, prompt.tokens)
             tokens = prompt.tokens
     return {
@@ -70,15 +71,6 @@ def measure(way: str, count: int, layers: int, hidden: int) -> dict[str, float]:
         "kvs": kept,
         "seconds": time.perf_counter() - start,
     }
-
-
-def whole(kv: KV) -> int:
-    """Bytes of keys, values, positions and weights."""
-    return sum(
-        part.nbytes
-        for layer in kv.layers
-        for part in (layer.keys, layer.values, layer.positions, layer.weights)
-    )
 
 
 def stock(model: HFVideoModel, frames: Frames) -> int:

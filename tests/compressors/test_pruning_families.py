@@ -49,7 +49,7 @@ def test_counts_order_shapes_and_dtypes(family, dtype):
             assert store.kept(level) == tuple(ceil(n / ratio) for n in visual), level
             for kv, chunk in zip(store.levels[level], store.prompt.chunks, strict=True):
                 text = chunk.tokens - chunk.visual_tokens
-                for layer in kv.layers:
+                for layer in (stored.decode() for stored in kv.layers):
                     shape = (1, 2, text + ceil(chunk.visual_tokens / ratio), model.shape.head_dim)
                     assert layer.keys.shape == layer.values.shape == shape
                     assert layer.keys.dtype == layer.values.dtype == dtype

@@ -299,7 +299,7 @@ def test_compact_keeps_rows_and_columns_where_they_count_from(family):
     store = prefill(model, prompt, levels, positions="compact")
     moved = store.mix(["high"] * 4)
     layer, kept = moved.kv.layers[0], [store.prefix, *store.levels["high"]]
-    before = torch.cat([kv.layers[0].positions.expand(-1, 2, -1) for kv in kept], dim=2)
+    before = torch.cat([kv.layers[0].decoded_positions().expand(-1, 2, -1) for kv in kept], dim=2)
     after = layer.positions
     if family == "qwen2_5_vl":  # from the start of the video
         assert torch.equal(after[1:], before[1:])

@@ -50,7 +50,7 @@ def test_one_question_asked_both_ways_with_a_method_that_draws(tmp_path, capsys)
     )
     (record,) = flat(summary.records)
     overrides = ["compressor=random", "levels.high.ratio=8", "prefill.chunk_frames=4", "top_k=2"]
-    overrides += ["video.frames=16", f"prefill.cache={tmp_path}/cache"]
+    overrides += ["video.frames=16", f"prefill.cache={tmp_path}/cache", "selector=attention"]
     question = [sample.video, sample.question, "--max-new-tokens", "3"]
     command.main([*question, "--save", str(tmp_path / "asked"), "--", *overrides])
     assert "loaded from prefill.cache" in capsys.readouterr().out

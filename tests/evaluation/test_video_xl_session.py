@@ -208,6 +208,6 @@ def test_a_sweep_its_controls_and_its_report(folder, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     page = write_report(tmp_path / "outputs" / "s").read_text()
-    assert "vst_edges" in page and "fewer" in page
+    assert "vst_edges" in page and "equal_kv_bytes" in page
     measured = {row["compressor"]: row["measured_ratio.high"] for row in rows_of(tmp_path)}
     assert measured["vst"] == 32 and measured["vst_edges"] == 2  # two chunks, both of them edges

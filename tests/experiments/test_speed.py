@@ -1,18 +1,23 @@
 """The benchmarks of speed and memory run, at a size that takes seconds, and write what they print."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from experiments.speed.memory import EXACT, WAYS, draw
+
 ROOT = Path(__file__).parents[2]
 
 
-def run(script, *arguments):
+def run(script, *arguments, **environment):
     command = [sys.executable, "-m", f"experiments.speed.{script}", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, env=os.environ | environment
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -32,24 +37,20 @@ def test_bench_model_compares_three_caches_with_stock_generate(tmp_path):
         assert all(pre_fill[stage] > 0 for stage in ("vision", "prefill", "compression"))
         # 8 frames a chunk, 64 visual tokens: 64, 32 and 2 KVs a chunk
         assert full["kv_bytes_stored"] > high["kv_bytes_stored"] < mixed["kv_bytes_stored"]
-        assert mixed["kv_bytes_reloaded"] == 32 * full_bytes_per_token(full, rows)
+        # keys and values of 32 KVs: 6 layers, 4 KV heads of 32, fp32; and where each of them stands
+        beside = mixed["kv_bytes_reloaded"] / (32 * 6 * 2 * 4 * 32 * 4) - 1
+        assert 0.04 < beside < 0.06
         assert all("failed" not in row for row in rows.values())
     assert "stock generate" in printed and str(out) in printed
-
-
-def full_bytes_per_token(full, rows):
-    return full["kv_bytes_stored"] // rows["pre-fill 1x + 1x"]["tokens"]
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="resident size is read from /proc")
 def test_bench_memory_counts_kvs_and_draws(tmp_path):
-    measured = run("memory", "--one", "context high", "--frames", 64)
+    measured = run("memory", "--one", "context high", "--frames", 64, **EXACT)
     point = json.loads(measured.splitlines()[-1])
     # 8 layers, 2 KV heads of 64, fp32: 8 KiB a token; L-KVs 1/2, H-KVs 1/32 and once more as context
     kvs = 8192 * point["tokens"] * (1 / 2 + 2 / 32)
     assert point["frames"] == 64 and kvs < point["kvs"] < 1.2 * kvs < point["peak"]
-    from experiments.speed.memory import WAYS, draw
-
     draw({way: [point, {**point, "frames": 128}] for way in WAYS}, tmp_path / "memory.png")
     assert (tmp_path / "memory.png").stat().st_size > 10_000

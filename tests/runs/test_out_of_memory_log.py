@@ -108,11 +108,12 @@ def test_only_the_cells_that_need_too_much_run_out(tmp_path, data, model, monkey
     """The device has room for the H-KVs and one chunk of L-KVs, not for three: 16 KVs a chunk against 4."""
     real, sizes = model.load_cache, []
 
-    def limited(kv, reserve=0):
-        sizes.append(kv.tokens[0])
-        if kv.tokens[0] > min(sizes) + 12:
+    def limited(layers, reserve=0):
+        layers = tuple(layers)
+        sizes.append(layers[0].tokens)
+        if layers[0].tokens > min(sizes) + 12:
             raise told()
-        return real(kv, reserve)
+        return real(layers, reserve)
 
     monkeypatch.setattr(model, "load_cache", limited)
     summary = go(tmp_path, data, lambda: model, {"random": RandomSelector()}, top_k=(0, 1, 3))

@@ -92,12 +92,12 @@ def _styles(shown: pandas.DataFrame, hues: Sequence[str]) -> dict[str, Style]:
 def _line(
     axes: Axes, at: Sequence[Any], rows: pandas.DataFrame, name: str, style: Style, joined: bool
 ) -> None:
-    value = 100 * rows["accuracy"]
-    spread = [value - 100 * rows["accuracy_low"], 100 * rows["accuracy_high"] - value]
+    columns = ("accuracy", "accuracy_low", "accuracy_high")
+    value, low, high = (100 * rows[column].to_numpy(float) for column in columns)
     axes.errorbar(
         at,
         value,
-        yerr=[side.clip(lower=0) for side in spread],
+        yerr=[(value - low).clip(min=0), (high - value).clip(min=0)],
         color=style.colour,
         linestyle=style.line if joined else "",
         marker=style.marker,

@@ -12,7 +12,9 @@ LEVELS = ("low", "mid", "high")
 def reply(relevance, reloaded=()):
     assigned = tuple("low" if index in reloaded else "high" for index in range(len(relevance)))
     rated = tuple(-math.inf if value is None else value for value in relevance)
-    return Reply("What?", "That.", (1,), False, rated, assigned, tuple(reloaded), 1, 1, {}, 1, {})
+    return Reply(
+        "What?", "That.", (1,), False, rated, assigned, tuple(reloaded), 1, 1, 1, {}, 1, {}
+    )
 
 
 def relevance_lines(one, encoding):

@@ -160,12 +160,12 @@ def test_an_edited_compressor_is_never_served_old_kvs(tmp_path, users):  # noqa:
         assert run.computed == {0: 1}, name
         plain = prefill(ours("qwen2_5_vl"), prompt(), levels)
         assert differing(plain, store) is None
-        kept[name] = store.levels["high"][0].layers[0].positions
+        kept[name] = store.levels["high"][0].layers[0].decoded_positions()
     assert not torch.equal(kept["as it was"], kept["edited"])
     run = Prefills(tmp_path / "cache", levels={**levels, "high": Level(users(), 8)})
     store, _, _ = run()  # edited back
     assert not run.computed
-    assert torch.equal(store.levels["high"][0].layers[0].positions, kept["as it was"])
+    assert torch.equal(store.levels["high"][0].layers[0].decoded_positions(), kept["as it was"])
 
 
 def test_what_cannot_be_addressed_is_computed_and_said_once(tmp_path, caplog, monkeypatch):
