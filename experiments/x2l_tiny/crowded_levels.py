@@ -25,7 +25,10 @@ import matplotlib.pyplot as plt
 
 SCENES = ("plain", "crowded")
 RESULTS = Path("experiments/results/crowded")
-COLUMNS = ("scene", "compressor", "ratio", "task", "accuracy", "low", "high", "n", "videos")
+COLUMNS = (
+    *("scene", "compressor", "ratio", "task", "accuracy", "accuracy_low", "accuracy_high"),
+    *("questions", "videos"),
+)
 
 
 def single_levels(folder: Path, scene: str) -> list[dict[str, str]]:
@@ -33,7 +36,7 @@ def single_levels(folder: Path, scene: str) -> list[dict[str, str]]:
     with (folder / scene / "points.csv").open(newline="") as file:
         points = [row for row in csv.DictReader(file) if row["selector"] == "none"]
     return [
-        {"scene": scene, "ratio": row["ratio_high"]}
+        {"scene": scene, "ratio": row["ratio.high"]}
         | {name: row[name] for name in row if name in COLUMNS}
         for row in points
     ]
@@ -56,7 +59,12 @@ def plot(
         rows = [row for row in levels if row["scene"] == scene and row["task"] == "all"]
         for name in dict.fromkeys(row["compressor"] for row in rows):
             mine = sorted(
-                (float(row["ratio"]), float(row["accuracy"]), float(row["low"]), float(row["high"]))
+                (
+                    float(row["ratio"]),
+                    float(row["accuracy"]),
+                    float(row["accuracy_low"]),
+                    float(row["accuracy_high"]),
+                )
                 for row in rows
                 if row["compressor"] == name
             )
