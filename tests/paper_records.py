@@ -102,6 +102,7 @@ def _of_job(settings, job, videos, questions):
     fields |= {key: int(fields.get(key, start)) for key, start in numbers.items()}
     pinned = ("first", "last") if job.get("selection.pinned") == "[first,last]" else ()
     fewer_frames = control.startswith("equal_")
+    fields["scene"] = job.get("benchmark.scene", "plain")
     fields["run_id"] = f"{settings['label']}-{sorted(job.items())}"
     for selector in ["none"] if fewer_frames else settings["selectors"]:
         single_level = None if fewer_frames else {"all": "low", "none": "high"}.get(selector)
@@ -130,6 +131,8 @@ def _number(k, chunks):
 
 
 def _record(fields, cell, video, question):
+    scene = fields["scene"]
+    fields = {name: value for name, value in fields.items() if name != "scene"}
     levels, selector, k = fields["levels"], cell["control"] or cell["selector"], cell["top_k"]
     finest, coarsest = levels[0].ratio, levels[-1].ratio
     chunks = -(-fields["frames"] // fields["chunk_frames"])
@@ -142,12 +145,13 @@ def _record(fields, cell, video, question):
     whole = finest == coarsest == 1
     right = selector in TRUE or whole or (selector != "none" and chance < 0.5)
     hit = selector in TRUE or (selector.startswith("hit_rate") and chance < int(selector[9:]) / 100)
-    place = f"needle-{fields['duration']}/v{video}"
+    place = f"needle-{fields['duration']}/v{video}" + ("-crowded" if scene == "crowded" else "")
     return record(
         **fields,
         **cell,
         video_id=place,
         sample_id=f"{place}/q{question}",
+        tags={"kind": scene},
         frames_sampled=fields["frames"],
         correct=float(right),
         hit=float(hit),

@@ -1,13 +1,13 @@
-"""Selection policies at one k: accuracy beside chunk recall: what selection loses, what compression loses."""
+"""Selectors at one k on both scenes: accuracy beside recall of true chunks, and recall over what choosing takes."""
 
 from experiments.paper import kit
 from x2l.analysis.figure_style import SOFT, Style
 
 MATCHED = "random_as_oracle"  # random chunks of just the oracle's bytes
-IN_FINDING = ("oracle", "attention", "embedding", "retriever")
+IN_FINDING = ("oracle", "keys_calibrated", "keys", "retriever", "attention")
 CHOSEN = {"baseline": None}
 OTHERS = {**CHOSEN, "system": kit.all_but("oracle", "random", MATCHED)}
-RATIO = ("compressor", "coarsest")
+SAME = ("scene", "compressor", "coarsest")
 
 
 def by_accuracy(cells: kit.Cells) -> list[str]:
@@ -23,62 +23,57 @@ def finding(cells: kit.Cells, tested: kit.Family) -> str:
     """Of the largest high ratio."""
     chosen = cells.where(**CHOSEN, coarsest=max)
     parts = []
-    for name in chosen.values("compressor"):
-        selectors = [cell for s in IN_FINDING for cell in chosen.where(compressor=name, system=s)]
-        words = [f"{c['system']} {pair.difference}" for c in selectors if (pair := tested.to(c))]
-        parts.append(f"{name}: {', '.join(words)}")
+    for scene in chosen.values("scene"):
+        of_scene = chosen.where(scene=scene)
+        selectors = [cell for name in IN_FINDING for cell in of_scene.where(system=name)]
+        words = [
+            f"{c['label']} {pair.difference}" for c in selectors if (pair := tested.to(c, "random"))
+        ]
+        parts.append(f"{scene} scenes: {', '.join(words)}")
     at = chosen.say("at {coarsest}x and k = {k}")
-    return f"Against random chunks of as many bytes, {at}: {'; '.join(parts)} {kit.behind(cells, tested)}."
+    return f"Against random chunks, {at}: {'; '.join(parts)} {kit.behind(cells, tested)}."
 
 
-LINES = (
-    kit.Lines(CHOSEN, ("coarsest",), "H-KVs {coarsest:g}x", colour="coarsest"),
-    kit.Lines(
-        {"system": "all-high"},
-        ("coarsest",),
-        "all-high, {coarsest:g}x",
-        colour="coarsest",
-        joined=":",
-        across=True,
-    ),
-    kit.Lines({"system": "all-low", "coarsest": max}, joined="--", across=True),
+def across(baseline: str, dashes: str) -> kit.Lines:
+    """A line across for all chunks at one level."""
+    return kit.Lines({"system": baseline, "coarsest": max}, joined=dashes, across=True)
+
+
+ACCURACIES = (
+    kit.Lines(CHOSEN, (), label="", style=Style(SOFT, "o", ""), remark="KV {kv} %"),
+    across("all-high", ":"),
+    across("all-low", "--"),
 )
-RECALLED = kit.Lines(
-    {**CHOSEN, "compressor": min, "coarsest": max},
-    (),
-    label="",
-    style=Style(SOFT, "s", ""),
-    remark="KV {kv} %",
-)
-RECALL = kit.Axis(
-    "recall of true chunks (%)",
-    lambda cell: 100 * cell.point.recall,
-    limits=(-4, 150),
-    ticks=(0, 25, 50, 75, 100),
-)
-SELECTORS = kit.over_trait("", "label", by_accuracy, apart=0.3)
+RECALLS = (kit.Lines(CHOSEN),)
+SELECTORS = kit.over_trait("", "label", by_accuracy)
 SPEC = kit.FigureSpec(
-    title="Selection policies at equal budget",
+    title="Selectors at one k, and what choosing takes",
     panels=(
-        kit.Beside(
-            kit.Panels(kit.ACCURACY, LINES, SELECTORS),
-            kit.Panels(RECALL, (RECALLED,), SELECTORS, over=None, title="chunks re-loaded"),
-        ),
+        kit.Panels(kit.ACCURACY, ACCURACIES, SELECTORS, over="scene", title="{scene} scenes"),
+        kit.Panels(kit.CHOOSING_FLOPS, RECALLS, kit.RECALL, over="scene", title="{scene} scenes"),
+        kit.Panels(kit.CHOOSING_BYTES, RECALLS, kit.RECALL, over="scene", title="{scene} scenes"),
     ),
-    above="k = {k}",
+    above=lambda c: c.where(**CHOSEN).say(
+        "{compressor}, L-KVs {finest}x, H-KVs {coarsest}x, k = {k}"
+    ),
     pairs=(
-        kit.Pairs({**CHOSEN, "system": "oracle"}, {"system": MATCHED}, RATIO),
-        kit.Pairs(OTHERS, {"system": "random"}, RATIO),
+        kit.Pairs({**CHOSEN, "system": "oracle"}, {"system": MATCHED}, SAME, "random"),
+        kit.Pairs(OTHERS, {"system": "random"}, SAME, "random"),
     ),
     tables=(
         kit.Rows(
             "Selectors at k = {k}, {sample}; {stars} of this table",
-            "compressor | high ratio | selector | accuracy % (95 %) | recall % | KV bytes % | "
+            "scene | selector | accuracy % (95 %) | recall % | KV bytes % | "
+            "choosing, MFLOPs a question | streamed and kept, % of KV bytes | "
             "against random chunks, points (95 %)",
-            "{compressor} | {coarsest:g}x | {system} | {interval} | {recall} | {kv} | {gap}",
-            words=3,
+            "{scene} | {system} | {interval} | {recall} | {kv} | {mflops} | {choosing} | {gap}",
+            words=2,
             where={},
-            order=lambda cell: (cell["compressor"], cell["coarsest"], -cell.point.accuracy),
+            order=lambda cell: (cell["scene"], -cell.point.accuracy),
+            texts={
+                "mflops": lambda c: f"{1e-6 * c.point.flops['selection']:.3g}",
+                "choosing": lambda c: f"{100 * c['choosing_bytes']:.2g}",
+            },
         ),
     ),
     finding=finding,
@@ -87,11 +82,6 @@ SPEC = kit.FigureSpec(
             "The oracle re-loads fewer chunks where a question needs fewer; random_as_oracle spends just its bytes.",
             where={"system": MATCHED},
         ),
-        kit.Note(
-            "The retriever (CLIP, SigLIP or X-CLIP) was not run: its weights could not be downloaded here. The command "
-            "that adds it is at the top of conf/experiment/paper_selectors.yaml.",
-            without={"system": "retriever"},
-        ),
     ),
-    size=(2.9, 3.6),
+    size=(5.0, 4.0),
 )

@@ -1,6 +1,16 @@
 """What figures of the paper are made of: a figure's file imports nothing else of the kit."""
 
-from experiments.paper.kit.axes import ACCURACY, ALL_BYTES, KV_BYTES, NEXT_FLOPS, Axis, over_trait
+from experiments.paper.kit.axes import (
+    ACCURACY,
+    ALL_BYTES,
+    CHOOSING_BYTES,
+    CHOOSING_FLOPS,
+    KV_BYTES,
+    NEXT_FLOPS,
+    RECALL,
+    Axis,
+    over_trait,
+)
 from experiments.paper.kit.cells import Cell, Cells, all_but, cells_of, percent
 from experiments.paper.kit.findings import EachPair, Spread, behind, listed
 from experiments.paper.kit.heat_map import Grid, HeatMaps

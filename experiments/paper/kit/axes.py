@@ -12,6 +12,7 @@ from matplotlib.ticker import NullLocator
 
 from experiments.paper.kit.cells import Cell, Cells
 from x2l.analysis.plotting import log_ticks
+from x2l.analysis.statistics import Outcome, accuracy
 
 Interval = tuple[float, float]
 
@@ -111,6 +112,33 @@ ALL_BYTES = Axis(
     "KV bytes and selector's (% of full)", lambda c: 100 * c["bytes"], scale="log", apart=0.002
 )
 NEXT_FLOPS = Axis("one more question (MFLOPs)", lambda c: 1e-6 * c.point.flops_next)
+
+
+def of_recall(cell: Cell) -> float:
+    """Share of the chunks that hold the answer that was re-loaded, %."""
+    return 100 * cell.point.recall
+
+
+def interval_of_recall(cell: Cell) -> Interval:
+    """95 %, clustered by video; of the questions of which it is known where the answer lies."""
+    known = [r for r in cell.records if r.selection.recall is not None]
+    outcomes = [Outcome(r.question.sample_id, r.video.video_id, r.selection.recall) for r in known]
+    found = accuracy(outcomes)
+    return 100 * found.low, 100 * found.high
+
+
+# What takes nothing stands at the left edge of a scale of logarithms.
+CHOOSING_FLOPS = Axis(
+    "choosing for one question (MFLOPs; none: at the left)",
+    lambda cell: max(1e-3, 1e-6 * cell.point.flops["selection"]),
+    scale="log",
+)
+CHOOSING_BYTES = Axis(
+    "streamed and kept for choosing (% of KV bytes; none: at the left)",
+    lambda cell: max(1e-3, 100 * cell["choosing_bytes"]),
+    scale="log",
+)
+RECALL = Axis("recall of true chunks (%)", of_recall, interval_of_recall, limits=(-4, 104))
 
 
 def over_trait(label: str, trait: str, categories: Sequence[str] = (), **more: object) -> Axis:

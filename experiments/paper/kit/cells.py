@@ -91,6 +91,10 @@ TRAITS: Mapping[str, Callable[[Cell], Any]] = {
     "kind": lambda cell: kind(compressor(cell["method"].split(".")[0])),
     "stored": lambda cell: "as they are" if cell["codec"] == "none" else cell["codec"],
     "pinned": lambda cell: "+".join(cell.condition.pinned),
+    # Which of needle's two sorts of video; of other sets, that of plain ones
+    "scene": lambda c: (
+        "crowded" if c.records[0].question.tags.get("kind") == "crowded" else "plain"
+    ),
     "frames": lambda cell: cell.point.frames_sampled,
     "frames_reloaded": _frames_reloaded,
     # What was measured, in words; recall, hits and k only where something is chosen
@@ -100,6 +104,10 @@ TRAITS: Mapping[str, Callable[[Cell], Any]] = {
     "kv": lambda cell: percent(cell.point.kv_share),
     # KV bytes and what the selector keeps on the device, as a share of the uncompressed cache
     "bytes": lambda c: c.point.kv_share + c.point.selector_bytes_resident / c.point.kv_bytes_full,
+    # What the selector reads from the host for a question and keeps on the device, as a share of it
+    "choosing_bytes": lambda c: (
+        (c.point.kv_bytes_streamed + c.point.selector_bytes_resident) / c.point.kv_bytes_full
+    ),
     "k": lambda cell: "-" if cell.condition.baseline else str(cell.condition.top_k),
     "recall": lambda c: "-" if c.condition.baseline else percent(c.point.recall, 0),
     "hit": lambda cell: 0.0 if cell.condition.baseline else 100 * cell.point.hit,
