@@ -6,7 +6,8 @@ Stages, each with its own state file, so that a stopped run goes on where it was
 2. `tower`: the vision tower on frames of real crowded and plain files.
 3. `join`: the language model on what the trained tower says about those files.
 
-`--stage folder` writes a checkpoint folder from the first two alone.
+`--stage join --start FOLDER` without states of the stages before goes on from a finished model: its
+tower stays as it is. `--stage folder` writes a checkpoint folder from the first two alone.
 
 Every loss and accuracy goes to `log.jsonl`. Settings of a stage may be changed when it is resumed
 (`--steps`, `--plain` ...); each change is a line of the log.
@@ -215,6 +216,18 @@ def draw_batch(level, rng, words, crowds, plains, stage: Stage, accuracy: dict):
     return with_buckets(packed, stride), sort
 
 
+def with_long(
+    plains: tuple[tuple[int, int, float], ...], long: float
+) -> tuple[tuple[int, int, float], ...]:
+    """The same plain scenes with another share of the longest; the others keep their proportions."""
+    longest = max(steps for steps, _, _ in plains)
+    others = sum(share for steps, _, share in plains if steps != longest)
+    return tuple(
+        (steps, number, long if steps == longest else share * (1 - long) / others)
+        for steps, number, share in plains
+    )
+
+
 def optimizers(model, probe: torch.nn.Linear, stage: Stage) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the decoder's layers, AdamW for everything else and the probe."""
     decoder = model.get_decoder()
@@ -388,15 +401,22 @@ def run(worker: int, given: argparse.Namespace) -> None:
     }
     changed = {name: value for name, value in wanted.items() if value is not None}
     stage = replace(SYMBOLS_STAGE if given.stage == "symbols" else JOIN_STAGE, **changed)
+    if given.long is not None:
+        stage = replace(stage, plains=with_long(stage.plains, given.long))
     if given.stage == "symbols":
         crowds = plains = SymbolCrowds(words, model.get_input_embeddings().weight.detach().clone())
     else:
-        tower = torch.load(given.out / "tower.pt", weights_only=False)["tower"]
-        model.model.visual.load_state_dict(tower)
+        if worker == 0:
+            crowded_tower.frame_banks(given.out, given.seed, VIDEOS)
+        if given.workers > 1:
+            torch.distributed.barrier()  # the others read what the first one made
+        if (given.out / "tower.pt").exists():
+            tower = torch.load(given.out / "tower.pt", weights_only=False)["tower"]
+            model.model.visual.load_state_dict(tower)
         crowds, plains = crowded_tower.feature_banks(
             model, processor, given.out, given.seed, VIDEOS
         )
-        if not (given.out / "join.pt").exists():
+        if (given.out / "symbols.pt").exists() and not (given.out / "join.pt").exists():
             learned = torch.load(given.out / "symbols.pt", weights_only=False)
             model.load_state_dict(
                 {name: v for name, v in learned["model"].items() if ".visual." not in name},
@@ -441,6 +461,7 @@ def main() -> None:
     parser.add_argument("--decay", type=int)
     parser.add_argument("--tokens", type=int, help="about so many tokens a batch and worker")
     parser.add_argument("--plain", type=float, help="share of plain batches")
+    parser.add_argument("--long", type=float, help="share of the longest among plain batches")
     parser.add_argument("--muon", type=float, help="learning rate of the matrices")
     parser.add_argument("--adam", type=float, help="learning rate of everything else")
     parser.add_argument("--dense", type=int, help="crowds a step of which only low layers are run")
