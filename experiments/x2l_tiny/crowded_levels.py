@@ -3,7 +3,7 @@ r"""Plain against crowded needle: different keys of a chunk by layer, and accura
 First the runs (each prints its folder's table), then the picture and one table of both:
 
     for S in plain crowded; do
-      x2l -m benchmark.scene=$S benchmark.in_view=2 benchmark.split=dev benchmark.seed=3 benchmark.videos=12 \
+      x2l -m benchmark.scene=$S benchmark.in_view=4 benchmark.split=dev benchmark.seed=3 benchmark.videos=12 \
         compressor=density_peaks,kmeans,tome levels.high.ratio=2,4,8,16,32 levels.low.ratio=1 selector=none \
         tracker=none hydra.sweep.dir=outputs/crowded/$S
       x2l-collect outputs/crowded/$S
@@ -22,6 +22,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+
+from x2l.analysis.figure_style import style_of_compressor
 
 SCENES = ("plain", "crowded")
 RESULTS = Path("experiments/results/crowded")
@@ -57,7 +59,7 @@ def plot(
     axes[0].legend(fontsize=8)
     for axis, scene in zip(axes[1:], SCENES, strict=True):
         rows = [row for row in levels if row["scene"] == scene and row["task"] == "all"]
-        for name in dict.fromkeys(row["compressor"] for row in rows):
+        for number, name in enumerate(dict.fromkeys(row["compressor"] for row in rows)):
             mine = sorted(
                 (
                     float(row["ratio"]),
@@ -73,10 +75,15 @@ def plot(
                 [v - b for v, b in zip(value, low, strict=True)],
                 [t - v for v, t in zip(value, high, strict=True)],
             ]
-            axis.errorbar(ratio, value, errors, marker="o", capsize=2, label=name)
+            style = style_of_compressor(name)
+            aside = [0.97 + 0.03 * number for _ in ratio]
+            axis.errorbar(
+                [r * a for r, a in zip(ratio, aside, strict=True)], value, errors, capsize=2,
+                label=name, color=style.colour, marker=style.marker,
+            )  # fmt: skip
         axis.axhline(0.25, color="gray", linewidth=0.8, linestyle=":")
         axis.set(title=f"{scene}: one level for all chunks", xscale="log", ylim=(0, 1.02))
-        axis.set(xlabel="tokens in / tokens out")
+        axis.set(xlabel="tokens in / tokens out (bars: 95 %, by video; dotted: chance)")
         axis.set_ylabel(f"accuracy ({asked})")
         axis.set_xticks([2, 4, 8, 16, 32], ["2", "4", "8", "16", "32"])
         axis.minorticks_off()
