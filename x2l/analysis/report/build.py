@@ -5,11 +5,12 @@ said in it, with what to run.
 """
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
+from markupsafe import Markup
 
 from x2l.analysis.cell_names import names
 from x2l.analysis.comparison import CellRecords, read_cells
@@ -20,18 +21,23 @@ from x2l.analysis.report import cell_tables, difference_tables, run_tables, summ
 from x2l.analysis.report.curve_section import CurvesOver, curves_over_compute, groups_left_out
 from x2l.analysis.report.difference_tables import CellResult
 from x2l.analysis.report.overview_figure import MOST_BARS
+from x2l.analysis.report.page_data import PageData, Progress, page_data
+from x2l.analysis.report.questions import QuestionBrowser, SampleKey, browse
 from x2l.analysis.report.table import Table
 from x2l.analysis.scoring import outcomes
 from x2l.analysis.sweep_tables import sweep_title
+from x2l.benchmarks.base import Sample
 from x2l.engine.stages import STAGES
 from x2l.runs.condition import FULL
 from x2l.runs.out_of_memory_log import load_out_of_memory
+from x2l.runs.records import NO_UTF8
 from x2l.runs.run_info import now
 from x2l.runs.sweep_status import Job, jobs
 from x2l.runs.whole_file import whole_file
 
 REPORT = "report.html"
 TEMPLATE = "report.html.j2"
+QUESTIONS = "questions.js"
 
 
 @dataclass(frozen=True)
@@ -58,13 +64,15 @@ class Report:
     provenance: tuple[Table, ...]
     command: str | None
     made: str
+    questions: QuestionBrowser
 
 
-def gather(folder: Path) -> Report:
+def gather(folder: Path, samples: Mapping[SampleKey, Sample] | None = None) -> Report:
     """Reads everything under a folder.
 
     Args:
         folder: a sweep, a run, or any folder of those.
+        samples: of its benchmarks, as far as they were found: options, spans and videos of the questions.
 
     Raises:
         ValueError: no such folder, or no answer in it yet.
@@ -112,11 +120,18 @@ def gather(folder: Path) -> Report:
         provenance=(run_tables.sessions_table(infos), run_tables.commands_table(runs, infos)),
         command=run_tables.sweep_command(folder),
         made=now(),
+        questions=browse(rows, records, called, samples),
     )
 
 
-def render(report: Report) -> str:
-    """The HTML file. Everything that came from outside is escaped."""
+def render(report: Report, data: PageData, served: bool = False) -> str:
+    """The HTML file. Everything that came from outside is escaped.
+
+    Args:
+        report: what it shows.
+        data: of its questions.
+        served: whether it comes from a server that it may ask for details.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -126,16 +141,28 @@ def render(report: Report) -> str:
     )
     stages = [(cell_tables.stage_name(s), style_of_stage(s).colour) for s in STAGES]
     return environment.get_template(TEMPLATE).render(
-        report=report, stages=stages, most_bars=MOST_BARS
+        report=report,
+        stages=stages,
+        most_bars=MOST_BARS,
+        data=data,
+        served=served,
+        script=Markup((Path(__file__).parent / QUESTIONS).read_text(encoding="utf-8")),
     )
 
 
-def write_report(folder: Path, out: Path | None = None) -> Path:
+def write_report(
+    folder: Path,
+    out: Path | None = None,
+    samples: Mapping[SampleKey, Sample] | None = None,
+    progress: Progress | None = None,
+) -> Path:
     """Writes the report of a folder, replacing an older one in one step.
 
     Args:
         folder: see `gather`.
         out: the file; None = `report.html` in the folder.
+        samples: see `gather`.
+        progress: see `page_data`.
 
     Returns:
         The file.
@@ -143,11 +170,12 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
     Raises:
         ValueError: see `gather`.
     """
-    text = render(gather(folder))
+    report = gather(folder, samples)
+    text = render(report, page_data(report.questions, progress))
     path = out or folder / REPORT
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_bytes(text.encode("utf-8", NO_UTF8))
     return path
 
 

@@ -36,6 +36,7 @@ COLUMNS = range(4, 13)
 MOST_THUMBNAILS = 48
 LONGEST_WORD = 60  # characters; longer ones are broken
 LINES = 9  # of a question or an answer; the rest is in the JSON beside the picture
+CUT_OFF = " … (cut off)"
 DPI = 120
 # Scripts that no installed font has are shown as boxes; the JSON beside the picture has the words.
 _NO_GLYPH = "Glyph .* missing from font"
@@ -272,7 +273,10 @@ def _wrapped(text: str, measure: Callable[[str], float]) -> list[str]:
             line, taken = line + word, taken + width
         lines.append(line.rstrip())
     if len(lines) > LINES:
-        lines = [*lines[: LINES - 1], lines[LINES - 1][:-4] + " …"]
+        last = lines[LINES - 1]
+        while last and measure(last + CUT_OFF) > room:
+            last = last[:-1]
+        lines = [*lines[: LINES - 1], last.rstrip() + CUT_OFF]
     return lines
 
 

@@ -161,6 +161,7 @@ def save_reply(folder: Path, video: OwnVideo, reply: Reply, pictures: Sequence[T
         The contact sheet.
     """
     from x2l.cli.ask.contact_sheet import (  # matplotlib takes its time
+        CUT_OFF,
         SheetChunk,
         draw_sheet,
         save_sheet,
@@ -181,8 +182,9 @@ def save_reply(folder: Path, video: OwnVideo, reply: Reply, pictures: Sequence[T
         f"Seconds: {_seconds_text(video, reply)}",
     )
     name_of_selector = video.cell.condition.selector
+    answer = reply.text + CUT_OFF * reply.cut_off
     figure = draw_sheet(
-        reply.question, reply.text, chunks, _levels(video.settings), name_of_selector, notes
+        reply.question, answer, chunks, _levels(video.settings), name_of_selector, notes
     )
     path = folder / f"{name}-{number:02d}.png"
     save_sheet(figure, path)
