@@ -21,7 +21,7 @@ SPANS = ((9.0, 11.0),)
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """Of a video of 24 grey frames, each brighter than the last; one that is gone; one of other frames than recorded."""
+    """Of a video of 24 grey frames, each brighter than the last; one that is gone; one of other frames than told."""
     folder = tmp_path_factory.mktemp("served")
     pixels = [np.full((32, 32, 3), 10 * number, np.uint8) for number in range(24)]
     write_video(folder / "v0.mp4", pixels, 1)
