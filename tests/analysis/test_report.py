@@ -18,7 +18,7 @@ from x2l.runs.out_of_memory_log import append_out_of_memory
 from x2l.runs.records import RecordWriter, append_json
 from x2l.runs.run_info import describe
 
-VOID = {"meta", "img", "br", "rect", "line"}
+VOID = {"meta", "img", "br", "rect", "line", "input"}
 RECORDS = sweep(compressors=("tome",), videos=6, questions=6)
 
 

@@ -1,3 +1,4 @@
+import html
 import io
 import json
 import threading
@@ -76,7 +77,7 @@ def test_a_server_gives_what_the_file_holds_and_nothing_else(report):
         for number in range(3):
             assert json.loads(ask(f"/question?number={number}")) == held["details"][str(number)]
         assert brightness(ask("/thumbnail?name=0.10")) == pytest.approx(100, abs=6)
-        page = ask("/").decode()
+        page = html.unescape(ask("/").decode())
         assert '"served":true' in page and "connect-src 'self'" in page
         for wrong in ("/question?number=3", "/question?number=-1", "/question", "/thumbnail"):
             with pytest.raises(urllib.error.HTTPError, match="404") as error:

@@ -200,7 +200,7 @@ def test_long_texts_are_wrapped_and_very_long_ones_cut(tmp_path):
     assert joined == f"Answer: {answer}"
     many = texts(draw(chunks(2), answer="word " * 2000 + "x" * 400))
     assert sum("word" in line for line in many) == LINES
-    assert [line for line in many if "word" in line][-1].endswith("word … (cut off)")
+    assert [line for line in many if "word" in line][-1].endswith(" … (cut off)")
     wide = "这个视频里的人在做什么？" * 30
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # no warning about letters that no font has

@@ -5,13 +5,14 @@
   const data = JSON.parse(document.getElementById("question-data").textContent);
   const at = (id) => document.getElementById(id);
   const cells = data.cells;
+  const SVG = document.querySelector("svg").namespaceURI; // of the key of stages, which every report has
   const MARKS = { 1: ["✓", "right"], 0: ["✗", "wrong"], "?": ["?", "unparsed"], n: ["·", "answer not known"], "-": ["–", "not answered"] };
   const state = { open: null, chosen: data.start[0], other: data.start[1], all: false };
   let shown = [];
 
   const make = (name, attributes = {}, ...children) => {
     const svg = ["svg", "rect"].includes(name);
-    const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
+    const node = svg ? document.createElementNS(SVG, name) : document.createElement(name);
     for (const [key, value] of Object.entries(attributes)) if (value !== null) node.setAttribute(key, value);
     node.append(...children);
     return node;
