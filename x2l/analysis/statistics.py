@@ -16,8 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betaincinv
-from scipy.stats import t as student_t
+from scipy.special import betaincinv, stdtr, stdtrit  # scipy.stats takes a second to import
 
 ROUNDING = 1e-12  # standard errors below this are zero: all videos agree
 # Belief that a video's answers, or their changes, are all alike: gone by half with so many videos more that show one.
@@ -195,7 +194,7 @@ def macro_difference(
         lost,
         math.sqrt(estimate.variance),
         estimate.design_effect,
-        float(2 * student_t.sf(abs(mean) / error, videos - 1)),
+        float(2 * stdtr(videos - 1, -abs(mean) / error)),
     )
 
 
@@ -360,4 +359,4 @@ def binomial_interval(
 
 def quantile(confidence: float, videos: int) -> float:
     """How many standard errors a two-sided interval over videos reaches."""
-    return float(student_t.ppf(0.5 + confidence / 2, videos - 1))
+    return float(stdtrit(videos - 1, 0.5 + confidence / 2))
