@@ -28,15 +28,12 @@ from packaging.version import Version
 from x2l.benchmarks.base import Benchmark
 from x2l.benchmarks.jsonl import file_digest
 from x2l.cli.checked_values import check_arguments, check_settings, known_settings, suggestion
+from x2l.cli.folders import CONF, CONFIG_DIR
 from x2l.evaluation.from_config import DROPPED, filled, folder_name, settings_of
 from x2l.evaluation.settings import ConfigError, Settings, config_errors
 from x2l.runs.run_info import checkpoint_digest
 
 log = logging.getLogger(__name__)
-PACKAGE = Path(__file__).parents[1]
-# Top level in a checkout, inside the package in a wheel. Absolute: a relative path would not be
-# found from a console script.
-CONF = next(path for path in (PACKAGE.parent / "conf", PACKAGE / "conf") if path.is_dir())
 
 
 def run_folder(*, _root_: DictConfig) -> str:
@@ -72,24 +69,20 @@ OmegaConf.register_new_resolver(
 )
 
 
-CONFIG_DIR = "X2L_CONFIG_DIR"
+def _own_launchers() -> None:
+    """Lets the files in conf/hydra/launcher/ stand for the plugins' own of the same names.
 
-
-@contextmanager
-def own_launchers() -> Iterator[None]:
-    """Inside, the files in conf/hydra/launcher/ stand for the plugins' own of the same names.
-
-    Hydra 1.3 would check ours against theirs, with a warning, and refuse what theirs do not have. The user's own
-    application has theirs back afterwards.
+    Hydra 1.3 would check ours against theirs, with a warning, and refuse what theirs do not have.
     """
     Plugins.instance()  # loads what is installed; each plugin stores its configuration then
     stored = ConfigStore.instance().repo["hydra"]["launcher"]
-    names = {path.name for path in (CONF / "hydra" / "launcher").glob("*.yaml")} & stored.keys()
-    theirs = {name: stored.pop(name) for name in names}
-    try:
-        yield
-    finally:
-        stored.update(theirs)
+    for path in (CONF / "hydra" / "launcher").glob("*.yaml"):
+        stored.pop(path.name, None)
+
+
+_own_launchers()
+# Hydra copies its sources once a group, and with them this one store of all configurations.
+ConfigStore.__deepcopy__ = lambda store, _: store  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -161,7 +154,7 @@ def hydra_of_its_own() -> Iterator[None]:
     hydra = theirs.hydra
     theirs.clear()
     try:
-        with own_launchers(), initialize_config_dir(str(CONF), version_base="1.3"):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
             yield
     finally:
         GlobalHydra.set_instance(theirs)
