@@ -79,3 +79,18 @@ def test_what_cannot_fit_is_a_warning(tmp_path, capsys):
     assert "1 jobs, 3 pre-fills, 3 answers" in printed and "h at 0.001 TFLOP/s" in printed
     code, printed, errors = run(capsys, *words, "--memory-gb", "80")
     assert code == 0 and not errors and "time      not known: --tflops N" in printed
+
+
+def test_workers_share_videos_by_shards():
+    slurm, ray = plan.workers(["benchmark=mlvu,videomme", "top_k=[1,2]"], 3)
+    start = (
+        "x2l -m benchmark=mlvu,videomme 'top_k=[1,2]' benchmark.shard=1/3,2/3,3/3 hydra/launcher="
+    )
+    assert slurm == f"{start}submitit_slurm hydra.launcher.array_parallelism=3"
+    assert ray == f"{start}ray hydra.launcher.ray.remote.num_gpus=1"
+    with pytest.raises(
+        plan.ConfigError, match="--workers 2: benchmark=needle has no setting shard"
+    ):
+        plan.workers(["benchmark=mlvu,needle"], 2)
+    with pytest.raises(plan.ConfigError, match="leave that out"):
+        plan.workers(["benchmark=mlvu", "benchmark.shard=1/2"], 2)

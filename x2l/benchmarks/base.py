@@ -39,6 +39,7 @@ class Sample:
         tags: further labels that accuracy can be split by, `duration` among them.
         row: number of the question in the set's own file, from 0; None where there is none.
         scenes: of each span the scene that it is a part of; None: each is one of its own.
+        video_seconds: length of the video, as far as the set says; None where it does not.
     """
 
     id: str
@@ -52,6 +53,7 @@ class Sample:
     tags: Mapping[str, str]
     row: int | None = None
     scenes: tuple[str, ...] | None = None
+    video_seconds: float | None = None
 
 
 @dataclass(frozen=True)

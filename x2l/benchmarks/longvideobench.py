@@ -119,6 +119,7 @@ def _samples(folder: Folder, split: str, subtitles: dict[str, Subtitles]) -> Ite
             spans=None,
             tags={"duration": row.label("duration_group"), "topic": row.text("topic_category")},
             row=row.number,
+            video_seconds=row.number_of("duration"),
         )
 
 

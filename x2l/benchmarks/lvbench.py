@@ -70,6 +70,7 @@ def _samples(folder: Folder) -> Iterator[Sample]:
                 spans=_span(qa.text("time_reference")) if qa.get("time_reference") else None,
                 tags={"type": row.text("type"), "duration": _hours(row)},
                 row=number,
+                video_seconds=60 * row.inner("video_info").number_of("duration_minutes"),
             )
             number += 1
 

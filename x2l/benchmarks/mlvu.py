@@ -127,6 +127,7 @@ def _sample(
         spans=None,
         tags={"duration": _group(row)},
         row=number,
+        video_seconds=None if row.get("duration") is None else row.number_of("duration"),
     )
 
 

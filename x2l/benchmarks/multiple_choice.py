@@ -12,6 +12,7 @@ from x2l.benchmarks.base import SEVERAL, Benchmark, DatasetError, Mean, Sample, 
 from x2l.benchmarks.dataset_folder import Folder
 from x2l.benchmarks.free_answer import FreeAnswer
 from x2l.benchmarks.option_text import letters
+from x2l.benchmarks.sharding import shards
 from x2l.benchmarks.subtitles import Subtitles
 
 log = logging.getLogger(__name__)
@@ -73,8 +74,8 @@ class ChoiceSet(Benchmark):
             protocol: one of them.
             tasks: ask these only; None = all.
             durations: ask about videos of these duration groups only; None = all.
-            shard: `i/n`: every n-th video beginning with the i-th, from 1; the n shards hold every
-                video exactly once.
+            shard: `i/n`: the i-th of n parts, from 1, of as many videos and lengths each (see `sharding`);
+                together they hold every video exactly once.
             circular: the questions about one video count as right only together.
             subtitles: by `video_id`, may still be empty until `samples` is read; None = off.
             seed: of guesses.
@@ -104,7 +105,9 @@ class ChoiceSet(Benchmark):
         kept = _filtered(kept, "durations", durations, lambda s: [s.tags.get("duration", "")])
         videos = list(dict.fromkeys(sample.video_id for sample in kept))
         place = {video: number for number, video in enumerate(videos)}
-        chosen = [sample for sample in kept if place[sample.video_id] % count == index]
+        seconds = {sample.video_id: sample.video_seconds for sample in kept}
+        parts = dict(zip(videos, shards([seconds[video] for video in videos], count), strict=True))
+        chosen = [sample for sample in kept if parts[sample.video_id] == index]
         # A stable sort: questions stay in the set's order within their video.
         self._samples = tuple(sorted(chosen, key=lambda sample: place[sample.video_id]))
 

@@ -292,6 +292,30 @@ def warnings(jobs: Sequence[JobPlan], room: float | None) -> list[str]:
     return [f"{line} ({count} of {len(jobs)} jobs)" for line, count in reasons.items()]
 
 
+def workers(settings: Sequence[str], count: int) -> tuple[str, str]:
+    """The commands by which so many workers share the videos of every job, for SLURM and for Ray.
+
+    Args:
+        settings: as on the command line of `x2l`.
+        count: of workers, two or more.
+
+    Raises:
+        ConfigError: the benchmark has no shards, or one is chosen.
+    """
+    fixed = [word for word in settings if word.startswith(("benchmark=", "experiment="))]
+    for benchmark in jobs_of(fixed, multirun=True):
+        if "shard" not in composed(benchmark).benchmark:
+            name = next((word for word in benchmark if word.startswith("benchmark=")), "benchmark")
+            raise ConfigError(f"--workers {count}: {name} has no setting shard; leave it out")
+    if any(word.lstrip("+").startswith("benchmark.shard=") for word in settings):
+        raise ConfigError(f"--workers {count}: writes benchmark.shard itself; leave that out")
+    shards = ",".join(f"{number}/{count}" for number in range(1, count + 1))
+    common = ["x2l", "-m", *settings, f"benchmark.shard={shards}"]
+    slurm = ["hydra/launcher=submitit_slurm", f"hydra.launcher.array_parallelism={count}"]
+    ray = ["hydra/launcher=ray", "hydra.launcher.ray.remote.num_gpus=1"]
+    return shlex.join([*common, *slurm]), shlex.join([*common, *ray])
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script; exit status 2 for a value that cannot work, 1 where a job cannot fit."""
     parser = argparse.ArgumentParser(prog="x2l-plan", description=__doc__)
@@ -303,7 +327,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--memory-gb", type=float, help="of the device; default: of this one")
     parser.add_argument("--video-seconds", type=float, help="length of videos; default: theirs")
     parser.add_argument("--size", metavar="WxH", help="of videos that are not there: 1280x720")
+    parser.add_argument("--workers", type=int, metavar="N", help="commands by which N share it")
     options = parser.parse_intermixed_args(arguments)
+    if options.workers is not None and options.workers < 2:
+        parser.error(f"--workers {options.workers}: must be at least 2")
     for name in ("tflops", "memory_gb", "video_seconds"):
         value = getattr(options, name)
         if value is not None and not 0 < value < float("inf"):
@@ -313,6 +340,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--size {options.size}: must be WxH in pixels, e.g. 1280x720")
     usual = (options.video_seconds, *([float(n) for n in size] or (None, None)))
     with command(), config_dir(options.config_dir):
+        shared = None if options.workers is None else workers(options.settings, options.workers)
         rate = None if options.tflops is None else options.tflops * 1e12
         if options.like is not None:
             rate = measured_flops(options.like)
@@ -329,6 +357,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         show(*report(jobs, rate, room))
         multirun = ["-m"] if options.multirun else []
         show(f"command   {shlex.join(['x2l', *multirun, *options.settings])}")
+        if shared is not None:
+            show(f"SLURM     {shared[0]}\nRay       {shared[1]}")
         lines = warnings(jobs, room)
         for line in lines:
             print(f"warning: {line}", file=sys.stderr)

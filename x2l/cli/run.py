@@ -24,7 +24,6 @@ from x2l.cli.compose import (
     load_model,
     one_line,
     own_folder,
-    own_launchers,
     plain,
     refuse_idle,
 )
@@ -252,8 +251,7 @@ def main() -> None:
         if (folder := own_folder()) is not None and not _names_config_dir(sys.argv[1:]):
             sys.argv[1:1] = ["--config-dir", str(folder)]
         try:
-            with own_launchers():
-                _task()
+            _task()
         except InstantiationException:
             raise
         except (HydraException, OmegaConfBaseException) as error:
