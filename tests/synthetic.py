@@ -93,6 +93,7 @@ def record(**changes: Any) -> Record:
         gt_chunks=(0,),
         mean="questions",
         unparsed="wrong",
+        options=4,
         relevance=(0.5, 0.25, None),
         assigned=(names[0], names[-1], names[-1]),
         recall=1.0,

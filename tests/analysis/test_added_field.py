@@ -49,7 +49,8 @@ with (folder / "points.csv").open() as file:
     assert [row["lens"] for row in csv.DictReader(file)] == ["tele", "wide"]
 assert names([wide, tele]).cell(wide) == "tome attention lens wide k=1"
 assert table(rows).splitlines()[0].split()[3] == "lens"
-assert [axes.get_title() for axes in draw(rows, "").axes] == 2 * ["tome\\nlens tele", "tome\\nlens wide"]
+legend = [text.get_text() for text in draw(rows, "").legends[0].get_texts()]
+assert legend[:2] == ["lens tele", "lens wide"]
 
 (a,), (b,) = read_cells(folder, {"lens": "tele"}), read_cells(folder, {"lens": "wide"})
 assert (a.condition, b.condition) == (tele, wide)

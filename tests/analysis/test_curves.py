@@ -1,7 +1,11 @@
+import itertools
+import math
+
 import pytest
 from matplotlib.colors import to_hex
 
 from tests.synthetic import record, sweep
+from x2l.analysis.curve_layout import CHOICE, layout
 from x2l.analysis.curves import NothingToDraw, draw, save
 from x2l.analysis.plotting import log_ticks
 from x2l.analysis.points import points
@@ -83,7 +87,10 @@ def test_legend_names_selectors_controls_and_front_and_stays_off_the_panels(figu
         "full (no compression)",
         "all-low",
         "all-high",
-        "Pareto front of the row",
+        "dashed: told where the answer lies",
+        "guessing: 25 %",
+        "Pareto front of all panels",
+        "bar: 95 % interval, clustered by video",
     ]
     figure.canvas.draw()
     box = legend.get_window_extent()
@@ -97,20 +104,21 @@ def test_selectors_keep_their_colour_in_every_panel(figure):
 
 
 def test_cells_of_other_ratios_get_panels_of_their_own():
-    figure = draw(points(sweep(("tome",), ratios_high=(8.0, 32.0))), "title")
-    titles = [axes.get_title() for axes in figure.axes]
-    assert len(titles) == 2 * 2
-    assert titles.count("tome\nhigh 8x") == titles.count("tome\nhigh 32x") == 2
+    figure = draw(points(sweep(("tome",), ratios_high=(8.0, 32.0), videos=2)), "title")
+    assert [axes.get_title() for axes in figure.axes] == 2 * ["high 8x", "high 32x"]
+    assert figure.get_suptitle() == "title\ntome"
 
 
 def test_cells_that_differ_in_nothing_shown_are_not_joined():
-    """Same labels, other runs (say, other benchmark settings): two panels, not one zigzag line."""
+    """Same labels, other runs (say, other benchmark settings): two lines, not one zigzag."""
     records = [
-        record(run_id=run, top_k=k, kv_bytes_stored=1000 + k) for run in "ab" for k in range(4)
+        record(run_id=run, top_k=k, kv_bytes_stored=1000 * (k + 1))
+        for run in "ab"
+        for k in range(4)
     ]
     figure = draw(points(records), "title")
-    assert len(figure.axes) == 2 * 2
-    assert all(len(lines(axes)) == 1 for axes in figure.axes)
+    assert [len(lines(axes)) for axes in figure.axes] == [2, 2]
+    assert {"run a", "run b"} < {text.get_text() for text in figure.legends[0].get_texts()}
 
 
 def test_equal_points_give_equal_bytes(tmp_path):
@@ -131,13 +139,13 @@ def test_settings_of_one_selector_are_lines_of_their_own():
             role="bound",
             selector_config=c,
             top_k=k,
-            kv_bytes_stored=1000 + k,
+            kv_bytes_stored=1000 * (k + 1),
         )
         for c in "abc"
         for k in range(4)
     ]
     figure = draw(points(records), "title")
-    assert len(figure.axes) == 2 and [len(lines(axes)) for axes in figure.axes] == [3, 3]
+    assert [len(lines(axes)) for axes in figure.axes] == [3, 3]
     told = [text.get_text() for text in figure.legends[0].get_texts()]
     assert told[:3] == [f"hit_rate settings {c} (bound)" for c in "abc"]
 
@@ -146,14 +154,19 @@ def test_protocols_have_fronts_and_full_lines_of_their_own():
     """The same cells by two protocols, one of which finds all answers right: no panel may show both."""
     records = [
         record(
-            protocol=protocol, run_id=protocol, correct=correct, ratio_low=ratio, ratio_high=ratio
+            protocol=protocol,
+            run_id=protocol,
+            correct=correct,
+            ratio_low=ratio,
+            ratio_high=ratio,
+            options=None,
         )
         for protocol, correct in (("official", 1.0), ("lmms_eval", 0.0))
         for ratio in (1.0, 8.0)
     ]
     figure = draw(points(records), "title")
     levels = {
-        axes.get_title().splitlines()[1]: {
+        axes.get_title(): {
             float(y)
             for line in axes.lines
             if line.get_drawstyle() == "steps-post" or list(line.get_xdata()) == [0, 1]
@@ -196,3 +209,87 @@ def test_table_has_a_line_for_each_point_and_names_what_differs():
     full = next(line for line in lines_of_table if " full " in line)
     point = next(p for p in ROWS if p.condition.baseline == "full")
     assert f"{100 * point.accuracy:.1f}" in full and "100.0" in full
+
+
+def grid(compressors, chunks, ratios, selectors=("keys",)):
+    """One answer a cell of a sweep of several axes; bytes and FLOPs fall with the ratio."""
+    cells = itertools.product(compressors, chunks, ratios, selectors)
+    return points(
+        record(
+            compressor=compressor,
+            chunk_frames=frames,
+            ratio_high=float(ratio),
+            selector=selector,
+            run_id=f"{compressor}{frames}{ratio}",
+            kv_bytes_stored=20000 // ratio,
+            flops_decode=10**9 // ratio,
+            correct=float(len(compressor) > 3),
+        )
+        for compressor, frames, ratio, selector in cells
+    )
+
+
+def test_the_sweep_of_several_numbers_is_a_line_over_one_of_them():
+    """36 panels with a dot each, before."""
+    compressors = "key_norm", "tome", "mean_pool"
+    figure = draw(grid(compressors, (16, 8), (32, 8, 16)), "title")
+    assert [axes.get_title() for axes in figure.axes] == 2 * [
+        "8 frames a chunk",
+        "16 frames a chunk",
+    ]
+    for axes in figure.axes:
+        joined = [list(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) == 3]
+        assert len(joined) == 3 and all(x == sorted(x, reverse=True) for x in joined)
+    assert figure.get_suptitle() == "title\nkeys, k=1"
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts == ["high 8x", "16x", "32x"]
+
+
+def test_there_are_never_more_panels_and_colours_than_can_be_read():
+    rows = grid([f"method{n}" for n in range(14)], (2, 4, 8, 16), (8, 16), ("keys", "attention"))
+    placed = layout(rows, 6)
+    assert placed.joined == "chunk_frames" and placed.columns == (CHOICE, "ratio.high")
+    assert len(placed.panels) == 4 and len(placed.styles) == 14 and len(placed.others) == 6
+    many = layout(grid("abcdefg", range(1, 9), range(2, 9)), 6)  # one panel a value would be 7
+    assert len(many.panels) <= 6 and many.joined == "chunk_frames"
+    for p in rows:
+        assert sum(placed.shows(p.condition, panel) for panel in placed.panels) == 1
+
+
+def test_compute_that_is_alike_along_a_line_gives_way_to_what_the_line_joins():
+    records = [
+        record(chunk_frames=frames, run_id=str(frames), selector="none", kv_bytes_stored=1000)
+        for frames in (2, 4, 8)
+    ]
+    figure = draw(points(records), "title")
+    assert [axes.get_xlabel() for axes in figure.axes] == ["frames a chunk"]
+    (line,) = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 3]
+    assert list(line.get_xdata()) == [2, 4, 8]
+
+
+def test_of_equal_lines_both_are_seen():
+    records = [
+        record(selector=name, top_k=k, kv_bytes_stored=1000 * (k + 1))
+        for name in ("keys", "attention")
+        for k in (1, 2)
+    ]
+    axes = draw(points(records), "title").axes[0]
+    widths = {
+        line.get_linewidth()
+        for line in axes.lines
+        if len(line.get_xdata()) == 2 and line.get_linestyle() == "-"
+    }
+    assert len(widths - {4}) >= 2
+
+
+def test_the_chance_of_guessing_is_by_the_protocol():
+    two = [record(options=2), record(options=4, sample_id="b", task="counting")]
+    assert points(two)[0].chance == pytest.approx(3 / 8)
+    group = [record(options=4, group="g", tries=2, sample_id=str(n)) for n in range(2)]
+    assert points(group)[0].chance == pytest.approx(1 / 16)
+    by_task = [
+        record(options=n, sample_id=str(i), task=task, mean="tasks")
+        for i, (n, task) in enumerate([(2, "a"), (2, "a"), (4, "b")])
+    ]
+    assert points(by_task)[0].chance == pytest.approx(3 / 8)
+    assert math.isnan(points([record(options=None)])[0].chance)

@@ -1,5 +1,7 @@
 """Answers and cells as DataFrames, and one line to draw them."""
 
+import json
+
 import matplotlib
 import pytest
 
@@ -7,6 +9,7 @@ import x2l
 from tests.synthetic import sweep
 from x2l.analysis.points import points
 from x2l.runs.records import RecordWriter
+from x2l.selectors.calibration import load_calibration
 
 matplotlib.use("Agg")
 
@@ -68,3 +71,26 @@ def test_cells_are_never_mixed_up_in_a_line(folder):
 def test_no_folder_is_told():
     with pytest.raises(x2l.UserError, match="no such folder; give a run or a sweep"):
         x2l.points("nowhere/*")
+
+
+def test_heads_are_a_map_of_layers_by_heads_with_those_in_use_marked(tmp_path):
+    axes = x2l.plot.heads()
+    (image,), (marks,) = axes.images, axes.collections
+    best = load_calibration("x2l_tiny_heads", "keys", "f")
+    assert image.get_array().shape == (best.layers, best.heads)
+    assert [tuple(at) for at in marks.get_offsets()] == [
+        (h, n) for n, h in best.ranked[: best.best]
+    ]
+    layer, head = best.ranked[0]
+    assert image.get_array()[layer, head] == image.get_array().max()
+    assert x2l.plot.heads(score="attention").get_title() != axes.get_title()
+    published = tmp_path / "heads.json"
+    args = {"model": "m", "tasks": ["t"]}
+    published.write_text(json.dumps({"head_score_list": [["0-1", 0.5]], "args": args}))
+    for wrong, said in (
+        (dict(score="values"), "score=values: must be one of keys, attention"),
+        (dict(calibration="nowhere.json"), "calibration=nowhere.json: cannot be read"),
+        (dict(calibration=published), "has no score of every head"),
+    ):
+        with pytest.raises(x2l.UserError, match=said):
+            x2l.plot.heads(**wrong)

@@ -41,14 +41,14 @@ def test_an_accuracy_over_fewer_questions_is_marked_wherever_it_is_shown():
     assert names(p.condition for p in rows).varying == ()
 
     figure = draw(rows, "title")
-    assert figure.get_suptitle() == "title\nout of memory, not drawn: tome attention k=4"
+    assert figure.get_suptitle() == "title\ntome\nout of memory, not drawn: tome attention k=4"
     (legend,) = figure.legends
     assert any("out of memory" in text.get_text() for text in legend.get_texts())
     marks = [line for axes in figure.axes for line in axes.lines if line.get_marker() == "s"]
     assert "white" in {line.get_markerfacecolor() for line in marks}
 
     whole = points(cells(1))
-    assert "OOM" not in table(whole) and draw(whole, "t").get_suptitle() == "t"
+    assert "OOM" not in table(whole) and draw(whole, "t").get_suptitle() == "t\ntome, k=1"
 
 
 def test_parts_count_what_they_lost_themselves():

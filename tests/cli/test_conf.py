@@ -291,6 +291,9 @@ def test_a_run_folder_is_named_by_what_is_computed():
         "tome-int4+tome-int4-pyramid-2x-32x-"
     )
     assert name("compressor=tome", "+levels.mid=8", "top_k=1+2").startswith("tome-2x-8x-32x-")
+    assert name(
+        "compressor=tome", "prefill.chunk_frames=16", "seed=1", "benchmark=vnbench"
+    ).startswith("tome-2x-32x-vnbench-chunk16-seed1-")
     assert name("+levels.mid=null") == name()
     assert name("compressor=d2o").startswith("d2o.attention_received-2x-32x-")
     same = {name(), name("limit=3"), name("selector=oracle", "top_k=[0,1]"), name("tracker=none")}

@@ -76,12 +76,6 @@ def test_what_cannot_be_resolved_leaves_another_runs_status_alone(tmp_path):
     run = tmp_path / "r"
     run.mkdir()
     bad = [*SMALL, "seed=${nope.x}", "hydra.run.dir=r"]
-    for _ in range(2):  # in a folder of its own it says so each time
-        done = x2l(tmp_path, *bad)
-        assert done.returncode == 2 and "nope" in done.stderr
-        assert json.loads((run / "status.json").read_text())["traceback"]
-        (run / "status.json").write_text(json.dumps({"state": "killed", "run_id": "unknown"}))
-    (run / "status.json").unlink()
     for name, values in (
         ("status.json", {"state": "done", "run_id": "a", "records": 6}),
         ("run.json", {}),
@@ -206,17 +200,16 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path):
             "error: selection.tuned_on=test: must differ from the split that is evaluated, needle/test",
         ),
         ("selector=atention", 2, "Could not find 'selector/atention'"),
+        ("seed=${nope.x}", 2, "nope"),
         ("topk=3", 2, "error: topk: there is no such setting; did you mean top_k?"),
     ],
 )
-def test_a_wrong_value_is_one_line_and_no_traceback(tmp_path, override, code, message):
+def test_a_wrong_value_is_one_line_and_leaves_no_folder(tmp_path, override, code, message):
     done = x2l(tmp_path, *SMALL, "tracker=wandb", "hydra.run.dir=outputs/r", *override.split())
     assert done.returncode == code, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
-    assert not (tmp_path / "outputs" / "r" / "records.jsonl").exists()
-    if "atention" not in override and "topk" not in override:  # which Hydra itself refuses
-        assert states(tmp_path / "outputs") == {"r": "failed"}
+    assert not (tmp_path / "outputs" / "r").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 """Points -> the accuracy-versus-compute figure.
 
-One column of panels per compressor, one row per kind of compute, one line per selector: lines that belong together
-stand together, and the Pareto front of *all* panels of a row is repeated in each, so that methods can be compared
-across columns. Bounds are dashed and not part of the front.
+What becomes a line, a colour and a panel is `curve_layout.py`'s to say. The Pareto front of *all* comparable cells is
+repeated in each panel of a kind of compute, so that methods can be compared across panels. Bounds are dashed and not
+part of the front.
 """
 
+import math
+import textwrap
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,16 +18,20 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from x2l.analysis import plotting
-from x2l.analysis.cell_names import Names, names
-from x2l.analysis.compute_axes import FLOPS_NEXT, KV_BYTES, KV_SHARE, ComputeAxis, drawable
-from x2l.analysis.figure_style import INK, RC, Style, selector_styles, style_of_baseline
+from x2l.analysis.cell_names import names
+from x2l.analysis.compute_axes import FLOPS_NEXT, KV_SHARE, ComputeAxis, drawable
+from x2l.analysis.curve_layout import CHOICE, Layout, layout
+from x2l.analysis.figure_style import INK, OTHERS, RC, SOFT, Style, style_of_baseline
 from x2l.analysis.lmms_eval import ReferenceLine
 from x2l.analysis.points import Point, pareto
 from x2l.analysis.scoring import ALL_TASKS
-from x2l.runs.condition import FULL, Condition, choice_names, setting_names, trait_label
+from x2l.runs.condition import FULL, trait_label
 from x2l.runs.whole_file import whole_file
 
+MOST_PANELS = 12
+ALIKE = 1.1  # compute that differs by less than this along a line says nothing: the line is drawn over its trait
 _DASHES = ((0, (1, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)))
+_CHANCE: tuple[int, tuple[float, float]] = (0, (1, 3))
 
 
 class NothingToDraw(ValueError):
@@ -33,37 +39,29 @@ class NothingToDraw(ValueError):
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """What stands where.
+class _Across:
+    """What stands along the lower side of some panels.
 
     Attributes:
-        columns: compressors, a column of panels each.
-        variants: what else tells cells apart, a row of panels each (for each kind of compute): trait -> value.
-        called: names of the cells.
-        styles: of the lines, by what chooses the chunks.
+        label: below it.
+        value: of a cell; NaN or less than 0 where it has none.
+        front: the field of `Point` that the Pareto front is over; None: there is no front.
+        ticks: where numbers stand; empty: where the scale has them.
+        is_log: whether the scale is a logarithm.
     """
 
-    columns: tuple[str, ...]
-    variants: tuple[Mapping[str, Hashable], ...]
-    called: Names
-    styles: Mapping[str, Style]
-
-    def shows(self, condition: Condition, compressor: str, variant: Mapping[str, Hashable]) -> bool:
-        """Whether a panel shows the cell; one without choice stands wherever what it depends on is equal."""
-        ignored: tuple[str, ...] = choice_names() if condition.baseline else ()
-        if condition.baseline == FULL:
-            ignored = tuple(name for name in variant if name not in setting_names())
-        elif condition.compressor != compressor:
-            return False
-        traits = condition.traits
-        return all(traits.get(name) == value or name in ignored for name, value in variant.items())
+    label: str
+    value: Callable[[Point], float]
+    front: str | None
+    ticks: tuple[float, ...] = ()
+    is_log: bool = True
 
 
 def draw(
     points: Sequence[Point],
     title: str,
     references: Sequence[ReferenceLine] = (),
-    over: Sequence[ComputeAxis] = (KV_SHARE, FLOPS_NEXT),
+    over: Sequence[ComputeAxis] | None = None,
 ) -> Figure:
     """The figure: accuracy with clustered 95 % intervals over KV bytes and over FLOPs.
 
@@ -71,7 +69,8 @@ def draw(
         points: cells over all tasks (points of single tasks are passed over).
         title: what the points are of.
         references: what others reached; a level line in the panels of the same benchmark.
-        over: kinds of compute, a row of panels each.
+        over: kinds of compute, some panels each; None: the share of KV bytes and the FLOPs of one more question, but
+            what a line joins, e.g. frames a chunk, in place of compute that hardly differs along it.
 
     Raises:
         NothingToDraw: no point has an answer that counts.
@@ -79,47 +78,59 @@ def draw(
     shown = drawable(points)
     if not shown:
         raise NothingToDraw(_why_nothing(points))
-    layout = _layout(shown)
-    rows = [(axis, variant) for axis in over for variant in layout.variants]
-    columns = len(layout.columns)
+    kinds = over or (KV_SHARE, FLOPS_NEXT)
+    placed = layout(shown, MOST_PANELS // len(kinds))
+    sides = [_over_compute(axis, shown) for axis in kinds]
+    if over is None and (trait := _over_trait(shown, placed)):
+        told = [s for s in sides if not _is_alike(s, shown, placed)]
+        sides = told if len(told) == len(sides) else [*told, trait]
+    count = len(placed.panels)
+    columns = len(sides) if count == 1 else count if count <= 4 else 3 if count in (5, 6, 9) else 4
+    blocks = math.ceil(count / columns)  # rows of panels for one kind of compute
+    lines = 1 if count == 1 else blocks * len(sides)
     with matplotlib.rc_context(RC):
-        size = (max(6.8, 1.4 + 2.9 * columns), 0.9 + 2.85 * len(rows))
-        figure, grid = plotting.panels(len(rows), columns, size, sharey=True)
-        for panels, (axis, variant) in zip(grid, rows, strict=True):
-            scale, unit = axis.scaled(max(axis.value(p) for p in shown))
-            at = {id(p): axis.value(p) * scale for p in shown}
-            setting = {name: variant[name] for name in setting_names() if name in variant}
-            comparable = [p for p in shown if setting.items() <= p.condition.traits.items()]
-            front = pareto(comparable, axis.field)
-            for axes, compressor in zip(panels, layout.columns, strict=True):
-                members = [p for p in shown if layout.shows(p.condition, compressor, variant)]
-                plotting.front_steps(axes, [at[id(p)] for p in front], front)
-                _panel(axes, members, at, layout)
-                if axis in (KV_SHARE, KV_BYTES):  # there all selectors of one k stand together
-                    _label_k(axes, members, at)
-                _level_lines(axes, members, references)
-                words = [trait_label(name, value) for name, value in variant.items()]
-                axes.set_title(
-                    "\n".join(filter(None, [compressor, ", ".join(filter(None, words))]))
-                )
-                margin = max(1.12, (max(at.values()) / min(at.values())) ** 0.06)
-                plotting.log_axis(axes, min(at.values()) / margin, max(at.values()) * margin)
-            panels[0].set_ylabel("accuracy (%)")
-            # In the middle of the row: of an even number of panels between two, else it would be cut at the edge.
-            middle = 0.5 if columns % 2 else 1.02
-            panels[(columns - 1) // 2].set_xlabel(f"{axis.words} ({unit})", x=middle)
-        figure.suptitle("\n".join([title, *_not_drawn(points)]), fontsize=10)
-        handles = _legend(layout, shown, references)
-        figure.legend(
-            handles=handles, loc="outside lower center", ncols=min(len(handles), 2 + columns)
-        )
+        size = (max(6.8, 1.4 + 2.9 * columns), 1.3 + 2.75 * lines)
+        figure, grid = plotting.panels(lines, columns, size, sharey=True)
+        for number, side in enumerate(sides):
+            rows = grid[number * blocks : (number + 1) * blocks]
+            if count == 1:
+                rows = [[grid[0][number]]]
+            _side(rows, side, shown, placed, references)
+        for row in grid:
+            row[0].set_ylabel("accuracy (%)")
+        _accuracies(grid[0][0], shown)
+        heading = [title, _shared(shown, placed), *_not_drawn(points)]
+        figure.suptitle("\n".join(filter(None, heading)), fontsize=10)
+        handles = _legend(placed, shown, references, any(side.front for side in sides))
+        longest = max(len(str(handle.get_label())) for handle in handles)
+        across = max(1, min(len(handles), int((size[0] - 0.2) / (0.55 + 0.068 * longest))))
+        figure.legend(handles=handles, loc="outside lower center", ncols=across)
     return figure
 
 
+def _side(
+    rows: Sequence[Sequence[Axes]],
+    side: _Across,
+    shown: Sequence[Point],
+    placed: Layout,
+    references: Sequence[ReferenceLine],
+) -> None:
+    """All panels over one side; axes beyond them go."""
+    cells = [axes for row in rows for axes in row]
+    for axes in cells[len(placed.panels) :]:
+        axes.remove()
+    for axes, panel in zip(cells, placed.panels, strict=False):
+        _panel(axes, panel, side, shown, placed, references)
+    # In the middle of the last row: of an even number of panels between two, else it would be cut at the edge.
+    last = len(placed.panels) - sum(map(len, rows[:-1]))
+    rows[-1][(last - 1) // 2].set_xlabel(
+        textwrap.fill(side.label, 46 if last == 1 else 200), x=0.5 if last % 2 else 1.02
+    )
+
+
 def panel_count(points: Sequence[Point]) -> int:
-    """How many panels `draw` makes for each kind of compute."""
-    layout = _layout(drawable(points))
-    return len(layout.columns) * len(layout.variants)
+    """How many panels `draw` makes for one kind of compute alone."""
+    return len(layout(drawable(points), MOST_PANELS).panels)
 
 
 def save(figure: Figure, folder: Path) -> tuple[Path, Path]:
@@ -132,87 +143,210 @@ def save(figure: Figure, folder: Path) -> tuple[Path, Path]:
     return png, pdf
 
 
-def _layout(shown: Sequence[Point]) -> _Layout:
-    conditions = [p.condition for p in shown]
-    choosing = [condition for condition in conditions if not condition.baseline]
-    called = names(choosing or conditions)
-    variants = {tuple((n, c.traits.get(n)) for n in called.varying) for c in choosing or conditions}
-    compressors = {c.compressor for c in conditions if c.baseline != FULL} or {"none"}
-    bounds: dict[str, list[bool]] = defaultdict(list)
-    for condition in choosing:
-        bounds[called.choice(condition)].append(condition.is_bound)
-    return _Layout(
-        tuple(sorted(compressors)),
-        tuple(dict(variant) for variant in sorted(variants, key=str)),
-        called,
-        selector_styles({n: "bound" if all(of) else "method" for n, of in sorted(bounds.items())}),
-    )
+def _over_compute(axis: ComputeAxis, shown: Sequence[Point]) -> _Across:
+    scale, unit = axis.scaled(max(axis.value(p) for p in shown))
+    return _Across(f"{axis.words} ({unit})", lambda p: axis.value(p) * scale, axis.field)
 
 
-def _panel(axes: Axes, members: Sequence[Point], at: Mapping[int, float], layout: _Layout) -> None:
-    lines: dict[str, list[Point]] = defaultdict(list)
-    for point in members:
-        if point.condition.baseline == FULL:
-            plotting.level_line(axes, point.accuracy, (0, (4, 3)), linewidth=0.9)
-        elif not point.condition.baseline:
-            lines[layout.called.choice(point.condition)].append(point)
-    for name, row in lines.items():
-        plotting.line(axes, [at[id(p)] for p in row], row, layout.styles[name])
-        for point in row:
-            plotting.mark(axes, at[id(point)], point, layout.styles[name])
-    for point in members:
-        if point.condition.baseline:
-            plotting.mark(axes, at[id(point)], point, style_of_baseline(point.condition), 10)
+def _over_trait(shown: Sequence[Point], placed: Layout) -> _Across | None:
+    """Over what lines join, where that is a number for every cell of a line."""
+    values = {
+        placed.place(p.condition)
+        for p in shown
+        if not p.condition.baseline or placed.baselines_alone
+    }
+    if placed.joined is None or any(math.isnan(value) for value in values):
+        return None
+    words = _trait_words(placed.joined)
+    is_log = min(values) > 0 and placed.joined != "top_k"
+    ticks = tuple(sorted(values))
+    return _Across(words, lambda p: placed.place(p.condition), None, ticks, is_log)
 
 
-def _level_lines(axes: Axes, members: Sequence[Point], references: Sequence[ReferenceLine]) -> None:
+def _trait_words(trait: str) -> str:
+    if trait.startswith("ratio."):
+        return f"ratio of {trait.removeprefix('ratio.')} (tokens in / tokens out)"
+    if trait == "top_k":
+        return "k: chunks re-loaded"
+    return trait_label(trait, "").strip()
+
+
+def _is_alike(side: _Across, shown: Sequence[Point], placed: Layout) -> bool:
+    """Whether compute hardly differs along the lines."""
+    lines: dict[tuple[object, ...], list[float]] = defaultdict(list)
+    for p in shown:
+        if not p.condition.baseline or placed.baselines_alone:
+            panel = tuple(panel for panel in placed.panels if placed.shows(p.condition, panel))
+            lines[(panel, placed.line(p.condition))].append(side.value(p))
+    widths = [max(v) / min(v) for v in lines.values() if len(v) > 1 and min(v) > 0]
+    return bool(widths) and sorted(widths)[len(widths) // 2] < ALIKE
+
+
+def _panel(
+    axes: Axes,
+    panel: tuple[object, ...],
+    side: _Across,
+    shown: Sequence[Point],
+    placed: Layout,
+    references: Sequence[ReferenceLine],
+) -> None:
+    at = {id(p): side.value(p) for p in shown}
+    if not side.front:  # full KVs have no place of their own there
+        at |= {id(p): math.nan for p in shown if p.condition.baseline == FULL}
+    members = [p for p in shown if placed.shows(p.condition, panel)]
+    if side.front and len({tuple(p.condition.setting) for p in members}) == 1:
+        fixed = members[0].condition.setting
+        front = pareto([p for p in shown if p.condition.setting == fixed], side.front)
+        plotting.front_steps(axes, [at[id(p)] for p in front], front)
+    for p in members:
+        if p.condition.baseline == FULL:
+            plotting.level_line(axes, p.accuracy, (0, (4, 3)), linewidth=0.9)
+    _lines(axes, members, at, placed)
+    for chance in sorted({round(p.chance, 4) for p in members if not math.isnan(p.chance)}):
+        plotting.level_line(axes, chance, _CHANCE, color=SOFT, linewidth=1.1)
     benchmarks = {point.condition.benchmark for point in members}
     for number, reference in enumerate(references):
         if reference.benchmark in benchmarks:
             dashes = _DASHES[number % len(_DASHES)]
             plotting.level_line(axes, reference.accuracy.value, dashes, linewidth=1.1)
+    axes.set_title(textwrap.fill(placed.title(panel), 40))
+    values = [value for value in at.values() if value > 0]
+    if side.is_log and values:
+        margin = max(1.12, (max(values) / min(values)) ** 0.06)
+        plotting.log_axis(axes, min(values) / margin, max(values) * margin)
+    if 0 < len(side.ticks) <= 8:
+        axes.set_xticks(side.ticks, [f"{tick:g}" for tick in side.ticks])
+    if side.front:
+        _label_joined(axes, members, at, placed)
 
 
-def _label_k(axes: Axes, members: Sequence[Point], at: Mapping[int, float]) -> None:
-    """Writes k above the best point of each k: all selectors of one k re-load equally much."""
-    best: dict[int | str | None, Point] = {}
+def _lines(axes: Axes, members: Sequence[Point], at: Mapping[int, float], placed: Layout) -> None:
+    """Lines in the order of what they join. Of equal ones the first is the widest, so that each is seen."""
+    lines: dict[tuple[str, str | None], list[Point]] = defaultdict(list)
+    for p in sorted(members, key=lambda p: placed.order(p.condition)):
+        if not math.isnan(at[id(p)]):
+            lines[placed.line(p.condition), p.condition.baseline].append(p)
+    drawn: dict[tuple[tuple[float, float], ...], list[str]] = defaultdict(list)
+    for (name, _), row in lines.items():
+        drawn[tuple((at[id(p)], p.accuracy) for p in row)].append(name)
+    for (name, baseline), row in lines.items():
+        style, grey = placed.style(row[0].condition), name in placed.others
+        x = [at[id(p)] for p in row]
+        equal = drawn[tuple(zip(x, (p.accuracy for p in row), strict=True))]
+        below = len(equal) - 1 - equal.index(name)
+        if len(row) > 1:
+            width = 0.8 if grey else 1.0 if baseline else 1.4 + 2.2 * below
+            plotting.line(axes, x, row, style, linewidth=width, zorder=2 if grey or below else 3)
+        for p, where in zip(row, x, strict=True):
+            size = 10.0 if p.condition.baseline == FULL else 7.0 if baseline else 4.5
+            size += 4 * below
+            if grey:
+                plotting.mark(axes, where, p, Style(OTHERS, ".", ""), 3, interval=False, zorder=2)
+            else:
+                plotting.mark(axes, where, p, style, size, zorder=3 if below else 4)
+
+
+def _label_joined(
+    axes: Axes, members: Sequence[Point], at: Mapping[int, float], placed: Layout
+) -> None:
+    """Writes the value that a line joins above the best point that has it, as far as there is room.
+
+    So all selectors of one k are found: they re-load equally much.
+    """
+    trait = placed.joined or "top_k"
+    best: dict[object, Point] = {}
     for p in members:
-        top_k = p.condition.top_k
-        higher = top_k not in best or p.accuracy_high > best[top_k].accuracy_high
-        if not p.condition.baseline and higher:
-            best[top_k] = p
-    first = min(best.values(), key=lambda p: at[id(p)], default=None)
-    for top_k, point in best.items():
+        value = p.condition.traits.get(trait)
+        is_line = (
+            placed.baselines_alone and p.condition.baseline != FULL or not p.condition.baseline
+        )
+        if not is_line or value is None:
+            continue
+        higher = value not in best or p.accuracy_high > best[value].accuracy_high
+        if higher and placed.line(p.condition) not in placed.others:
+            best[value] = p
+    low, high = axes.get_xlim()
+    taken: list[tuple[float, float]] = []
+    for value, point in sorted(best.items(), key=lambda item: placed.order(item[1].condition)):
+        across = math.log(at[id(point)] / low) / math.log(high / low)
+        above = 100 * point.accuracy_high
+        if any(abs(across - x) < 0.11 and abs(above - y) < 9 for x, y in taken):
+            continue
+        text = trait_label(trait, value)  # type: ignore[arg-type]
         axes.annotate(
-            f"k={top_k}" if point is first else str(top_k),
-            (at[id(point)], 100 * point.accuracy_high),
+            text
+            if not taken
+            else text.removeprefix("k=").split(" ")[-1 if trait.startswith("ratio.") else 0],
+            (at[id(point)], above),
             xytext=(0, 3),
             textcoords="offset points",
             ha="center",
             fontsize=7,
             color="#444444",
         )
+        taken.append((across, above))
+
+
+def _accuracies(axes: Axes, shown: Sequence[Point]) -> None:
+    """From 0 where anything is low, else from somewhat below the lowest."""
+    lows = [100 * p.accuracy_low for p in shown] + [100 * p.chance for p in shown if p.chance > 0]
+    least = min(lows)
+    axes.set_ylim(0 if least < 40 else 10 * math.floor(least / 10) - 5, 106)
 
 
 def _legend(
-    layout: _Layout, shown: Sequence[Point], references: Sequence[ReferenceLine]
+    placed: Layout, shown: Sequence[Point], references: Sequence[ReferenceLine], front: bool
 ) -> list[Line2D]:
     handles = [
         plotting.handle(f"{name} (bound)" if style.line == "--" else name, style)
-        for name, style in layout.styles.items()
+        for name, style in placed.styles.items()
+        if name not in placed.others and name
     ]
+    if placed.others:
+        label = f"{len(placed.others)} other lines"
+        handles.append(Line2D([], [], color=OTHERS, lw=0.8, label=label))
     baselines = {
-        p.condition.baseline: style_of_baseline(p.condition) for p in shown if p.condition.baseline
+        p.condition.baseline: style_of_baseline(p.condition)
+        for p in shown
+        if p.condition.baseline and (p.condition.baseline == FULL or not placed.baselines_alone)
     }
     for name, style in baselines.items():
         label = "full (no compression)" if name == FULL else str(name)
-        handles.append(plotting.handle(label, style, 10))
+        line = (0, (4, 3)) if name == FULL else ":"
+        handles.append(plotting.handle(label, Style(style.colour, style.marker, line), 8))  # type: ignore[arg-type]
+    if any(p.condition.is_bound for p in shown):
+        label = "dashed: told where the answer lies"
+        handles.append(Line2D([], [], color=SOFT, ls="--", label=label))
     if any(p.out_of_memory for p in shown):
         handles.append(plotting.hollow_handle())
+    if known := sorted({round(100 * p.chance) for p in shown if not math.isnan(p.chance)}):
+        label = f"guessing: {', '.join(map(str, known))} %"
+        handles.append(Line2D([], [], color=SOFT, ls=_CHANCE, lw=1.1, label=label))
     for number, reference in enumerate(references):
         dashes = _DASHES[number % len(_DASHES)]
         handles.append(Line2D([], [], color=INK, ls=dashes, lw=1.1, label=reference.name))
-    return [*handles, plotting.front_handle("Pareto front of the row")]
+    if front:
+        handles.append(plotting.front_handle("Pareto front of all panels"))
+    return [*handles, plotting.interval_handle()]
+
+
+def _shared(shown: Sequence[Point], placed: Layout) -> str:
+    """What is the same in all cells that choose chunks, as far as no panel or line says it."""
+    choosing = [p.condition for p in shown if not p.condition.baseline]
+    kept = [name for name in ("compressor", CHOICE, "top_k") if name not in placed.columns]
+    words = []
+    for name in kept:
+        if name == placed.joined or name in placed.hues:
+            continue
+        of = choosing or [p.condition for p in shown if p.condition.baseline != FULL]
+        values = {
+            (c.baseline or placed.called.choice(c)) if name == CHOICE else c.traits.get(name)
+            for c in of
+        }
+        if len(values) == 1:
+            (value,) = values
+            words.append(str(value) if name == CHOICE else trait_label(name, value))
+    return ", ".join(filter(None, words))
 
 
 def _not_drawn(points: Sequence[Point]) -> list[str]:

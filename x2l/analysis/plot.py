@@ -1,12 +1,14 @@
-"""Pictures of the frames of `x2l.points`, in one line each."""
+"""Pictures in one line each: of the frames of `x2l.points`, and of what `x2l-calibrate` found."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from x2l import UserError
-from x2l.analysis.figure_style import RC, Style, compressor_styles, selector_styles
+from x2l.analysis.figure_style import RC, VERMILLION, Style, compressor_styles, selector_styles
+from x2l.selectors.calibration import SCORES, load_calibration
 
 if TYPE_CHECKING:
     import pandas
@@ -78,6 +80,55 @@ def curve(
         place = (1.02, 0.5)
         axes.legend(title=" ".join(hues), frameon=False, loc="center left", bbox_to_anchor=place)
     return axes
+
+
+def heads(
+    calibration: str | Path = "x2l_tiny_heads", score: str = "keys", axes: Axes | None = None
+) -> Axes:
+    """Scores of a model's heads, layers by heads, those marked that a selector uses.
+
+    Args:
+        calibration: a file that `x2l-calibrate` wrote; or `x2l_tiny_heads`, those of x2l_tiny that are in the package.
+        score: `keys` (mean average precision of ground-truth chunks; of `selector=keys`) or `attention` (to the
+            evidence, less that of a question without content; of `selector=retrieval_heads`).
+        axes: where; None = a new figure.
+
+    Returns:
+        The axes, to be changed at will.
+
+    Raises:
+        UserError: no such score, no such file, or one without a score of every head.
+    """
+    if score not in SCORES:
+        raise UserError(f"score={score}: must be one of {', '.join(SCORES)}")
+    try:
+        found = load_calibration(calibration, score, "calibration")
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if not found.of_heads:
+        raise UserError(
+            f"calibration={calibration}: has no score of every head; give a file that x2l-calibrate wrote"
+        )
+    import matplotlib.pyplot as plt
+
+    with plt.rc_context(RC):
+        if axes is None:
+            size = (4.5, 2 + 0.16 * max(len(found.of_heads), 8))
+            axes = plt.subplots(figsize=size, layout="constrained")[1]
+        image = axes.imshow(found.of_heads, aspect="auto", cmap="viridis")
+        layers, numbers = zip(*found.ranked[: found.best], strict=True)
+        axes.scatter(numbers, layers, marker="s", s=40, facecolors="none", edgecolors=VERMILLION)
+        axes.set(title=_TITLES[score], xlabel="query head", ylabel="layer")
+        for side in (axes.xaxis, axes.yaxis):
+            side.get_major_locator().set_params(integer=True)
+        axes.figure.colorbar(image, ax=axes)
+    return axes
+
+
+_TITLES = {
+    "keys": "selector=keys\nmean average precision, ties by separation",
+    "attention": "selector=retrieval_heads\nattention to the evidence, less that of N/A",
+}
 
 
 def _styles(shown: pandas.DataFrame, hues: Sequence[str]) -> dict[str, Style]:

@@ -73,18 +73,17 @@ def mark(
 
 
 def line(axes: Axes, x: Sequence[float], row: Sequence[Point], style: Style, **extra: Any) -> None:
-    """The line that joins some cells, from left to right; see `mark` for the cells themselves.
+    """The line that joins some cells; see `mark` for the cells themselves.
 
     Args:
         axes: where.
         x: where on the axis of compute, one a cell.
-        row: the cells, in any order.
+        row: the cells, in the order in which they are joined.
         style: colour and line.
         extra: of matplotlib's plot.
     """
-    ordered = sorted(zip(x, (100 * point.accuracy for point in row), strict=True))
     usual: dict[str, Any] = dict(color=style.colour, linestyle=style.line, linewidth=1.4, zorder=3)
-    axes.plot(*zip(*ordered, strict=True), **{**usual, **extra})
+    axes.plot(x, [100 * point.accuracy for point in row], **{**usual, **extra})
 
 
 def front_steps(axes: Axes, x: Sequence[float], front: Sequence[Point]) -> None:
@@ -113,6 +112,12 @@ def handle(label: str, style: Style, size: float = 6) -> Line2D:
     """Of the legend."""
     look: dict[str, Any] = {"color": style.colour, "marker": style.marker, "linestyle": style.line}
     return Line2D([], [], markersize=size, label=label, **look)
+
+
+def interval_handle() -> Line2D:
+    """Of the legend: what `mark` draws above and below."""
+    look: dict[str, Any] = {"marker": "|", "markersize": 9, "color": SOFT, "linestyle": ""}
+    return Line2D([], [], label="bar: 95 % interval, clustered by video", **look)
 
 
 def hollow_handle() -> Line2D:

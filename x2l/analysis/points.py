@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from x2l.analysis.scoring import ALL_TASKS, headline, unparsed
+from x2l.analysis.scoring import ALL_TASKS, chance, headline, unparsed
 from x2l.benchmarks.base import SEVERAL
 from x2l.engine.stages import QUESTION_STAGES, STAGES, VIDEO_STAGES
 from x2l.engine.top_k import order_key
@@ -41,6 +41,7 @@ class Point:
         accuracy: by the benchmark's protocol: circular groups count as one, the mean is over questions or over tasks,
             unparsed answers are wrong, left out or guessed.
         accuracy_low, accuracy_high: its 95 % interval, clustered by video.
+        chance: the accuracy of guessing; NaN where it is not known.
         questions: that count, or groups of tries.
         parse_failures: answers without a readable letter.
         accuracy_parsed: among the answers that could be parsed.
@@ -69,6 +70,7 @@ class Point:
     accuracy: float
     accuracy_low: float
     accuracy_high: float
+    chance: float
     questions: int
     videos: int
     parse_failures: int
@@ -233,6 +235,7 @@ def _point(
         accuracy=score.value,
         accuracy_low=score.low,
         accuracy_high=score.high,
+        chance=chance(records),
         questions=score.count,
         videos=score.videos,
         parse_failures=sum(map(unparsed, records)),

@@ -1,5 +1,6 @@
 """Records -> outcomes -> the headline accuracy, as the benchmark's protocol has it. Pure."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
@@ -54,6 +55,23 @@ def by_mean(records: Iterable[Record]) -> dict[str, list[Outcome]]:
 def headline(records: Iterable[Record]) -> Accuracy:
     """The accuracy of one cell by its benchmark's protocol, interval clustered by video."""
     return macro_accuracy(by_mean(records))
+
+
+def chance(records: Iterable[Record]) -> float:
+    """The accuracy of guessing every answer, by the protocol's mean; NaN where a question's options are not known.
+
+    The questions of a circular group are guessed right together, each on its own.
+    """
+    parts: dict[str, dict[str, float]] = defaultdict(dict)
+    for record in records:
+        question = record.question
+        if question.options is None:
+            return math.nan
+        for name in question.task.split(SEVERAL) if question.mean == "tasks" else (ALL_TASKS,):
+            tries = 1 if question.group is None else question.tries
+            parts[name][question.group or question.sample_id] = question.options**-tries
+    means = [math.fsum(units.values()) / len(units) for units in parts.values()]
+    return math.fsum(means) / len(means) if means else math.nan
 
 
 def unparsed(record: Record) -> bool:

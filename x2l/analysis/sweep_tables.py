@@ -89,14 +89,31 @@ def _chart(rows: Sequence[Point], axis: ComputeAxis, called: Names) -> Chart:
     def entry(name: str, point: Point) -> tuple[str, float, float]:
         return name, axis.value(point) * scale, 100 * point.accuracy
 
+    spread = [axis.value(p) * scale for p in shown]
+    lines: list[tuple[str, float, float]] = []
+    for p in shown:
+        if p.condition.baseline == FULL:  # a level line, as in the figures
+            ends = sorted({min(spread), max(spread)})
+            lines += [(called.line(p.condition), end, 100 * p.accuracy) for end in ends]
+        else:
+            lines.append(entry(_chart_line(p, called), p))
     return Chart(
         name=axis.name,
         title=f"Accuracy over {axis.words} ({unit})",
         x=f"{axis.name}_{unit}",  # plain: trackers read more into brackets
-        lines=tuple(sorted(entry(called.line(p.condition), p) for p in shown)),
+        lines=tuple(sorted(lines)),
         front=tuple(entry(called.cell(p.condition), p) for p in front(rows, axis)),
         steps=(1e6 if axis.unit == "s" else 1.0) / scale,
     )
+
+
+def _chart_line(point: Point, called: Names) -> str:
+    """All chunks at one level or the other are one line: each by itself would be a point, which no tracker draws."""
+    condition = point.condition
+    if condition.baseline is None:
+        return called.line(condition)
+    words = [condition.compressor, "all chunks alike", called.variant(condition)]
+    return " ".join(filter(None, words))
 
 
 def _accuracy(row: Point, called: Names) -> dict[str, str | float]:
@@ -105,8 +122,8 @@ def _accuracy(row: Point, called: Names) -> dict[str, str | float]:
         "line": called.line(row.condition),
         "top_k": "" if top_k is None else str(top_k),
         "accuracy_percent": 100 * row.accuracy,
-        "low_percent": 100 * row.accuracy_low,
-        "high_percent": 100 * row.accuracy_high,
+        "ci95_lower_percent": 100 * row.accuracy_low,
+        "ci95_upper_percent": 100 * row.accuracy_high,
         "n": row.questions,
     }
 

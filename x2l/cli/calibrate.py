@@ -21,7 +21,7 @@ from x2l.evaluation.progress import Progress
 from x2l.evaluation.settings import ConfigError
 from x2l.runs.pasted import setting
 from x2l.runs.run_info import checkpoint_digest
-from x2l.selectors.calibration import FORMAT, ranked
+from x2l.selectors.calibration import FORMAT, SCORES, ranked
 
 if TYPE_CHECKING:
     from x2l.models.interface import VideoModel
@@ -67,7 +67,7 @@ def calibrate(overrides: Sequence[str], questions: int, path: Path | None) -> Pa
     values = _values(made, checkpoint, model, found, config.benchmark.get("seed"))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    draw(values, path.with_suffix(".png"))
+    draw(values, path)
     return path
 
 
@@ -111,45 +111,25 @@ def _rounded(scores: Sequence[Sequence[float]]) -> list[list[float]]:
     return [[float(f"{score:.6g}") for score in row] for row in scores]
 
 
-def draw(values: dict[str, Any], path: Path) -> None:
-    """Draws the scores of both kinds as heat maps, layers by heads, the best heads marked."""
+def draw(values: dict[str, Any], file: Path) -> None:
+    """Draws the scores of both kinds beside the file that holds them, see `plot.heads`."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from x2l.analysis.figure_style import RC
+    from x2l.analysis.plot import heads
 
-    titles = {
-        "keys": "selector=keys\nmean average precision, ties by separation",
-        "attention": "selector=retrieval_heads\nattention to the evidence, less that of N/A",
-    }
-    with plt.rc_context(RC):
-        figure, axes = plt.subplots(
-            1, 2, figsize=(9, 2 + 0.16 * max(values["layers"], 8)), layout="constrained"
-        )
-        for axis, (kind, title) in zip(axes, titles.items(), strict=True):
-            scores = values["scores"][kind]
-            image = axis.imshow(scores["of_heads"], aspect="auto", cmap="viridis")
-            best = ranked(scores["of_heads"])[: scores["best"]]
-            axis.scatter(
-                [head for _, head in best],
-                [layer for layer, _ in best],
-                marker="s",
-                s=40,
-                facecolors="none",
-                edgecolors="#D55E00",
-            )
-            axis.set(title=title, xlabel="query head", ylabel="layer")
-            for side in (axis.xaxis, axis.yaxis):
-                side.get_major_locator().set_params(integer=True)
-            figure.colorbar(image, ax=axis)
-        figure.suptitle(
-            f"{Path(values['model']).name}: heads found on {values['questions']} questions of {values['found_on']}; "
-            "those marked are used"
-        )
-        figure.savefig(path, dpi=150)
-        plt.close(figure)
+    size = (9, 2 + 0.16 * max(values["layers"], 8))
+    figure, axes = plt.subplots(1, 2, figsize=size, layout="constrained")
+    for of_score, score in zip(axes, SCORES, strict=True):
+        heads(file, score, of_score)
+    figure.suptitle(
+        f"{Path(values['model']).name}: heads found on {values['questions']} questions of {values['found_on']}; "
+        "those marked are used"
+    )
+    figure.savefig(file.with_suffix(".png"), dpi=150)
+    plt.close(figure)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

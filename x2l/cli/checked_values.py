@@ -104,6 +104,17 @@ def _read(path: Path) -> dict[str, Any]:
     return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
 
 
+@functools.cache
+def default_values(conf: Path) -> dict[str, Any]:
+    """The settings of config.yaml and of the plain groups it names by default; of other groups the file's name."""
+    top = _read(conf / "config.yaml")
+    named = [entry for entry in top.pop("defaults") if isinstance(entry, dict)]
+    groups = {group: file for entry in named for group, file in entry.items() if "@" not in group}
+    for group in ("video", "prefill"):
+        groups[group] = _read(conf / group / f"{groups[group]}.yaml")
+    return groups | top
+
+
 def _check_keys(at: str, values: Mapping[str, Any], known: Collection[str]) -> None:
     for key in values:
         if key not in known:

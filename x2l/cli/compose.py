@@ -27,7 +27,13 @@ from packaging.version import Version
 
 from x2l.benchmarks.base import Benchmark
 from x2l.benchmarks.jsonl import file_digest
-from x2l.cli.checked_values import check_arguments, check_settings, known_settings, suggestion
+from x2l.cli.checked_values import (
+    check_arguments,
+    check_settings,
+    default_values,
+    known_settings,
+    suggestion,
+)
 from x2l.cli.folders import CONF, CONFIG_DIR
 from x2l.evaluation.from_config import DROPPED, filled, folder_name, settings_of
 from x2l.evaluation.settings import ConfigError, Settings, config_errors
@@ -37,12 +43,12 @@ log = logging.getLogger(__name__)
 
 
 def run_folder(*, _root_: DictConfig) -> str:
-    """Name of a run's folder in a sweep: what it compresses how, and a hash of all it computes."""
+    """Name of a run's folder in a sweep, see `from_config.folder_name`."""
     raw = OmegaConf.to_container(_root_, resolve=False)
     assert isinstance(raw, dict)
     choices = raw.pop("hydra", {}).get("runtime", {}).get("choices", {})
     try:
-        return folder_name(plain(OmegaConf.create(raw)), choices)
+        return folder_name(plain(OmegaConf.create(raw)), choices, default_values(CONF))
     except (OmegaConfBaseException, AttributeError, KeyError, TypeError, ValueError) as error:
         # Raised here, it would end the whole sweep; the job itself will meet it, and say so in this folder.
         log.debug("no name: %s", error)

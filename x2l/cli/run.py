@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -32,7 +33,7 @@ from x2l.cli.output import command, fail, show, system_error
 from x2l.engine.disk_cache.source_hash import users_digest
 from x2l.evaluation.from_config import own_modules, settings_of
 from x2l.evaluation.settings import ConfigError, config_errors
-from x2l.runs.job_status import StatusFile, alone, read_status
+from x2l.runs.job_status import LOCK, STATUS, StatusFile, alone, read_status
 from x2l.runs.pasted import setting, word
 from x2l.runs.run_info import (
     RUN,
@@ -60,7 +61,8 @@ def _task(config: DictConfig) -> None:
     try:
         code = 1 if _watched(config, folder) else 0
     except UserError as error:
-        _log_to_file(str(error))
+        if not (single and _removed_if_empty(folder)):
+            _log_to_file(str(error))
         code = _say(f"error: {error}", 2)
     except KeyboardInterrupt:
         kind = "run" if single else "sweep"
@@ -135,7 +137,7 @@ def execute(config: DictConfig, folder: Path, status: StatusFile) -> int:
         tracker = make_tracker(
             folder=folder,
             run_id=f"{settings.run_id}-{place_id(folder)}",
-            name=folder.name,
+            name=folder.name if multirun else _name(hydra_config.overrides.task),
             group=sweep.name if multirun else "runs",
             config=values,
         )
@@ -168,6 +170,12 @@ def execute(config: DictConfig, folder: Path, status: StatusFile) -> int:
     if multirun:
         show(f"the sweep so far: x2l-collect {word(os.path.relpath(sweep))}")
     return len(summary.errors) + len(summary.out_of_memory)
+
+
+def _name(overrides: Sequence[str]) -> str:
+    """Of a single run: what was asked for that is not the default."""
+    elsewhere = ("tracker", "paths", "hydra", "benchmark.root")
+    return " ".join(word for word in overrides if not word.startswith(elsewhere)) or "defaults"
 
 
 def _original(model: DictConfig) -> Mapping[str, Any] | None:
@@ -228,6 +236,27 @@ def _log_to_file(message: str) -> None:
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.FileHandler):
             handler.handle(record)
+
+
+def _removed_if_empty(folder: Path) -> bool:
+    """Removes the folder of a single run that was refused before it began, and says whether it did.
+
+    Only where nothing is there but what this process wrote before the values were known to be wrong. A job of a sweep
+    keeps its folder: `x2l-status` reads there why it failed.
+    """
+    logs = [h for h in logging.getLogger().handlers if isinstance(h, logging.FileHandler)]
+    ours = {".hydra", STATUS, LOCK, RUN, *(Path(log.baseFilename).name for log in logs)}
+    status = read_status(folder)
+    of_another = status.get("pid") != os.getpid() if status else (folder / RUN).exists()
+    if of_another:
+        return False
+    if not {path.name for path in folder.iterdir()} <= ours:
+        return False
+    for handler in logs:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+    shutil.rmtree(folder)
+    return True
 
 
 def _say(message: str, code: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,12 +59,28 @@ def _order(ratio: Any) -> float:
     return ratio if isinstance(ratio, int | float) else math.inf
 
 
-def folder_name(values: Mapping[str, Any], choices: Mapping[str, Any]) -> str:
-    """Name of a run's folder in a sweep: what it compresses how, and a hash of all it computes.
+# Settings that a run's folder is named by where they are not the default, and how.
+_NAMED: Mapping[str, str] = {
+    "video.frames": "{}frames",
+    "video.fps": "{}fps",
+    "prefill.chunk_frames": "chunk{}",
+    "prefill.context": "{}context",
+    "prefill.positions": "{}",
+    "selection.pinned": "pinned{}",
+    "selection.taking": "{}",
+    "seed": "seed{}",
+}
+
+
+def folder_name(
+    values: Mapping[str, Any], choices: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> str:
+    """Name of a run's folder in a sweep: what it compresses how, what else is not the default, and a hash of it all.
 
     Args:
         values: `filled`.
         choices: the yaml files that groups came from.
+        defaults: values as the yaml files have them, with the names of the default `model` and `benchmark`.
     """
     levels = _levels(values, choices)
     name = methods_label(levels)
@@ -72,7 +89,18 @@ def folder_name(values: Mapping[str, Any], choices: Mapping[str, Any]) -> str:
         name = f"{CONTROLS.get(control, control)}-{name}"
     if shard := values["benchmark"].get("shard"):  # the shards of one run lie side by side
         name = f"shard{str(shard).replace('/', 'of')}-{name}"
-    return f"{name}-{ratios}-{identity(values)[:8]}"
+    others = [
+        str(choices[group])
+        for group in ("model", "benchmark")
+        if group in choices and choices[group] != defaults[group]
+    ]
+    for setting, template in _NAMED.items():
+        group, _, key = setting.rpartition(".")
+        value, default = ((of[group] if group else of)[key] for of in (values, defaults))
+        if value != default:
+            words = "+".join(map(str, value)) if isinstance(value, list) else str(value)
+            others.append(re.sub(r"[^\w.+-]", "_", template.format(words))[:40])
+    return "-".join([name, ratios, *others, identity(values)[:8]])
 
 
 def own_modules(values: Any) -> set[str]:

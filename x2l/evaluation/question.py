@@ -184,6 +184,7 @@ def question_part(benchmark: Benchmark, sample: Sample, gt: Sequence[int] | None
         gt_chunks=None if gt is None else tuple(gt),
         mean=benchmark.mean,
         unparsed=benchmark.unparsed,
+        options=len(sample.choices) or None,
     )
 
 

@@ -251,6 +251,7 @@ class _Loop:
                 tracked.log(metrics.running(self.stored.values()))
             errors = {"errors": float(len(self.errors))}
             tracked.summarize({**errors, **metrics.final(self.stored.values())})
+            tracked.show_answers(metrics.answer_table(self.stored.values()))
         if self.cache is not None:
             log.info(self.cache.summary())
 

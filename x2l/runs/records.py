@@ -30,6 +30,11 @@ def _by_stage(*stages: str) -> Any:
     return dataclasses.field(metadata={"stages": stages})
 
 
+def _added_later() -> Any:
+    """A field that lines of this schema may lack, and is None then."""
+    return dataclasses.field(default=None, metadata={"added_later": True})
+
+
 @dataclass(frozen=True)
 class VideoPart:
     """What all answers about one pre-filled video share. FLOPs are closed forms (a multiply-add counts two).
@@ -81,6 +86,7 @@ class QuestionPart:
         gt_chunks: ground-truth chunks; None = the benchmark does not say.
         mean: what the headline number is a mean of, `questions` or `tasks`.
         unparsed: what an unparsed answer is: `wrong`, `left out` or `guessed`.
+        options: how many there are; None: a free answer, or a line from before they were counted.
     """
 
     sample_id: str
@@ -94,6 +100,7 @@ class QuestionPart:
     gt_chunks: tuple[int, ...] | None
     mean: str
     unparsed: str
+    options: int | None = _added_later()
 
 
 @dataclass(frozen=True)
@@ -232,7 +239,7 @@ def part_from_json(kind: type, values: Mapping[str, Any]) -> Any:
     for field in dataclasses.fields(kind):
         if stages := field.metadata.get("stages"):
             fields[field.name] = {stage: values[f"{field.name}_{stage}"] for stage in stages}
-        else:
+        elif field.name in values or not field.metadata.get("added_later"):
             fields[field.name] = _tuples(values[field.name])
     return kind(**fields)
 

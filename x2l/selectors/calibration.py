@@ -28,6 +28,7 @@ class Calibration:
         found_on: `benchmark/split`.
         ranked: heads, best first.
         best: how many of them to use.
+        of_heads: score of each head, by layer; () where the file has no such table.
     """
 
     path: str
@@ -38,6 +39,7 @@ class Calibration:
     found_on: str
     ranked: tuple[Head, ...]
     best: int
+    of_heads: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
         """Checks the number to use.
@@ -107,6 +109,7 @@ def load_calibration(path: str | Path, score: str, field: str) -> Calibration:
             found_on=values["found_on"],
             ranked=ranked(by_score["of_heads"]),
             best=by_score["best"],
+            of_heads=tuple(map(tuple, by_score["of_heads"])),
         )
     except OSError as error:
         raise ValueError(

@@ -6,7 +6,7 @@ from experiments.paper import kit
 from x2l.engine.stages import PREFILL_STAGES
 
 CONTEXTS = ("full", "low", "high", "own")
-SYSTEMS = ("all-low", "all-high", "oracle", "attention")
+SYSTEMS = ("all-low", "all-high", "oracle", "attention", "random")
 CONTEXT = kit.over_trait("context (own: two passes)", "context", CONTEXTS, apart=0.16)
 FLOPS = kit.over_trait("decoder GFLOPs of one video's pre-fill", "prefill", limits=(0, None))
 BY_COMPRESSOR = kit.Lines(

@@ -2,7 +2,7 @@
 
 from experiments.paper import kit
 
-SYSTEMS = ("all-low", "all-high", "oracle", "attention")
+SYSTEMS = ("all-low", "all-high", "oracle", "attention", "random")
 CONTEXTS = ("full", "own")
 SETTINGS = kit.Axis(
     "context, positions",

@@ -48,23 +48,25 @@ class HeatMaps(PanelGroup):
     @override
     def rows(self, cells: Cells) -> list[list[Draw]]:
         return [
-            [
-                self._panel(cell, cells, first=system == self.systems[0])
-                for system in self.systems
-                for cell in cells.where(compressor=name, system=system)
-            ]
+            [self._panel(cell, cells, first=cell is row[0], last=cell is row[-1]) for cell in row]
             for name in cells.values("compressor")
+            if (row := [c for s in self.systems for c in cells.where(compressor=name, system=s)])
         ]
 
-    def _panel(self, cell: Cell, cells: Cells, first: bool) -> Draw:
+    def _panel(self, cell: Cell, cells: Cells, first: bool, last: bool) -> Draw:
         def draw(axes: Axes) -> None:
             grid = self.grid(cell, cells)
-            axes.imshow(grid.accuracy, cmap="cividis", vmin=0, vmax=100, aspect="auto")
+            image = axes.imshow(grid.accuracy, cmap="cividis", vmin=0, vmax=100, aspect="auto")
+            if last:
+                bar = axes.figure.colorbar(image, ax=axes)
+                bar.set_label("accuracy (%)", fontsize=8)
+                bar.ax.tick_params(labelsize=7)
             for (row, column), share in np.ndenumerate(grid.accuracy):
                 if grid.questions[row, column]:
                     colour = "white" if share < 55 else "black"
-                    style = {"ha": "center", "va": "center", "fontsize": 7, "color": colour}
-                    axes.text(column, row, f"{share:.0f}", **style)
+                    style = {"ha": "center", "va": "center", "color": colour}
+                    count = grid.questions[row, column]
+                    axes.text(column, row, f"{share:.0f}\nn={count}", fontsize=6, **style)
             axes.grid(False)
             axes.set_xticks(range(len(grid.columns)), [f"{end:g}" for end in grid.columns])
             axes.set_yticks(np.arange(len(grid.edges)) - 0.5, grid.edges if first else [])

@@ -136,8 +136,10 @@ class Panels(PanelGroup):
             shown = Cells(dict.fromkeys(cell for _, line in lines for cell in line))
             words = self.x.words(shown) or self.y.words(shown)
             words += [word for reported in self.reported for word in reported.categories]
+            keys = [self._places(line, words) for _, line in lines]
             for number, (some, line) in enumerate(lines):
-                self._draw(axes, some, line, cells, words, (number, len(lines)))
+                above = 0 if words else keys[number + 1 :].count(keys[number])
+                self._draw(axes, some, line, cells, words, (number, len(lines)), above)
             for some, line in across:
                 style, _ = some.look(line, cells)
                 measure, draw_line = (
@@ -157,6 +159,11 @@ class Panels(PanelGroup):
 
         return draw
 
+    def _places(self, line: Cells, words: Sequence[str]) -> list[tuple[float, float]]:
+        """Where its points stand, to find lines that are equal."""
+        x, y = self.x.places(line, words), self.y.places(line, words)
+        return sorted(zip(x.tolist(), y.tolist(), strict=True))
+
     def _draw(
         self,
         axes: Axes,
@@ -165,8 +172,12 @@ class Panels(PanelGroup):
         cells: Cells,
         words: Sequence[str],
         number: tuple[int, int],
+        above: int,
     ) -> None:
-        """One line, a little aside of others: the first of two, the second of two, ..."""
+        """One line, a little aside of others: the first of two, the second of two, ...
+
+        The wider the more equal lines will hide it (`above`), so that each is seen.
+        """
         line = Cells(sorted(line, key=lambda cell: self.x.places([cell], words)[0]))
         style, is_open = lines.look(line, cells)
         x, y = self.x.places(line, words), self.y.places(line, words)
@@ -174,11 +185,12 @@ class Panels(PanelGroup):
         if len(line) > 1 or words:
             x, y = self.x.aside(x, *number), self.y.aside(y, *number)
         look = {"color": style.colour, "marker": style.marker, "ls": "" if words else style.line}
-        look |= {"mfc": "white" if is_open else style.colour, "ms": 5, "lw": 1.4}
+        look |= {"mfc": "white" if is_open else style.colour, "ms": 5 + 3 * above}
+        look["lw"] = 1.4 + 2.2 * above
         axes.errorbar(x, y, **bars, **look, elinewidth=0.8, capsize=2, label=lines.said(line[0]))
         for cell, *place in zip(line, x, y, strict=True):
             text = {"textcoords": "offset points", "fontsize": 6.5, "color": style.colour}
-            axes.annotate(lines.remark.format_map(cell), place, (6, -3), **text)
+            axes.annotate(lines.remark.format_map(cell), place, (4, 3), **text)
 
 
 def draw_reported(axes: Axes, reported: Reported, words: Sequence[str]) -> Sequence[float]:

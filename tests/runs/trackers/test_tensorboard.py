@@ -41,6 +41,7 @@ def test_a_run_holds_scalars_by_cell_task_and_stage_and_the_configuration(tmp_pa
         for count in (60, len(RECORDS)):
             tracker.log(metrics.running(RECORDS[:count]))
         tracker.summarize(told)
+        tracker.show_answers(metrics.answer_table(RECORDS))
     events = read_back(tmp_path / "tensorboard")
     logged = events.Scalars("accuracy/oracle k=1")
     assert logged[-1].value == pytest.approx(told["final/oracle k=1/accuracy"])
@@ -49,6 +50,8 @@ def test_a_run_holds_scalars_by_cell_task_and_stage_and_the_configuration(tmp_pa
         (event,) = events.Scalars(name)
         assert event.step == len(RECORDS) and event.value == pytest.approx(value, rel=1e-6)
     assert "task/ordering/oracle k=1/accuracy" in told
+    assert len(text(events, "answers").splitlines()) == 2 + len(RECORDS)
+    assert "| all-high " in text(events, "accuracies")
     assert '"ratio": 32' in text(events, "config") and "ü" in text(events, "config")
     assert "`g`" in text(events, "run")
     tags = events.Tags()
@@ -90,16 +93,27 @@ def test_the_sweep_has_tables_picture_front_and_a_chart_for_each_kind_of_compute
     assert "| retrieval |" in text(events, "points_by_task")
     (image,) = events.Images("curve")
     assert image.encoded_image_string == (tmp_path / "curve.png").read_bytes()
-    assert image.width > image.height > 100
+    assert min(image.width, image.height) > 100
     for axis in AXES:
         lines = {
             folder.name: folder for folder in (home / f"accuracy_versus_{axis.name}").iterdir()
         }
         assert {"full", "tome oracle", "tome random", "Pareto front"} <= lines.keys()
+        level = read_back(lines["full"]).Scalars(f"accuracy_percent_versus_{axis.name}")
+        spread = len({axis.value(p) for p in rows})
+        assert len(level) == min(2, spread) and len({event.value for event in level}) == 1
         unit = 1e6 if axis.unit == "s" else 1
         for name, members in (
             ("Pareto front", front(rows, axis)),
-            ("tome all-low", [p for p in rows if p.condition.baseline == "all-low"]),
+            (
+                "tome all chunks alike",
+                [
+                    p
+                    for name in ("all-high", "all-low")
+                    for p in rows
+                    if p.condition.baseline == name
+                ],
+            ),
         ):
             drawn = read_back(lines[name]).Scalars(f"accuracy_percent_versus_{axis.name}")
             assert [e.step for e in drawn] == [round(unit * axis.value(p)) for p in members]

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 from tests.synthetic import record, sweep
+from x2l.analysis import run_metrics
 from x2l.analysis.points import points
 from x2l.analysis.sweep_tables import sweep_tables
 from x2l.runs.trackers.base import NoTracker, place_id, written_anew
@@ -79,3 +80,30 @@ def test_fronts_are_of_comparable_cells_and_hold_no_bound():
         ("tome attention b k=1", 0.01, 100.0),
     )
     assert chart.x == "kv_bytes_kB" and chart.steps == 1000
+
+
+def test_names_say_what_cells_are_and_interval_ends_are_no_levels():
+    told = run_metrics.final(RECORDS)
+    cells = {name.split("/")[1] for name in told if name.startswith("final/")}
+    assert {"full", "all-low", "all-high", "oracle k=1"} <= cells
+    assert not {cell for cell in cells if "none" in cell}
+    assert told["final/full/accuracy_ci95_lower"] <= told["final/full/accuracy"]
+    assert not {name for name in told if name.endswith(("accuracy_low", "accuracy_high"))}
+    assert {"accuracy/full", "accuracy/all-high"} <= run_metrics.running(RECORDS).keys()
+
+
+def test_every_answer_is_a_row():
+    one = record(prediction="A.", correct=0.0, answer="B", gt_chunks=(1, 2))
+    answers = run_metrics.answer_table([one, record(sample_id="v0/q1", answer=None, correct=None)])
+    first, second = (dict(zip(answers.columns, row, strict=True)) for row in answers.rows)
+    assert (first["prediction"], first["right"], first["answer"]) == ("A.", "no", "B")
+    assert (first["selected_chunks"], first["ground_truth_chunks"]) == ("0", "1 2")
+    assert second["right"] == "unknown" and answers.accuracies == (("attention k=1", 0.0),)
+
+
+def test_every_line_of_a_chart_can_be_seen():
+    chart = TABLES.charts[0]
+    lines = [line for line, _, _ in chart.lines]
+    assert min(lines.count(line) for line in set(lines)) > 1
+    level = [accuracy for line, _, accuracy in chart.lines if line == "full"]
+    assert len(level) == 2 and level[0] == level[1]

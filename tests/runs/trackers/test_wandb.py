@@ -55,10 +55,16 @@ def test_an_offline_run_holds_what_was_logged(tmp_path, home, capfd):
         for count in (60, len(records)):
             tracker.log(metrics.running(records[:count]))
         tracker.summarize(told)
+        tracker.show_answers(metrics.answer_table(records))
     (file,) = offline_runs(tmp_path / "run")
     found = read_back(file)
     assert (found["id"], found["group"], found["exit"]) == ("abc", "g", 0)
     assert found["config"]["a"] == {"b": 1}
+    *found["history"], shown = found["history"]
+    rows = logged_table(file, shown["answers_table.path"])
+    assert len(rows) == len(records) and {row["right"] for row in rows} <= {"yes", "no", "unknown"}
+    bars = logged_table(file, shown["accuracy_by_cell_table.path"])
+    assert {"full", "all-low", "all-high"} < {row["cell"] for row in bars}
     assert [row["answers"] for row in found["history"]] == [60, len(records)]
     last = found["history"][-1]
     assert last["accuracy/oracle k=1"] == told["final/oracle k=1/accuracy"]
@@ -158,7 +164,9 @@ def test_the_sweep_has_one_run_with_tables_charts_front_picture_and_files(collec
         chart = found["config"][f"_wandb.visualize.{key}"]["panel_config"]
         fields = chart["fieldSettings"]
         drawn = logged_table(file, logged[f"{key}_table.path"])
-        assert {r[fields["stroke"]] for r in drawn} == {*lines, "Pareto front"}
+        methods = lines - {"tome all-low", "tome all-high"}
+        alike = {"tome all chunks alike", "Pareto front"}
+        assert {r[fields["stroke"]] for r in drawn} == methods | alike
         best = front(rows, axis)
         on_front = [r for r in drawn if r["line"] == "Pareto front"]
         assert [r[fields["y"]] for r in on_front] == [100 * p.accuracy for p in best]

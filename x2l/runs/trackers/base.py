@@ -47,6 +47,10 @@ class Tracker(Protocol):
         """Sets the run's final values."""
         ...
 
+    def show_answers(self, answers: AnswerTable) -> None:
+        """Shows every answer of the run, and the accuracies of its cells side by side."""
+        ...
+
     def track_sweep(self, tables: SweepTables, picture: Path, files: Sequence[Path]) -> bool:
         """Shows a sweep; again only where something has changed, in place of the old.
 
@@ -85,6 +89,21 @@ class NoTracker(Tracker):
 
 
 @dataclass(frozen=True)
+class AnswerTable:
+    """The answers of one run.
+
+    Attributes:
+        columns: of `rows`.
+        rows: one an answer, all of them words.
+        accuracies: cell, accuracy in percent.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    accuracies: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
 class Chart:
     """Accuracy over one kind of compute: the lines of a sweep, and its Pareto front.
 
@@ -92,7 +111,8 @@ class Chart:
         name: of the kind of compute, e.g. `kv_bytes`.
         title: for people.
         x: name of the column of compute, with its unit.
-        lines: rows (line, compute, accuracy in percent), every line's from left to right.
+        lines: rows (line, compute, accuracy in percent), every line's from left to right; of full KVs two points, as
+            trackers draw no line through one.
         front: rows (cell, compute, accuracy in percent), cheapest first.
         steps: bytes, FLOPs or microseconds in one unit of `x`, for trackers that draw over whole numbers.
     """

@@ -18,9 +18,10 @@ from tabulate import tabulate
 
 from x2l.runs.pasted import word
 from x2l.runs.run_info import flattened
-from x2l.runs.trackers.base import Chart, SweepTables, Tracker, written_anew
+from x2l.runs.trackers.base import AnswerTable, Chart, SweepTables, Tracker, written_anew
 
 HOME = "tensorboard"
+MOST_ANSWERS = 500
 SWEEP = "sweep"
 
 
@@ -93,6 +94,16 @@ class TensorBoardTracker(Tracker):
         }
         for summary in hparams(plain, shown):
             self._writer.file_writer.add_summary(summary)
+
+    def show_answers(self, answers: AnswerTable) -> None:
+        """As text, the first `MOST_ANSWERS`: TensorBoard shows no longer tables."""
+        left_out = len(answers.rows) - MOST_ANSWERS
+        more = f"\n\nand {left_out} more in records.jsonl" if left_out > 0 else ""
+        table = _table(answers.columns, answers.rows[:MOST_ANSWERS])
+        self._writer.add_text("answers", table + more, self._answers)
+        self._writer.add_text(
+            "accuracies", _table(("cell", "accuracy_percent"), answers.accuracies)
+        )
 
     def track_sweep(self, tables: SweepTables, picture: Path, files: Sequence[Path]) -> bool:
         """Writes the sweep's tables, curve and charts; `files` are named, as TensorBoard stores none. See `Tracker`.

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from x2l import UserError
 from x2l.runs.pasted import word
-from x2l.runs.trackers.base import SweepTables, Tracker, written_anew
+from x2l.runs.trackers.base import AnswerTable, SweepTables, Tracker, written_anew
 
 HOME, STATE = "wandb", ".state"
 _KEYS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
@@ -139,6 +139,25 @@ class WandbTracker(Tracker):
     def summarize(self, values: Mapping[str, float]) -> None:
         """Sets the run's final values."""
         self._run.summary.update(dict(values))
+
+    def show_answers(self, answers: AnswerTable) -> None:
+        """A table that W&B filters and sorts, and one bar a cell."""
+        import wandb
+
+        accuracies = wandb.Table(
+            columns=["cell", "accuracy_percent"], data=[list(row) for row in answers.accuracies]
+        )
+        title = "Accuracy of every cell (%)"
+        self._run.log(
+            {
+                "answers_table": wandb.Table(
+                    columns=list(answers.columns), data=[list(row) for row in answers.rows]
+                ),
+                "accuracy_by_cell": wandb.plot.bar(
+                    accuracies, "cell", "accuracy_percent", title=title
+                ),
+            }
+        )
 
     def track_sweep(self, tables: SweepTables, picture: Path, files: Sequence[Path]) -> bool:
         """Writes the sweep's run, with `files` as an artifact; see `Tracker`."""
