@@ -264,7 +264,7 @@ def test_compute_that_is_alike_along_a_line_gives_way_to_what_the_line_joins():
     figure = draw(points(records), "title")
     assert [axes.get_xlabel() for axes in figure.axes] == ["frames a chunk"]
     (line,) = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 3]
-    assert list(line.get_xdata()) == [2, 4, 8]
+    assert list(line.get_xdata()) == pytest.approx([2, 4, 8])
 
 
 def test_of_equal_lines_both_are_seen():
@@ -293,3 +293,14 @@ def test_the_chance_of_guessing_is_by_the_protocol():
     ]
     assert points(by_task)[0].chance == pytest.approx(3 / 8)
     assert math.isnan(points([record(options=None)])[0].chance)
+
+
+def test_runs_that_clash_are_points_by_themselves_and_split_no_other_line():
+    """Two benchmark settings in one folder: a cell of both must not be joined, those of one are a line all the same."""
+    records = [
+        record(ratio_high=ratio, run_id=run, selector="none", kv_bytes_stored=int(9000 / ratio))
+        for ratio, run in ((8.0, "a"), (8.0, "b"), (16.0, "c"), (32.0, "d"), (64.0, "e"))
+    ]
+    placed = layout(points(records), 6)
+    assert placed.joined == "ratio.high" and placed.columns == ()
+    assert list(placed.styles) == ["", "run a", "run b"]

@@ -24,6 +24,7 @@ from x2l.runs.condition import (
     FULL,
     Condition,
     choice_names,
+    last_resorts,
     setting_names,
     trait_label,
 )
@@ -34,11 +35,32 @@ Key = tuple[Hashable, ...]
 
 
 @dataclass(frozen=True)
+class Values:
+    """What cells have of the traits that lines and panels are told apart by.
+
+    Attributes:
+        called: names of the cells.
+        clashing: cells that nothing but traits of last resort tells from another: only they have those.
+    """
+
+    called: Names
+    clashing: frozenset[Condition]
+
+    def of(self, name: str, condition: Condition) -> Hashable:
+        """The value of a trait, or of `choice`."""
+        if name == CHOICE:
+            return condition.baseline or self.called.choice(condition)
+        if name in last_resorts() and condition not in self.clashing:
+            return None
+        return condition.traits.get(name)
+
+
+@dataclass(frozen=True)
 class Layout:
     """What stands where.
 
     Attributes:
-        called: names of the cells.
+        values: of the cells.
         joined: the numeric trait whose values a line joins; None: every line is a cell.
         hues: what lines are told apart by: traits, `choice` among them.
         columns: what panels are told apart by.
@@ -48,7 +70,7 @@ class Layout:
         baselines_alone: whether nothing chooses chunks in any cell, so that lines are of all chunks at one level.
     """
 
-    called: Names
+    values: Values
     joined: str | None
     hues: tuple[str, ...]
     columns: tuple[str, ...]
@@ -65,13 +87,11 @@ class Layout:
         if condition.baseline == FULL:
             ignored = tuple(name for name in self.columns if name not in setting_names())
         wanted = zip(self.columns, panel, strict=True)
-        return all(
-            name in ignored or _value(name, condition, self.called) == v for name, v in wanted
-        )
+        return all(name in ignored or self.values.of(name, condition) == v for name, v in wanted)
 
     def line(self, condition: Condition) -> str:
         """Name of the line that the cell is of; what tells lines apart and nothing else."""
-        return _words(self.hues, [_value(name, condition, self.called) for name in self.hues])
+        return _words(self.hues, [self.values.of(name, condition) for name in self.hues])
 
     def style(self, condition: Condition) -> Style:
         """Of the cell's mark; where others choose, a baseline has its own mark, in the colour of what it shares."""
@@ -92,10 +112,6 @@ class Layout:
         """What is the same for all of a panel."""
         return _words(self.columns, panel)
 
-    def settings(self, panel: Key) -> dict[str, Hashable]:
-        """The traits that cells of a panel must share to be compared, as far as panels are told apart by them."""
-        return {n: v for n, v in zip(self.columns, panel, strict=True) if n in setting_names()}
-
     def place(self, condition: Condition) -> float:
         """Where the cell stands on an axis of the joined trait; NaN where it has none."""
         value = condition.traits.get(self.joined or "")
@@ -112,20 +128,20 @@ def layout(shown: Sequence[Point], most_panels: int) -> Layout:
     conditions = list(dict.fromkeys(p.condition for p in shown))
     choosing = [c for c in conditions if not c.baseline]
     choosing = choosing or [c for c in conditions if c.baseline != FULL] or conditions
-    called = names(choosing)
-    traits = ["compressor", CHOICE, *called.varying, "top_k"]
-    differing = [n for n in traits if len({_value(n, c, called) for c in choosing}) > 1]
-    joined = _joined(differing, choosing, called)
+    values = _values(choosing)
+    traits = ["compressor", CHOICE, *values.called.varying, "top_k"]
+    differing = [n for n in traits if len({values.of(n, c) for c in choosing}) > 1]
+    joined = _joined(differing, choosing, values)
     apart = [name for name in differing if name != joined]
-    hues = _hues(apart, choosing, called, most_panels)
+    hues = _hues(apart, choosing, values, most_panels)
     columns = tuple(name for name in apart if name not in hues)
-    panels = {tuple(_value(name, c, called) for name in columns) for c in choosing}
+    panels = {tuple(values.of(name, c) for name in columns) for c in choosing}
     of_lines: dict[str, list[Condition]] = defaultdict(list)
     sort = {}
     for condition in choosing:
-        values = [_value(name, condition, called) for name in hues]
-        of_lines[_words(hues, values)].append(condition)
-        sort[_words(hues, values)] = [_order(n, v) for n, v in zip(hues, values, strict=True)]
+        key = [values.of(name, condition) for name in hues]
+        of_lines[_words(hues, key)].append(condition)
+        sort[_words(hues, key)] = [_order(n, v) for n, v in zip(hues, key, strict=True)]
     ordered = sorted(of_lines, key=sort.__getitem__)
     best = {
         name: max(p.accuracy for p in shown if p.condition in of) for name, of in of_lines.items()
@@ -135,7 +151,7 @@ def layout(shown: Sequence[Point], most_panels: int) -> Layout:
     bounds = {name: all(c.is_bound for c in of_lines[name]) for name in ordered}
     looks = _styles([n for n in ordered if n in told_apart], hues, bounds, of_lines)
     return Layout(
-        called,
+        values,
         joined,
         hues,
         columns,
@@ -148,10 +164,14 @@ def layout(shown: Sequence[Point], most_panels: int) -> Layout:
     )
 
 
-def _value(name: str, condition: Condition, called: Names) -> Hashable:
-    if name == CHOICE:
-        return condition.baseline or called.choice(condition)
-    return condition.traits.get(name)
+def _values(conditions: Sequence[Condition]) -> Values:
+    called = names(conditions)
+    alike: dict[Key, list[Condition]] = defaultdict(list)
+    for c in conditions:
+        traits = [value for name, value in c.traits.items() if name not in last_resorts()]
+        alike[(called.choice(c), c.baseline, *traits)].append(c)
+    clashing = (c for group in alike.values() if len(group) > 1 for c in group)
+    return Values(called, frozenset(clashing))
 
 
 def _words(names_: Sequence[str], values: Sequence[Hashable]) -> str:
@@ -186,7 +206,9 @@ def _is_numeric(name: str, conditions: Sequence[Condition]) -> bool:
     return all(isinstance(v, int | float) and math.isfinite(v) for v in values)
 
 
-def _joined(differing: Sequence[str], conditions: Sequence[Condition], called: Names) -> str | None:
+def _joined(
+    differing: Sequence[str], conditions: Sequence[Condition], values: Values
+) -> str | None:
     """The numeric trait of which the longest line can be drawn; of equals top_k, then the coarsest ratio."""
     best, most = None, 1
     numeric = [name for name in differing if _is_numeric(name, conditions)]
@@ -195,7 +217,7 @@ def _joined(differing: Sequence[str], conditions: Sequence[Condition], called: N
     for name in numeric:
         lines: dict[Key, set[Hashable]] = defaultdict(set)
         for c in conditions:
-            rest = tuple(_value(n, c, called) for n in differing if n != name)
+            rest = tuple(values.of(n, c) for n in differing if n != name)
             lines[rest].add(c.traits.get(name))
         longest = max(map(len, lines.values()))
         if longest > most:
@@ -204,7 +226,7 @@ def _joined(differing: Sequence[str], conditions: Sequence[Condition], called: N
 
 
 def _hues(
-    apart: Sequence[str], conditions: Sequence[Condition], called: Names, most_panels: int
+    apart: Sequence[str], conditions: Sequence[Condition], values: Values, most_panels: int
 ) -> tuple[str, ...]:
     """Which traits lines are told apart by: few, so that few lines stand in a panel, and settings only if they must."""
     if not apart:
@@ -218,8 +240,8 @@ def _hues(
     def score(hues: tuple[str, ...]) -> tuple[float, ...]:
         lines: dict[Key, set[Key]] = defaultdict(set)
         for c in conditions:
-            panel = tuple(_value(n, c, called) for n in apart if n not in hues)
-            lines[panel].add(tuple(_value(n, c, called) for n in hues))
+            panel = tuple(values.of(n, c) for n in apart if n not in hues)
+            lines[panel].add(tuple(values.of(n, c) for n in hues))
         return (
             max(0, len(lines) - most_panels),
             sum(name in setting_names() for name in hues),

@@ -201,7 +201,7 @@ def _panel(
     for p in members:
         if p.condition.baseline == FULL:
             plotting.level_line(axes, p.accuracy, (0, (4, 3)), linewidth=0.9)
-    _lines(axes, members, at, placed)
+    _lines(axes, members, at, placed, side)
     for chance in sorted({round(p.chance, 4) for p in members if not math.isnan(p.chance)}):
         plotting.level_line(axes, chance, _CHANCE, color=SOFT, linewidth=1.1)
     benchmarks = {point.condition.benchmark for point in members}
@@ -220,8 +220,13 @@ def _panel(
         _label_joined(axes, members, at, placed)
 
 
-def _lines(axes: Axes, members: Sequence[Point], at: Mapping[int, float], placed: Layout) -> None:
-    """Lines in the order of what they join. Of equal ones the first is the widest, so that each is seen."""
+def _lines(
+    axes: Axes, members: Sequence[Point], at: Mapping[int, float], placed: Layout, side: _Across
+) -> None:
+    """Lines in the order of what they join. Of equal ones the first is the widest, so that each is seen.
+
+    Over a trait all lines have points at the same places: there they stand a little aside of each other.
+    """
     lines: dict[tuple[str, str | None], list[Point]] = defaultdict(list)
     for p in sorted(members, key=lambda p: placed.order(p.condition)):
         if not math.isnan(at[id(p)]):
@@ -229,11 +234,13 @@ def _lines(axes: Axes, members: Sequence[Point], at: Mapping[int, float], placed
     drawn: dict[tuple[tuple[float, float], ...], list[str]] = defaultdict(list)
     for (name, _), row in lines.items():
         drawn[tuple((at[id(p)], p.accuracy) for p in row)].append(name)
-    for (name, baseline), row in lines.items():
+    for number, ((name, baseline), row) in enumerate(lines.items()):
         style, grey = placed.style(row[0].condition), name in placed.others
         x = [at[id(p)] for p in row]
+        step = 0.0 if side.front else number - (len(lines) - 1) / 2
         equal = drawn[tuple(zip(x, (p.accuracy for p in row), strict=True))]
-        below = len(equal) - 1 - equal.index(name)
+        below = len(equal) - 1 - equal.index(name) if side.front else 0
+        x = [value * 1.02**step if side.is_log else value + 0.03 * step for value in x]
         if len(row) > 1:
             width = 0.8 if grey else 1.0 if baseline else 1.4 + 2.2 * below
             plotting.line(axes, x, row, style, linewidth=width, zorder=2 if grey or below else 3)
@@ -298,9 +305,9 @@ def _legend(
     placed: Layout, shown: Sequence[Point], references: Sequence[ReferenceLine], front: bool
 ) -> list[Line2D]:
     handles = [
-        plotting.handle(f"{name} (bound)" if style.line == "--" else name, style)
+        plotting.handle(f"{name or 'all other runs'}{' (bound)' * (style.line == '--')}", style)
         for name, style in placed.styles.items()
-        if name not in placed.others and name
+        if name not in placed.others
     ]
     if placed.others:
         label = f"{len(placed.others)} other lines"
@@ -340,7 +347,7 @@ def _shared(shown: Sequence[Point], placed: Layout) -> str:
             continue
         of = choosing or [p.condition for p in shown if p.condition.baseline != FULL]
         values = {
-            (c.baseline or placed.called.choice(c)) if name == CHOICE else c.traits.get(name)
+            (c.baseline or placed.values.called.choice(c)) if name == CHOICE else c.traits.get(name)
             for c in of
         }
         if len(values) == 1:

@@ -134,7 +134,7 @@ SPEC = kit.FigureSpec(
     notes=(
         "FLOPs and bytes are closed forms. Seconds of the lines were measured one after another: other work on the "
         "machine shows in them.",
-        # Their seconds are thousands of times ours: in a panel they would squash all lines.
+        # Their seconds are a hundred times ours: in a panel they would squash all lines.
         f"Not drawn. {kit.Reported('haystack_seconds').note.removeprefix('Grey, hollow: ')}",
     ),
     size=(3.6, 2.6),
