@@ -15,13 +15,13 @@ from pathlib import Path
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from x2l.analysis import plotting
 from x2l.analysis.cell_names import names
 from x2l.analysis.compute_axes import FLOPS_NEXT, KV_SHARE, ComputeAxis, drawable
-from x2l.analysis.curve_layout import CHOICE, Layout, layout
-from x2l.analysis.figure_style import INK, OTHERS, RC, SOFT, Style, style_of_baseline
+from x2l.analysis.curve_layout import Layout, layout
+from x2l.analysis.curve_legend import CHANCE, DASHES, legend, shared
+from x2l.analysis.figure_style import OTHERS, RC, SOFT, Style
 from x2l.analysis.lmms_eval import ReferenceLine
 from x2l.analysis.points import Point, pareto
 from x2l.analysis.scoring import ALL_TASKS
@@ -30,8 +30,6 @@ from x2l.runs.whole_file import whole_file
 
 MOST_PANELS = 12
 ALIKE = 1.1  # compute that differs by less than this along a line says nothing: the line is drawn over its trait
-_DASHES = ((0, (1, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 2)))
-_CHANCE: tuple[int, tuple[float, float]] = (0, (1, 3))
 
 
 class NothingToDraw(ValueError):
@@ -99,9 +97,9 @@ def draw(
         for row in grid:
             row[0].set_ylabel("accuracy (%)")
         _accuracies(grid[0][0], shown)
-        heading = [title, _shared(shown, placed), *_not_drawn(points)]
+        heading = [title, shared(shown, placed), *_not_drawn(points)]
         figure.suptitle("\n".join(filter(None, heading)), fontsize=10)
-        handles = _legend(placed, shown, references, any(side.front for side in sides))
+        handles = legend(placed, shown, references, any(side.front for side in sides))
         longest = max(len(str(handle.get_label())) for handle in handles)
         across = max(1, min(len(handles), int((size[0] - 0.2) / (0.55 + 0.068 * longest))))
         figure.legend(handles=handles, loc="outside lower center", ncols=across)
@@ -203,11 +201,11 @@ def _panel(
             plotting.level_line(axes, p.accuracy, (0, (4, 3)), linewidth=0.9)
     _lines(axes, members, at, placed, side)
     for chance in sorted({round(p.chance, 4) for p in members if not math.isnan(p.chance)}):
-        plotting.level_line(axes, chance, _CHANCE, color=SOFT, linewidth=1.1)
+        plotting.level_line(axes, chance, CHANCE, color=SOFT, linewidth=1.1)
     benchmarks = {point.condition.benchmark for point in members}
     for number, reference in enumerate(references):
         if reference.benchmark in benchmarks:
-            dashes = _DASHES[number % len(_DASHES)]
+            dashes = DASHES[number % len(DASHES)]
             plotting.level_line(axes, reference.accuracy.value, dashes, linewidth=1.1)
     axes.set_title(textwrap.fill(placed.title(panel), 40))
     values = [value for value in at.values() if value > 0]
@@ -299,61 +297,6 @@ def _accuracies(axes: Axes, shown: Sequence[Point]) -> None:
     lows = [100 * p.accuracy_low for p in shown] + [100 * p.chance for p in shown if p.chance > 0]
     least = min(lows)
     axes.set_ylim(0 if least < 40 else 10 * math.floor(least / 10) - 5, 106)
-
-
-def _legend(
-    placed: Layout, shown: Sequence[Point], references: Sequence[ReferenceLine], front: bool
-) -> list[Line2D]:
-    handles = [
-        plotting.handle(f"{name or 'all other runs'}{' (bound)' * (style.line == '--')}", style)
-        for name, style in placed.styles.items()
-        if name not in placed.others
-    ]
-    if placed.others:
-        label = f"{len(placed.others)} other lines"
-        handles.append(Line2D([], [], color=OTHERS, lw=0.8, label=label))
-    baselines = {
-        p.condition.baseline: style_of_baseline(p.condition)
-        for p in shown
-        if p.condition.baseline and (p.condition.baseline == FULL or not placed.baselines_alone)
-    }
-    for name, style in baselines.items():
-        label = "full (no compression)" if name == FULL else str(name)
-        line = (0, (4, 3)) if name == FULL else ":"
-        handles.append(plotting.handle(label, Style(style.colour, style.marker, line), 8))  # type: ignore[arg-type]
-    if any(p.condition.is_bound for p in shown):
-        label = "dashed: told where the answer lies"
-        handles.append(Line2D([], [], color=SOFT, ls="--", label=label))
-    if any(p.out_of_memory for p in shown):
-        handles.append(plotting.hollow_handle())
-    if known := sorted({round(100 * p.chance) for p in shown if not math.isnan(p.chance)}):
-        label = f"guessing: {', '.join(map(str, known))} %"
-        handles.append(Line2D([], [], color=SOFT, ls=_CHANCE, lw=1.1, label=label))
-    for number, reference in enumerate(references):
-        dashes = _DASHES[number % len(_DASHES)]
-        handles.append(Line2D([], [], color=INK, ls=dashes, lw=1.1, label=reference.name))
-    if front:
-        handles.append(plotting.front_handle("Pareto front of all panels"))
-    return [*handles, plotting.interval_handle()]
-
-
-def _shared(shown: Sequence[Point], placed: Layout) -> str:
-    """What is the same in all cells that choose chunks, as far as no panel or line says it."""
-    choosing = [p.condition for p in shown if not p.condition.baseline]
-    kept = [name for name in ("compressor", CHOICE, "top_k") if name not in placed.columns]
-    words = []
-    for name in kept:
-        if name == placed.joined or name in placed.hues:
-            continue
-        of = choosing or [p.condition for p in shown if p.condition.baseline != FULL]
-        values = {
-            (c.baseline or placed.values.called.choice(c)) if name == CHOICE else c.traits.get(name)
-            for c in of
-        }
-        if len(values) == 1:
-            (value,) = values
-            words.append(str(value) if name == CHOICE else trait_label(name, value))
-    return ", ".join(filter(None, words))
 
 
 def _not_drawn(points: Sequence[Point]) -> list[str]:
