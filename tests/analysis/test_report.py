@@ -291,15 +291,22 @@ def test_one_run_is_enough_and_the_same_records_give_the_same_file(tmp_path):
     assert (run / "report.html").exists() and not list(run.glob(".report*"))
 
 
-def many(compressors):
+def many(compressors, selectors=("attention",)):
     return [
-        record(run_id=f"{c}-{k}", compressor=f"c{c}", top_k=k, kv_bytes_stored=1000 + 7 * k + c)
+        record(
+            run_id=f"{c}-{k}",
+            compressor=f"c{c}",
+            top_k=k,
+            selector=selector,
+            kv_bytes_stored=1000 + 7 * k + c,
+        )
         for c in range(compressors)
+        for selector in selectors
         for k in range(1, 4)
     ]
 
 
-def test_long_tables_are_closed_and_too_many_panels_are_counted(tmp_path):
+def test_long_tables_are_closed_and_lines_of_one_panel_stand_in_the_overview(tmp_path):
     page = Page(write_report(write_runs(tmp_path, many(25))).read_text())
     assert len(page.rows("Cells")) == 75
     assert not any("open" in attrs for attrs in page.attributes("details"))
@@ -307,7 +314,8 @@ def test_long_tables_are_closed_and_too_many_panels_are_counted(tmp_path):
 
 
 def test_a_few_panels_are_drawn_and_those_over_bytes_shown_at_once(tmp_path):
-    page = Page(write_report(write_runs(tmp_path, many(2))).read_text())
+    records = many(2, ("attention", "random"))
+    page = Page(write_report(write_runs(tmp_path, records)).read_text())
     assert [("open" in attrs) for attrs in page.attributes("details")] == [True, False, False]
     assert sum("one panel a compressor" in f["alt"].lower() for f in page.attributes("img")) == 3
 

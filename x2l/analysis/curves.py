@@ -277,7 +277,7 @@ def _label_joined(
         above = 100 * point.accuracy_high
         if any(abs(across - x) < 0.11 and abs(above - y) < 9 for x, y in taken):
             continue
-        text = trait_label(trait, value)  # type: ignore[arg-type]
+        text = trait_label(trait, value)
         axes.annotate(
             text
             if not taken

@@ -110,6 +110,7 @@ def heads(
             f"calibration={calibration}: has no score of every head; give a file that x2l-calibrate wrote"
         )
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     with plt.rc_context(RC):
         if axes is None:
@@ -120,7 +121,7 @@ def heads(
         axes.scatter(numbers, layers, marker="s", s=40, facecolors="none", edgecolors=VERMILLION)
         axes.set(title=_TITLES[score], xlabel="query head", ylabel="layer")
         for side in (axes.xaxis, axes.yaxis):
-            side.get_major_locator().set_params(integer=True)
+            side.set_major_locator(MaxNLocator(integer=True))
         axes.figure.colorbar(image, ax=axes)
     return axes
 
