@@ -18,7 +18,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from x2l import UserError, __version__
 from x2l.cli.compose import (
-    CONF,
     build,
     build_benchmark,
     build_methods,
@@ -28,6 +27,7 @@ from x2l.cli.compose import (
     plain,
     refuse_idle,
 )
+from x2l.cli.folders import CONF
 from x2l.cli.launchers import requeue_ends_the_process
 from x2l.cli.output import command, fail, show, system_error
 from x2l.engine.disk_cache.source_hash import users_digest
