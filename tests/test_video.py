@@ -1,11 +1,17 @@
+import contextlib
+import gc
 import pickle
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+import torch
 
-from x2l.video import VideoError, read_frames, write_video
+import x2l.video
+from x2l.frames import held
+from x2l.video import VideoError, open_frames, read_frames, write_video
 
 
 def picture(number, height=48, width=64):
@@ -184,3 +190,73 @@ def test_files_are_closed(video, tmp_path):
         with pytest.raises(VideoError):
             read_frames(tmp_path / "bad.mp4", 4, None)
     assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+SPANS = [(0, 3), (3, 6), (5, 8), (8, 8), (8, 20)]
+
+
+@pytest.mark.parametrize("reader", ["pyav", "decord"])
+def test_a_stream_gives_the_same_frames_span_by_span(video, reader):
+    whole = read_frames(
+        video, None, 8.0, reader
+    )  # more a second than the file has: some come twice
+    stream = open_frames(video, None, 8.0, reader)
+    assert stream.shape == tuple(whole.pixels.shape) and stream.nbytes == whole.pixels.numel()
+    assert (stream.seconds, stream.fps, stream.duration) == (
+        pytest.approx(whole.seconds),
+        whole.fps,
+        whole.duration,
+    )
+    for _ in range(2):  # it may be walked again
+        blocks = list(stream.blocks(SPANS))
+        assert [len(block) for block in blocks] == [after - first for first, after in SPANS]
+        for block, (first, after) in zip(blocks, SPANS, strict=True):
+            assert torch.equal(block, whole.pixels[first:after])
+    at = torch.tensor([0, 7, 8, 19])
+    few = stream.taken(at)
+    assert torch.equal(few.loaded().pixels, whole.pixels[at])
+    assert torch.equal(few.seconds, whole.seconds[at])
+
+
+def test_a_stream_decodes_no_further_than_it_is_asked(video, monkeypatch):
+    decoded = []
+    real = x2l.video._ByTime.image
+    monkeypatch.setattr(
+        x2l.video._ByTime,
+        "image",
+        lambda self, number: decoded.append(number) or real(self, number),
+    )
+    stream = open_frames(video, 10, None)
+    assert decoded == [0]
+    blocks = stream.blocks([(0, 2), (2, 4), (4, 10)])
+    assert len(next(blocks)) == 2 and len(decoded) == 3
+    blocks.close()
+    assert len(decoded) == 3
+
+
+def test_frames_are_held_in_memory_up_to_a_limit(video):
+    stream = open_frames(video, 4, None)
+    assert held(stream, stream.nbytes - 1) is stream
+    kept = held(stream, stream.nbytes)
+    assert torch.equal(kept.pixels, read_frames(video, 4, None).pixels)
+    assert held(kept, 0) is kept or kept.loaded() is kept
+
+
+def threads():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Threads"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="counts threads as Linux tells")
+def test_a_stream_that_is_left_early_leaves_no_decoder_thread(video):
+    stream = open_frames(video, 20, None)
+    gc.collect()
+    gc.disable()
+    try:
+        before = threads()
+        for _ in range(20):
+            with contextlib.closing(stream.blocks([(0, 4), (4, 8)])) as blocks:
+                next(blocks)
+        assert threads() <= before + 2
+    finally:
+        gc.enable()

@@ -103,11 +103,12 @@ def loaded(folder: Path, dtype: str) -> HFVideoModel:
     model = load(str(folder), dtype=dtype)
     per_frame = ABOUT["tokens_per_frame"]
 
-    def embed_chunk(prompt: Prompt, chunk: Chunk) -> Embedded:
+    def embed_chunk(prompt: Prompt, chunk: Chunk, inputs: object = None) -> Embedded:
         first, last = (frame * per_frame for frame in chunk.frames)
         return Embedded(inputs()["visual_embeds"][None, first:last].to(model.dtype))
 
     model.embed_chunk = embed_chunk  # type: ignore[method-assign]
+    model.visual_inputs = lambda *shown: {}  # type: ignore[method-assign]
     return model
 
 

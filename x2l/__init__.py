@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from x2l.compressors.base import Level
     from x2l.evaluation.library import Reply, answer, prefill
     from x2l.models.loading import load
-    from x2l.video import read_frames
+    from x2l.video import open_frames, read_frames
 
 __version__ = "0.1.0"
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "UserError",
     "answer",
     "load",
+    "open_frames",
     "plot",
     "points",
     "prefill",
@@ -60,6 +61,7 @@ __getattr__ = lazy(
         "Reply": "x2l.evaluation.library",
         "answer": "x2l.evaluation.library",
         "load": "x2l.models.loading",
+        "open_frames": "x2l.video",
         "plot": "x2l.analysis.plot",
         "points": "x2l.analysis.frames",
         "prefill": "x2l.evaluation.library",

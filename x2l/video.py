@@ -10,12 +10,14 @@ refused. Whatever is wrong with a file ends in one `VideoError` that names the f
 here of models.
 """
 
+from __future__ import annotations
+
 import heapq
 import os
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +31,7 @@ from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
 from x2l import UserError
+from x2l.frames import Frames, SampledFrames, Spans
 
 # A container may announce a little more than it holds (edit lists, a cut last packet). Less than
 # this share of the announced frames, or of the announced seconds, means that the file was cut short.
@@ -61,37 +64,73 @@ class VideoError(UserError):
         self.path = path
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type["VideoError"], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[VideoError], tuple[str, str]]:
         """Lets the error travel between processes (default pickling would pass the message)."""
         return type(self), (self.path, self.reason)
 
 
 @dataclass(frozen=True)
-class Frames:
-    """Sampled frames of one video.
+class FrameStream(SampledFrames):
+    """Sampled frames of a file that are decoded when they are asked for. `open_frames` makes one. Final.
 
     Attributes:
-        pixels: (frames, height, width, 3), uint8, RGB.
-        seconds: (frames,), float64, the file's own timestamp of each sampled frame, counted from the
-            file's first frame.
-        fps: frames per second of the file (mean, where the rate varies).
-        duration: seconds from the first frame's start to the last frame's end.
-        path: the file.
-        reader: what decoded the file, one of `READERS`.
+        seconds: as in `SampledFrames`, like the four that follow.
+        height: of an upright picture.
+        width: of an upright picture.
+        index: what the packets of the file say.
+        sampled: (frames,), numbers of the file's frames, which never fall.
+        stored_size: (width, height) that all pictures are brought to before they are turned; a file may change its own.
     """
 
-    pixels: torch.Tensor
     seconds: torch.Tensor
     fps: float
     duration: float
     path: str
     reader: str
+    height: int
+    width: int
+    index: _Index = field(repr=False)
+    sampled: np.ndarray = field(repr=False)
+    stored_size: tuple[int, int] | None
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(frames, height, width, 3)."""
+        return len(self.sampled), self.height, self.width, 3
+
+    def blocks(self, spans: Spans) -> Iterator[torch.Tensor]:
+        """Decodes forwards; holds one span's pictures at a time.
+
+        Raises:
+            VideoError: a picture cannot be decoded.
+        """
+        last, before = torch.empty((0, *self.shape[1:]), dtype=torch.uint8), 0
+        decoder = _DECODERS[self.reader](self.path, self.index, self.stored_size)
+        with _file_errors(self.path), closing(decoder):
+            for first, after in spans:
+                block = torch.empty((after - first, *self.shape[1:]), dtype=torch.uint8)
+                shared = max(0, before - first)
+                block[:shared] = last[len(last) - shared :]
+                decoder.fill(block[shared:].numpy(), self.sampled[first + shared : after])
+                yield block
+                last, before = block, after
+
+    def taken(self, at: torch.Tensor) -> FrameStream:
+        """Decodes only those."""
+        return replace(self, seconds=self.seconds[at], sampled=self.sampled[at.numpy()])
 
 
 def read_frames(
     path: str | os.PathLike[str], frames: int | None, fps: float | None, reader: str = "pyav"
 ) -> Frames:
-    """Reads sampled frames of a video file.
+    """Reads sampled frames of a video file, all at once; arguments and errors are those of `open_frames`."""
+    return open_frames(path, frames, fps, reader).loaded()
+
+
+def open_frames(
+    path: str | os.PathLike[str], frames: int | None, fps: float | None, reader: str = "pyav"
+) -> FrameStream:
+    """Samples frames of a video file, to be decoded span by span; only the first one is decoded now.
 
     Args:
         path: the file.
@@ -115,30 +154,38 @@ def read_frames(
         raise ValueError(f"fps={fps}: must be above 0, or None to spread `frames` evenly")
     path = os.fspath(path)
     check_file(path)
-    index = None
-    try:
-        index = _scan(path)
-        starts = index.seconds
-        sampled = _sample(starts, frames, fps)
-        decode = _decode if reader == "pyav" else _decode_by_counting
-        pixels = decode(path, index, sampled)
-    except MemoryError as error:
-        if index is None:  # a damaged header asks for any size
+    with _file_errors(path):
+        try:
+            index = _scan(path)
+        except MemoryError as error:  # a damaged header asks for any size
             raise VideoError(
                 path, "not a readable video (its header is damaged); replace the file"
             ) from error
-        raise
-    except (av.FFmpegError, IndexError) as error:  # IndexError: PyAV, where streams come and go
-        said = getattr(error, "strerror", None) or error
-        raise VideoError(path, f"not a readable video ({said}); replace the file") from error
-    return Frames(
-        pixels=torch.from_numpy(pixels),
-        seconds=torch.from_numpy(starts[sampled]),
+        sampled = _sample(index.seconds, frames, fps)
+        with closing(_DECODERS[reader](path, index, None)) as decoder:
+            height, width, _ = decoder.image(int(sampled[0])).shape
+    return FrameStream(
+        seconds=torch.from_numpy(index.seconds[sampled]),
         fps=index.rate,
         duration=index.duration,
         path=path,
         reader=reader,
+        height=height,
+        width=width,
+        index=index,
+        sampled=sampled,
+        stored_size=decoder.size,
     )
+
+
+@contextmanager
+def _file_errors(path: str) -> Iterator[None]:
+    """Inside, what FFmpeg says is a `VideoError`."""
+    try:
+        yield
+    except (av.FFmpegError, IndexError) as error:  # IndexError: PyAV, where streams come and go
+        said = getattr(error, "strerror", None) or error
+        raise VideoError(path, f"not a readable video ({said}); replace the file") from error
 
 
 def check_file(path: str) -> None:
@@ -432,43 +479,74 @@ def _pictures(container: Any) -> Any:
     return next((s for s in container.streams.video if not s.disposition & cover), None)
 
 
-def _decode(path: str, index: _Index, sampled: np.ndarray) -> np.ndarray:
-    """(len(sampled), height, width, 3), uint8: the frames of these numbers, which never fall."""
-    pixels, size = np.empty((0,), np.uint8), dict[str, int]()
-    turn = VideoReformatter()
-    with closing(_Walk(path, index.keys)) as walk:
-        for row, number in enumerate(sampled):
-            frame = walk.frame(int(index.pts[number]))
-            if frame is None:
-                raise VideoError(
-                    path,
-                    f"damaged: the frame at {index.seconds[number]:.2f} s cannot be decoded; "
-                    "download or make it again",
-                )
-            size = size or {"width": frame.width, "height": frame.height}  # a file may change it
-            image = _upright(turn.reformat(frame, format="rgb24", **size))
-            if row == 0:
-                pixels = np.empty((len(sampled), *image.shape), np.uint8)
-            pixels[row] = image
-    return pixels
+class _ByTime:
+    """Decodes by exact time, see `_Walk`."""
+
+    def __init__(self, path: str, index: _Index, size: tuple[int, int] | None) -> None:
+        self.path, self.index, self.size = path, index, size
+        self.turn, self.walk = VideoReformatter(), _Walk(path, index.keys)
+
+    def close(self) -> None:
+        self.walk.close()
+
+    def fill(self, block: np.ndarray, numbers: np.ndarray) -> None:
+        for row, number in enumerate(numbers.tolist()):
+            block[row] = self.image(number)
+
+    def image(self, number: int) -> np.ndarray:
+        """(height, width, 3), uint8, of a frame that is not before the one asked for last."""
+        frame = self.walk.frame(int(self.index.pts[number]))
+        if frame is None:
+            raise VideoError(
+                self.path,
+                f"damaged: the frame at {self.index.seconds[number]:.2f} s cannot be decoded; "
+                "download or make it again",
+            )
+        self.size = self.size or (frame.width, frame.height)
+        width, height = self.size
+        return _upright(self.turn.reformat(frame, format="rgb24", width=width, height=height))
 
 
-def _decode_by_counting(path: str, index: _Index, sampled: np.ndarray) -> np.ndarray:
+class _ByCount:
     """The same by decord, which turns frames upright itself."""
-    try:
-        video = decord.VideoReader(os.path.abspath(path), num_threads=1)
-        count = len(video)
-        if index.countable and count == len(index.pts):
-            pixels: np.ndarray = video.get_batch(sampled.tolist()).asnumpy()
-            return pixels
-    except (RuntimeError, decord.DECORDError) as error:
-        said = str(error).strip().splitlines()[-1]
-        raise VideoError(path, f"decord cannot read it ({said}); use video.reader=pyav") from error
-    raise VideoError(
-        path,
-        f"decord counts {count} frames of {len(index.pts)}, or may give others than those asked for (open GOPs, "
-        "an edit list); use video.reader=pyav",
-    )
+
+    def __init__(self, path: str, index: _Index, size: tuple[int, int] | None) -> None:
+        self.path, self.size = path, size
+        with self._errors():
+            self.video = decord.VideoReader(os.path.abspath(path), num_threads=1)
+            count = len(self.video)
+        if not index.countable or count != len(index.pts):
+            raise VideoError(
+                path,
+                f"decord counts {count} frames of {len(index.pts)}, or may give others than those asked for (open "
+                "GOPs, an edit list); use video.reader=pyav",
+            )
+
+    def close(self) -> None:
+        del self.video
+
+    def fill(self, block: np.ndarray, numbers: np.ndarray) -> None:
+        if len(numbers):
+            with self._errors():
+                block[:] = self.video.get_batch(numbers.tolist()).asnumpy()
+
+    def image(self, number: int) -> np.ndarray:
+        with self._errors():
+            pixels: np.ndarray = self.video.get_batch([number]).asnumpy()
+        return pixels[0]
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (RuntimeError, decord.DECORDError) as error:
+            said = str(error).strip().splitlines()[-1]
+            raise VideoError(
+                self.path, f"decord cannot read it ({said}); use video.reader=pyav"
+            ) from error
+
+
+_DECODERS: Mapping[str, type[_ByTime] | type[_ByCount]] = {"pyav": _ByTime, "decord": _ByCount}
 
 
 class _Walk:
@@ -477,12 +555,17 @@ class _Walk:
     def __init__(self, path: str, keys: np.ndarray) -> None:
         self.path, self.keys = path, keys
         self.jumps = True
-        self.frames: Iterator[Any]
+        self.container: Any
+        self.stream: Any
+        self.frames: Any
         self.at: Any  # the frame decoded last
         self._start()
 
     def close(self) -> None:
+        """Ends the decoder's threads now: the generator is in a circle with this object."""
+        self.frames.close()
         self.container.close()
+        self.at, self.frames, self.stream, self.container = None, iter(()), None, None
 
     def frame(self, pts: int) -> Any:
         """The frame of that time, which is not before the one asked for last; None if damaged."""

@@ -116,7 +116,8 @@ def measure(
     )
     processor.video_processor.size = {"shortest_edge": SIDE**2, "longest_edge": SIDE**2}
     model = HFVideoModel(hf, processor)
-    model.embed_chunk = lambda prompt, chunk: Embedded(  # type: ignore[method-assign]  # vision is not what is measured
+    model.visual_inputs = lambda *shown: {}  # type: ignore[method-assign]
+    model.embed_chunk = lambda prompt, chunk, inputs=None: Embedded(  # type: ignore[method-assign]  # vision is not what is measured
         torch.randn(1, chunk.tokens, size["hidden"], device=device) * 0.02
     )
     prompt = model.prompt(video(chunks), 2 * STEPS)

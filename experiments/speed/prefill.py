@@ -88,7 +88,8 @@ def measure(mode: str, tokens: int, layers: int, hidden: int, device: str) -> di
 
     hf, processor = build(layers, hidden, device)
     model = HFVideoModel(hf, processor)
-    model.embed_chunk = lambda prompt, chunk: Embedded(  # type: ignore[method-assign]  # vision is not what is measured
+    model.visual_inputs = lambda *shown: {}  # type: ignore[method-assign]
+    model.embed_chunk = lambda prompt, chunk, inputs=None: Embedded(  # type: ignore[method-assign]  # vision is not what is measured
         torch.randn(1, chunk.tokens, hidden, device=device) * 0.02
     )
     for count in (32, tokens // 8):  # 16 tokens for two frames; the first round warms up

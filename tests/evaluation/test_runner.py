@@ -30,7 +30,7 @@ from x2l.runs.records import RecordWriter, deterministic, load
 from x2l.runs.run_info import describe, identity
 from x2l.runs.trackers.base import NoTracker
 from x2l.selectors.attention import AttentionSelector
-from x2l.selectors.base import FrameSelector
+from x2l.selectors.base import FrameSelector, Watch
 from x2l.selectors.controls import MatchedRandomSelector, RandomSelector, SelectAll, SelectNone
 from x2l.selectors.oracle import OracleSelector
 
@@ -192,7 +192,7 @@ def test_the_same_seed_gives_the_same_records(done, tmp_path, data, model):
 def test_a_finished_run_does_nothing_when_run_again(done, data, monkeypatch):
     folder, _ = done
     before = (folder / "records.jsonl").read_bytes()
-    monkeypatch.setattr(video, "read_frames", never)
+    monkeypatch.setattr(video, "open_frames", never)
     summary = go(folder, data, never)
     assert (summary.added, len(summary.records)) == (0, EXPECTED)
     assert (folder / "records.jsonl").read_bytes() == before
@@ -211,9 +211,9 @@ def test_only_the_video_with_something_missing_is_read(done, tmp_path, data, mod
     lines = (folder / "records.jsonl").read_text().splitlines(keepends=True)
     shutil.copytree(folder, tmp_path / "run")
     (tmp_path / "run" / "records.jsonl").write_text("".join(lines[:-1]))
-    read, real = [], video.read_frames
+    read, real = [], video.open_frames
     monkeypatch.setattr(
-        video, "read_frames", lambda path, *a: read.append(Path(path).name) or real(path, *a)
+        video, "open_frames", lambda path, *a: read.append(Path(path).name) or real(path, *a)
     )
     assert go(tmp_path / "run", data, lambda: model).added == 1
     assert read == ["clip1.mp4"]
@@ -495,17 +495,31 @@ def test_unfinished_lines_do_not_stop_a_writer(tmp_path):
 # --- selectors that look at frames, matched budgets, controls ---------------------------------------
 
 
+class Means(Watch):
+    """Of each frame; counts a thousand operations a frame, and the chunks that it was shown."""
+
+    def __init__(self, meter, shown):
+        self.meter, self.shown, self.means = meter, shown, []
+
+    def show(self, chunk, pixels):
+        self.shown.append(chunk.index)
+        self.meter.add("retrieval", 1000 * len(pixels))
+        self.means.append(pixels.float().mean(dim=(1, 2, 3)))
+
+    def remembered(self):
+        return torch.cat(self.means)
+
+
 @dataclass(frozen=True)
 class Brightness(FrameSelector):
-    """The brightest chunk. Final; counts a thousand operations a frame, and its calls in `calls`."""
+    """The brightest chunk. Final; `calls` are the chunks that were shown, by video."""
 
     calls: list = field(default_factory=list, repr=False, compare=False)
     name: str = "brightness"
 
-    def prepare(self, frames, chunks, meter):
-        self.calls.append(frames.path)
-        meter.add("retrieval", 1000 * len(frames.pixels))
-        return frames.pixels.float().mean(dim=(1, 2, 3))
+    def watch(self, meter):
+        self.calls.append([])
+        return Means(meter, self.calls[-1])
 
     def relevance(self, query, store, model, meter):
         return torch.stack(
@@ -517,7 +531,9 @@ def test_frames_are_shown_once_a_video_and_counted_for_their_selector_alone(tmp_
     bright = Brightness()
     selectors = {"bright": bright, "random": RandomSelector()}
     summary = go(tmp_path, data, lambda: model, selectors, top_k=(1, 2))
-    assert [Path(path).name for path in bright.calls] == ["clip0.mp4", "clip1.mp4"]
+    assert (
+        bright.calls == [list(range(len(one))) for one in bright.calls] and len(bright.calls) == 2
+    )
     for record in flat(summary.records):
         mine = record.selector == "bright"
         assert record.flops_retrieval == (16_000 if mine else 0)
@@ -681,12 +697,12 @@ class Many(Clips):
 def test_two_hundred_videos_leave_nothing_behind(tmp_path, data, model, monkeypatch):
     """At most one video's KVs at any time; as many open files and threads after 200 videos as after 20."""
     stores, pixels, open_things = [], [], []
-    real_prefill, real_read = session.prefill, video.read_frames
+    real_prefill, real_read = session.prefill, video.open_frames
 
     def read(*args):
         assert all(store() is None for store in stores[:-1]), "KVs of an earlier video"
         frames = real_read(*args)
-        pixels.append(weakref.ref(frames.pixels))
+        pixels.append(weakref.ref(frames))
         return frames
 
     def prefill(*args, **kwargs):
@@ -697,12 +713,12 @@ def test_two_hundred_videos_leave_nothing_behind(tmp_path, data, model, monkeypa
         return store
 
     def decoded(*args, **kwargs):
-        assert pixels[-1]() is None, "the pixels are still there while questions are answered"
+        assert pixels[-1]() is None, "the frames are still there while questions are answered"
         return real_answer(*args, **kwargs)
 
     real_answer = session.answer
     monkeypatch.setattr(session, "prefill", prefill)
-    monkeypatch.setattr(video, "read_frames", read)
+    monkeypatch.setattr(video, "open_frames", read)
     monkeypatch.setattr(session, "answer", decoded)
     benchmark = Many(str(data), questions=1)
     one = {"none": SelectNone()}

@@ -5,6 +5,8 @@ import inspect
 import json
 import math
 import pkgutil
+import threading
+import weakref
 from dataclasses import dataclass
 
 import pytest
@@ -12,6 +14,7 @@ import torch
 
 import x2l
 from tests.clips import Clips, flat
+from tests.engine.disk_cache.test_file_format import differing
 from tests.evaluation.test_runner import go
 from tests.tiny import frames, ours
 from x2l import selectors
@@ -19,15 +22,17 @@ from x2l.cli.ask import command
 from x2l.compressors.base import Level
 from x2l.compressors.merging import ToMe
 from x2l.compressors.pruning_controls import RandomPruning
+from x2l.engine.disk_cache.cache import PrefillCache
 from x2l.engine.meter import Meter
 from x2l.evaluation.session import video_seed
 from x2l.evaluation.settings import ConfigError
 from x2l.models import loading
 from x2l.selectors.attention import AttentionSelector
-from x2l.selectors.base import ChunkSelector, FrameSelector, IndexingSelector, Query
+from x2l.selectors.base import ChunkSelector, FrameSelector, IndexingSelector, Query, Watch
 from x2l.selectors.controls import LastSelector
 from x2l.selectors.keys import KeysSelector
 from x2l.selectors.oracle import OracleSelector
+from x2l.video import write_video
 
 TWO = {"low": Level(ToMe(), 2), "high": Level(ToMe(), 8)}
 
@@ -112,12 +117,23 @@ def test_every_selector_was_walked():
     }
 
 
+class Means(Watch):
+    def __init__(self, meter):
+        self.means = []
+        meter.add("retrieval", 7)
+
+    def show(self, chunk, pixels):
+        self.means.append(pixels.float().mean(dim=(1, 2, 3)))
+
+    def remembered(self):
+        return torch.cat(self.means)
+
+
 class Bright(FrameSelector):
     name = "bright"
 
-    def prepare(self, video, chunks, meter):
-        meter.add("retrieval", 7)
-        return video.pixels.float().mean(dim=(1, 2, 3))
+    def watch(self, meter):
+        return Means(meter)
 
     def relevance(self, query, store, model, meter):
         return query.prepared[[chunk.frames[0] for chunk in store.prompt.chunks]]
@@ -131,6 +147,80 @@ def test_a_selector_that_looks_at_frames_is_named_at_the_prefill():
     assert reply.reloaded == (max(range(4), key=lambda i: reply.relevance[i]),)
     with pytest.raises(ValueError, match=r"selector bright: looks at the video's frames"):
         x2l.answer(x2l.prefill(model, frames(16), TWO, 4), "What?", Bright())
+
+
+class Shown(Watch):
+    """Remembers which chunks it was shown, and how many pixels of earlier ones were still there."""
+
+    def __init__(self):
+        self.chunks, self.pixels, self.left = [], [], []
+
+    def show(self, chunk, pixels):
+        self.left.append(sum(one() is not None for one in self.pixels[:-1]))
+        self.chunks.append((chunk.index, len(pixels)))
+        self.pixels.append(weakref.ref(pixels))
+
+    def remembered(self):
+        return torch.tensor(self.chunks)
+
+
+class Looking(Bright):
+    name = "looking"
+
+    def watch(self, meter):
+        self.shown = Shown()
+        return self.shown
+
+
+@pytest.mark.parametrize(
+    "family", ["qwen2_5_vl", "video_llama_3"]
+)  # the second looks back, and drops tokens
+def test_a_stream_is_prefilled_like_frames_in_memory_and_shown_once(tmp_path, family):
+    """Same KVs, same address, whichever comes first; and of earlier chunks only the last one is left."""
+    path, model = tmp_path / "clip.mp4", ours(family)
+    write_video(path, frames(23, size=(64, 96)).pixels.numpy(), 1)
+    stream, looking = x2l.open_frames(path, 22, None), Looking()
+    plain = x2l.prefill(model, stream, TWO, 4, selectors=[looking])
+    assert looking.shown.chunks == [*((i, 4) for i in range(5)), (5, 2)]
+    assert not any(looking.shown.left) and plain.seconds_read > 0
+    cache = PrefillCache(tmp_path / "cache", 1, TWO)
+    for count, shown in enumerate([stream, stream.loaded(), stream]):
+        kept = x2l.prefill(model, shown, TWO, 4, selectors=[looking], cache=cache)
+        assert (cache.computed, cache.loaded) == (1, count)
+        assert differing(kept.store, plain.store) is None
+        assert torch.equal(kept.prepared["looking"].features, plain.prepared["looking"].features)
+
+
+class Failing(Shown):
+    def show(self, chunk, pixels):
+        super().show(chunk, pixels)
+        if chunk.index == 2:
+            raise self.error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("worker")])
+def test_a_prefill_that_is_interrupted_or_cannot_be_decoded_leaves_no_thread(
+    tmp_path, error, monkeypatch
+):
+    path, model, selector = tmp_path / "clip.mp4", ours("qwen2_5_vl"), Looking()
+    write_video(path, frames(64).pixels.numpy(), 1)
+    stream = x2l.open_frames(path, 64, None)
+    if error is KeyboardInterrupt:
+        Failing.error = error
+        monkeypatch.setattr(selector, "watch", lambda meter: Failing())
+    else:
+        real = model.visual_inputs
+
+        def visual_inputs(prompt, chunk, pixels):
+            if chunk.index == 5:
+                raise error
+            return real(prompt, chunk, pixels)
+
+        monkeypatch.setattr(model, "visual_inputs", visual_inputs, raising=False)
+    for _ in range(10):
+        with pytest.raises(type(error) if isinstance(error, OSError) else error):
+            x2l.prefill(model, stream, TWO, 4, "high", selectors=[selector])
+        assert not [one for one in threading.enumerate() if one.name == "x2l-ahead"]
 
 
 def test_levels_are_sorted_and_the_coarsest_is_what_is_not_reloaded():

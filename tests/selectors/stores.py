@@ -9,6 +9,7 @@ from x2l.compressors.base import Level
 from x2l.compressors.merging import ToMe
 from x2l.compressors.pruning_by_keys import KeyNorm
 from x2l.engine.decode import ask
+from x2l.engine.meter import Meter
 from x2l.engine.prefill import prefill
 from x2l.models.attention import AttentionCapture
 from x2l.selectors.base import Query
@@ -60,3 +61,11 @@ def attention(family, store, assignment, question, layer):
 def by_chunk(paid, spans):
     """Attention to each chunk, `(Q, n, chunks)`."""
     return torch.stack([paid[..., start:stop].sum(dim=-1) for start, stop in spans], dim=-1)
+
+
+def remembered(selector, video, chunks, meter=None):
+    """What a selector remembers of frames that it is shown chunk by chunk."""
+    watch = selector.watch(meter or Meter())
+    for chunk, pixels in zip(chunks, video.blocks(c.frames for c in chunks), strict=True):
+        watch.show(chunk, pixels)
+    return watch.remembered()

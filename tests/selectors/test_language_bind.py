@@ -15,6 +15,7 @@ from transformers import CLIPTokenizer
 from transformers.activations import ACT2FN
 
 from experiments.selection import language_bind
+from tests.selectors.stores import remembered
 from tests.tiny import frames, ours
 from x2l.compressors.base import Level
 from x2l.compressors.pruning_by_keys import KeyNorm
@@ -175,12 +176,12 @@ def test_it_rates_chunks_by_one_clip_each(ft, tmp_path):
     levels = {"low": Level(KeyNorm(), 1), "high": Level(KeyNorm(), 8)}
     store = prefill(model, model.prompt(video, 12), levels)
     selector, meter = RetrieverSelector.load(str(tmp_path)), Meter()
-    clips = selector.prepare(video, store.prompt.chunks, meter)
+    clips = remembered(selector, video, store.prompt.chunks, meter)
     expected = [[0, 1, 3, 4, 6, 7, 9, 11], [12, 12, 12, 12, 12, 12, 12, 13]]
     assert torch.equal(clips, torch.cat([ft.clip(video.pixels[at]) for at in expected]))
     assert meter.flops["retrieval"] == 2 * ft.flops_view
     turned = replace(video, pixels=video.pixels.flip(0))
-    assert not torch.equal(clips, selector.prepare(turned, store.prompt.chunks, meter))
+    assert not torch.equal(clips, remembered(selector, turned, store.prompt.chunks, meter))
 
 
 @pytest.mark.parametrize(

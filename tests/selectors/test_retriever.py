@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModel, AutoProcessor
 
 from tests import towers
+from tests.selectors.stores import remembered
 from tests.tiny import frames, ours
 from x2l.compressors.base import Level
 from x2l.compressors.pruning_by_keys import KeyNorm
@@ -38,7 +39,7 @@ def load(checkpoints, family, **changes):
 
 def relevance(selector, store, meter=None, text=TEXT, choices=()):
     meter = meter or Meter()
-    seen = selector.prepare(VIDEO, store.prompt.chunks, meter)
+    seen = remembered(selector, VIDEO, store.prompt.chunks, meter)
     question = ours("qwen2_5_vl").question(text)
     query = Query(question, "q", text=text, choices=choices, prepared=seen)
     return selector.relevance(query, store, ours("qwen2_5_vl"), meter)
@@ -192,9 +193,9 @@ def test_a_model_without_two_towers_is_refused(tmp_path):
 def test_frames_of_another_video_give_other_embeddings(checkpoints, store):
     """Nothing is remembered between videos: the same call on other pixels is another result."""
     selector = load(checkpoints, "clip")
-    first = selector.prepare(VIDEO, store.prompt.chunks, Meter())
+    first = remembered(selector, VIDEO, store.prompt.chunks)
     turned = replace(VIDEO, pixels=VIDEO.pixels.flip(0))
     assert torch.allclose(
-        selector.prepare(turned, store.prompt.chunks, Meter()), first.flip(0), atol=1e-6
+        remembered(selector, turned, store.prompt.chunks), first.flip(0), atol=1e-6
     )
-    assert torch.equal(selector.prepare(VIDEO, store.prompt.chunks, Meter()), first)
+    assert torch.equal(remembered(selector, VIDEO, store.prompt.chunks), first)

@@ -186,7 +186,7 @@ def _outlined(node: DictConfig, models: dict[str, HFVideoModel]) -> HFVideoModel
 def _films(benchmark: Benchmark, usual: Sequence[float | None]) -> list[Film]:
     """Length and size of some of the videos."""
     from x2l.evaluation.plan import Film
-    from x2l.video import VideoError, read_frames
+    from x2l.video import VideoError, open_frames
 
     if isinstance(benchmark, Needle):
         return [Film(float(benchmark.seconds), benchmark.height, benchmark.width)]
@@ -194,10 +194,10 @@ def _films(benchmark: Benchmark, usual: Sequence[float | None]) -> list[Film]:
     films = []
     for path in there[:: max(1, len(there) // OPENED)][:OPENED]:
         try:
-            frames = read_frames(path, 1, None)
+            frames = open_frames(path, 1, None)
         except VideoError:
             continue
-        _, height, width, _ = frames.pixels.shape
+        _, height, width, _ = frames.shape
         films.append(Film(usual[0] or frames.duration, height, width))
     seconds, columns, lines = (given or value for given, value in zip(usual, USUAL, strict=True))
     return films or [Film(seconds, int(lines), int(columns))]

@@ -6,7 +6,7 @@ summary tokens know no other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -20,6 +20,7 @@ from x2l.engine.host_copy import copies_done
 from x2l.engine.kv_store import POSITIONS, KVStore, nothing_of
 from x2l.engine.meter import Meter
 from x2l.engine.prefill_pass import PassPlan, PrefillPass
+from x2l.engine.shown_chunks import ShownChunk, shown_chunks
 from x2l.engine.summarising_pass import SummarisingPass
 from x2l.models.interface import VideoModel
 from x2l.models.positions import compact_end
@@ -108,6 +109,7 @@ def prefill(
     video_seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
     indexes: Sequence[AttendedKeys] = (),
+    shown: Iterator[ShownChunk] | None = None,
 ) -> KVStore:
     """Pre-fills a video chunk by chunk and compresses each chunk's KVs to every level.
 
@@ -124,11 +126,13 @@ def prefill(
         progress: called with (chunks done, chunks in all) after each chunk.
         indexes: keys of every chunk to keep beside its levels; with `own` they are those of the finest level's pass.
             Stage `retrieval` times them.
+        shown: the chunks as they are decoded and prepared; None = here, one after another.
 
     Raises:
         ValueError: settings that cannot work.
         ContextError: the video is longer than the model's context (a ValueError).
         RuntimeError: a compressor kept another number of KVs than it was told.
+        VideoError: a picture cannot be decoded.
     """
     check_prefill(levels, context, positions, indexes)
     check_budgets(levels, prompt, model)
@@ -145,9 +149,10 @@ def prefill(
         kind = SummarisingPass if summarised else CompressingPass
         passes.append(kind(model, prompt, plan, meter))
     embeds, owner = [], []
-    for chunk in prompt.chunks:
-        with meter.stage("vision"):
-            embedded = model.embed_chunk(prompt, chunk)  # once, however many passes there are
+    for one in shown_chunks(model, prompt) if shown is None else shown:
+        chunk = one.chunk
+        with meter.stage("vision"):  # once, however many passes there are
+            embedded = model.embed_chunk(prompt, chunk, one.inputs)
         meter.add("vision", embedded.flops)
         visual = embedded.embeds[0, chunk.is_visual.to(embedded.embeds.device)]
         steps = visual.float().split(chunk.steps)

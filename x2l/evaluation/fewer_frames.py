@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -35,12 +34,12 @@ from x2l.evaluation.video import (
     truth,
     video_part,
 )
+from x2l.frames import SampledFrames
 from x2l.models.interface import VideoModel
 from x2l.models.out_of_memory import MemoryAdvice
 from x2l.models.prompt import Prompt
 from x2l.runs.out_of_memory_log import OutOfMemory
 from x2l.runs.records import Record, SelectionPart, VideoPart
-from x2l.video import Frames
 
 
 def answer_with_fewer_frames(
@@ -56,7 +55,7 @@ def answer_with_fewer_frames(
     Arguments and errors are those of `answer_video`.
     """
     advice = MemoryAdvice.of(model, settings.chunk_frames, settings.level_names[0])
-    video = read_video(model, settings, levels, questions, advice)
+    video = read_video(model, settings, levels, questions, advice, looks=True)
     name = tuple(levels)[-1]
     uncompressed = {name: Level(KeyNorm(), 1)}  # at ratio 1 no compressor runs
     by_flops = settings.control == EQUAL_FLOPS
@@ -83,7 +82,7 @@ def answer_with_fewer_frames(
                 {},
                 cache,
             )
-        count = len(frames.pixels)
+        count = len(frames.seconds)
         del frames, prompt
         part = video_part(
             video,
@@ -205,11 +204,11 @@ def tokens_of(prompt: Prompt) -> int:
 
 def thinned(
     model: VideoModel,
-    frames: Frames,
+    frames: SampledFrames,
     chunk_frames: int,
     target: float,
     size: Callable[[Prompt], float] = tokens_of,
-) -> tuple[Frames, Prompt]:
+) -> tuple[SampledFrames, Prompt]:
     """As many of the frames as have the prompt whose size is nearest to a target; the more, if two are.
 
     They are spread over the video by the rule of `read_frames`, as in a run that samples as many.
@@ -222,12 +221,12 @@ def thinned(
         size: of a prompt; it grows with the number of frames.
     """
     step = model.temporal_patch
-    most = -(-len(frames.pixels) // step)  # the last step may be short of frames
+    most = -(-len(frames.seconds) // step)  # the last step may be short of frames
 
-    def taken(steps: int) -> tuple[Frames, Prompt]:
-        count = min(steps * step, len(frames.pixels))
-        at = torch.from_numpy(np.linspace(0, len(frames.pixels) - 1, count, dtype=int))
-        fewer = replace(frames, pixels=frames.pixels[at], seconds=frames.seconds[at])
+    def taken(steps: int) -> tuple[SampledFrames, Prompt]:
+        count = min(steps * step, len(frames.seconds))
+        at = torch.from_numpy(np.linspace(0, len(frames.seconds) - 1, count, dtype=int))
+        fewer = frames.taken(at)
         return fewer, model.prompt(fewer, chunk_frames)
 
     # Bisection to the smallest number of time steps that reaches the target.

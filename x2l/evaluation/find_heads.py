@@ -13,7 +13,7 @@ from x2l.evaluation.settings import ConfigError, Settings
 from x2l.models.interface import VideoModel
 from x2l.selectors.base import Query
 from x2l.selectors.head_scores import Found, look
-from x2l.video import read_frames
+from x2l.video import open_frames
 
 
 def questions_to_ask(samples: Sequence[Sample], count: int, evaluated: str) -> list[Sample]:
@@ -52,7 +52,7 @@ def find_heads(
     found = []
     for _, group in groupby(samples, key=lambda sample: sample.video_id):
         about = list(group)
-        frames = read_frames(about[0].video, settings.frames, settings.fps, settings.reader)
+        frames = open_frames(about[0].video, settings.frames, settings.fps, settings.reader)
         prompt = model.prompt(frames, settings.chunk_frames)
         session = open_session(
             model, frames, prompt, levels, settings.context, settings.positions, settings.seed, {}

@@ -12,10 +12,10 @@ from x2l.engine.stages import QUESTION_STAGES
 from x2l.engine.taking import TOP, taking_rule
 from x2l.evaluation.session import Session, open_session
 from x2l.evaluation.settings import config_errors
+from x2l.frames import SampledFrames
 from x2l.models.interface import VideoModel
 from x2l.selectors.attention import AttentionSelector
 from x2l.selectors.base import ChunkSelector, Query
-from x2l.video import Frames
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Reply:
 
 def prefill(
     model: VideoModel,
-    frames: Frames,
+    frames: SampledFrames,
     levels: Mapping[str, Level],
     chunk_frames: int = 8,
     context: str = "full",
@@ -68,7 +68,7 @@ def prefill(
 
     Args:
         model: from `load`.
-        frames: from `read_frames`.
+        frames: from `open_frames`, which decodes while the model computes, or `read_frames`.
         levels: two or more by name, e.g. `{"low": Level(ToMe(), 2), "high": Level(ToMe(), 32)}`; sorted by ratio.
         chunk_frames: frames of a chunk, a multiple of the model's temporal patch.
         context: what later chunks attend to: `full`, `own` or a level's name.

@@ -20,10 +20,9 @@ from x2l.engine.top_k import GT, TASK
 from x2l.evaluation.budgets import budget_bytes, budget_tokens, check_budget, level_bytes
 from x2l.evaluation.conditions import Cell
 from x2l.evaluation.settings import Settings
+from x2l.frames import Frames
 from x2l.models.huggingface import HFVideoModel
-from x2l.models.processing import chunk_inputs
 from x2l.models.prompt import Prompt
-from x2l.video import Frames
 
 RECORD_BYTES = 3000  # of a record, about
 
@@ -153,14 +152,8 @@ def video_cost(
 def vision_flops(model: HFVideoModel, prompt: Prompt) -> int:
     """About what vision tower and projector take: two operations a weight and patch; attention is left out."""
     first = prompt.chunks[0]
-    inputs = chunk_inputs(
-        model.processor,
-        model.family,
-        prompt.visual["frames"],
-        first.frames,
-        prompt.visual["grid_thw"],
-        model.options,
-    )
+    (pixels,) = prompt.visual["frames"].blocks([model.looked_at(first)])
+    inputs = model.visual_inputs(prompt, first, pixels)
     pictures = max((v for v in inputs.values() if isinstance(v, torch.Tensor)), key=torch.numel)
     patch = model.hf.config.vision_config.patch_size
     side = patch if isinstance(patch, int) else patch[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from x2l.compressors.base import Level
 from x2l.compressors.draws import seed_of
+from x2l.engine.ahead import ahead
 from x2l.engine.assignment import assigned
 from x2l.engine.context_length import check_question
 from x2l.engine.decode import Answer, answer
@@ -19,20 +20,22 @@ from x2l.engine.flops import kv_bytes
 from x2l.engine.kv_store import KVStore
 from x2l.engine.meter import Meter
 from x2l.engine.prefill import check_budgets, check_prefill, prefill
+from x2l.engine.shown_chunks import ShownChunk, Waited, shown_chunks
 from x2l.engine.taking import TakingRule
 from x2l.evaluation.progress import Progress
 from x2l.evaluation.settings import ConfigError, config_errors
+from x2l.frames import SampledFrames
 from x2l.models.interface import VideoModel
-from x2l.models.prompt import Prompt, Question
+from x2l.models.prompt import Chunk, Prompt, Question
 from x2l.selectors.base import (
     ChunkSelector,
     FrameSelector,
     IndexingSelector,
     Query,
     Remembered,
+    Watch,
 )
 from x2l.selectors.from_file import FileSelector
-from x2l.video import Frames
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class Session:
         kv_bytes_full: what the KVs of its whole prompt would take, uncompressed.
         meter: of the pre-fill; where that was loaded, of when it was computed.
         seconds_load: that loading took; None if it was computed now.
+        seconds_read: that the pre-fill waited for frames to be decoded and prepared.
         prepared: by name, what selectors remember that look at frames, or keep something of the KVs on the device.
     """
 
@@ -79,6 +83,7 @@ class Session:
     kv_bytes_full: int
     meter: Meter
     seconds_load: float | None
+    seconds_read: float
     prepared: Mapping[str, Preparation]
 
     def question(self, text: str, max_new_tokens: int) -> Question:
@@ -161,7 +166,7 @@ def video_seed(seed: int, path: str) -> int:
 
 def open_session(
     model: VideoModel,
-    frames: Frames,
+    frames: SampledFrames,
     prompt: Prompt,
     levels: Mapping[str, Level],
     context: str,
@@ -169,6 +174,7 @@ def open_session(
     seed: int,
     selectors: Mapping[str, ChunkSelector],
     cache: PrefillCache | None = None,
+    watch: Callable[[Chunk, Tensor], None] | None = None,
 ) -> Session:
     """Pre-fills the video, with a progress bar; lets selectors see the frames, and keep what they need of the KVs.
 
@@ -182,11 +188,13 @@ def open_session(
         seed: with the file's name it fixes what methods draw at random.
         selectors: by name; those that remember nothing are passed over.
         cache: where pre-fills are kept, if they are.
+        watch: is shown every chunk's pixels once, too.
 
     Raises:
         ConfigError: settings that cannot work, a method's window, sink or group does not fit a chunk, or the model
             lacks heads or layers that a selector reads.
         ContextError: the video is longer than the model's context.
+        VideoError: a picture cannot be decoded.
     """
     indexing = {n: s for n, s in selectors.items() if isinstance(s, IndexingSelector)}
     asked_for = (selector.written(model.shape) for selector in indexing.values())
@@ -196,40 +204,79 @@ def open_session(
         check_budgets(levels, prompt, model)
         for selector in selectors.values():
             selector.check_shape(model.shape)
-    prepared = {
-        name: _prepared(model, selector, frames, prompt)
-        for name, selector in selectors.items()
-        if isinstance(selector, FrameSelector)
-    }
+    watching = _Watching(model, selectors, watch)
     meter, draws = Meter(model.device), video_seed(seed, frames.path)
+    seconds_read = 0.0
 
     def compute() -> KVStore:
+        nonlocal seconds_read
         label = f"pre-fill of {Path(frames.path).stem}, chunks"
-        with Progress(len(prompt.chunks), label, unit="chunk", leave=False) as progress:
-            return prefill(
-                model, prompt, levels, context, positions, meter, draws, progress.at, indexes
-            )
+        with (
+            Progress(len(prompt.chunks), label, unit="chunk", leave=False) as progress,
+            ahead(shown_chunks(model, prompt)) as made,
+        ):
+            shown = Waited(made)
+            rules = (context, positions, meter, draws, progress.at, indexes)
+            store = prefill(model, prompt, levels, *rules, watching.passed_on(shown))
+            seconds_read = shown.seconds
+            return store
 
     full, loaded = kv_bytes(model.shape, prompt.tokens), None
     if cache is None:
         store = compute()
     else:
         shape = {"context": context, "positions": positions, "indexes": indexes}
-        store, loaded = cache.get(compute, model, prompt, levels, shape, draws, meter)
+        store, loaded = cache.get(
+            compute, model, prompt, levels, shape, draws, meter, watching.look
+        )
+    prepared = watching.prepared()
     for name, indexer in indexing.items():
         if (kept := _remembered(model, indexer, store)) is not None:
             prepared[name] = kept
     seconds_load = None if loaded is None else loaded.seconds
-    return Session(model, store, frames.path, full, meter, seconds_load, prepared)
+    return Session(model, store, frames.path, full, meter, seconds_load, seconds_read, prepared)
 
 
-def _prepared(
-    model: VideoModel, selector: FrameSelector, frames: Frames, prompt: Prompt
-) -> Preparation:
-    meter = Meter(model.device)
-    with meter.stage("retrieval"):
-        features = selector.prepare(frames, prompt.chunks, meter)
-    return Preparation(features, meter)
+class _Watching:
+    """Shows every chunk's pixels once, however often the video is decoded, to all that look at them."""
+
+    def __init__(
+        self,
+        model: VideoModel,
+        selectors: Mapping[str, ChunkSelector],
+        watch: Callable[[Chunk, Tensor], None] | None,
+    ) -> None:
+        self._watch, self._shown = watch, 0
+        self._watches: dict[str, tuple[Watch, Meter]] = {}
+        for name, selector in selectors.items():
+            if isinstance(selector, FrameSelector):
+                meter = Meter(model.device)
+                self._watches[name] = selector.watch(meter), meter
+
+    def look(self, chunk: Chunk, pixels: Tensor) -> None:
+        """At a chunk, if it is a new one."""
+        if chunk.index < self._shown:
+            return
+        self._shown += 1
+        for watch, meter in self._watches.values():
+            with meter.stage("retrieval"):
+                watch.show(chunk, pixels)
+        if self._watch is not None:
+            self._watch(chunk, pixels)
+
+    def passed_on(self, shown: Iterator[ShownChunk]) -> Iterator[ShownChunk]:
+        """The same chunks, looked at."""
+        for one in shown:
+            self.look(one.chunk, one.pixels)
+            yield one
+
+    def prepared(self) -> dict[str, Preparation]:
+        """By name, what selectors remember."""
+        prepared = {}
+        for name, (watch, meter) in self._watches.items():
+            with meter.stage("retrieval"):
+                prepared[name] = Preparation(watch.remembered(), meter)
+        return prepared
 
 
 def _remembered(

@@ -18,14 +18,18 @@ from x2l.evaluation.conditions import Cell
 from x2l.evaluation.question import PrefilledQuestion
 from x2l.evaluation.session import Session, open_session
 from x2l.evaluation.settings import Settings, config_errors
+from x2l.frames import SampledFrames, held
 from x2l.models.interface import VideoModel
 from x2l.models.out_of_memory import MemoryAdvice, MemoryShortage, reading_explained
 from x2l.models.prompt import Chunk, Prompt
 from x2l.runs.out_of_memory_log import OutOfMemory
 from x2l.runs.records import Record, VideoPart, finite
 from x2l.selectors.base import ChunkSelector
-from x2l.video import Frames, read_frames
+from x2l.video import open_frames
 
+HELD = (
+    128_000_000  # bytes of frames that are kept in memory where they are looked at more than once
+)
 Questions = Sequence[tuple[Sample, Sequence[Cell]]]  # about one and the same video
 
 
@@ -56,7 +60,8 @@ def answer_video(
         ConfigError: a method's window, sink or group does not fit a chunk, or a budget is below what the video takes.
     """
     advice = MemoryAdvice.of(model, settings.chunk_frames, settings.level_names[0])
-    video = read_video(model, settings, levels, questions, advice)
+    looks = cache is not None  # whose addresses follow from the pixels
+    video = read_video(model, settings, levels, questions, advice, looks)
     with advice.explained(f"pre-fill of {video.frames.path}", video.count):
         session = open_session(
             model,
@@ -71,7 +76,7 @@ def answer_video(
         )
     part, count = video_part(video, session, {name: name for name in levels}), video.count
     chunks = session.store.prompt.chunks
-    del video  # the pixels of the whole video
+    del video  # it may hold its pixels
     for sample, cells in questions:
         gt = truth(chunks, sample)
         question = PrefilledQuestion(session, part, benchmark, settings, sample, gt)
@@ -82,18 +87,18 @@ def answer_video(
 
 @dataclass(frozen=True)
 class SampledVideo:
-    """A video as it was read. Holds its pixels."""
+    """A video as it was opened: what is known of it before its pre-fill."""
 
     id: str
-    frames: Frames
+    frames: SampledFrames
     prompt: Prompt
     kv_bytes_full: int
-    seconds_read: float
+    seconds_open: float
 
     @property
     def count(self) -> int:
         """Frames sampled."""
-        return len(self.frames.pixels)
+        return len(self.frames.seconds)
 
 
 def read_video(
@@ -102,8 +107,17 @@ def read_video(
     levels: Mapping[str, Level],
     questions: Questions,
     advice: MemoryAdvice,
+    looks: bool,
 ) -> SampledVideo:
-    """Reads the frames and makes the prompt.
+    """Samples the frames, which are decoded later, and makes the prompt.
+
+    Args:
+        model: the model.
+        settings: of the run.
+        levels: by name, finest first.
+        questions: about the video.
+        advice: for where memory runs out.
+        looks: whether the frames are looked at more than once.
 
     Raises:
         VideoError: the file cannot be read.
@@ -112,8 +126,12 @@ def read_video(
     """
     sample, start = questions[0][0], time.perf_counter()
     with reading_explained(sample.video):
-        frames = read_frames(sample.video, settings.frames, settings.fps, settings.reader)
-    with advice.explained(f"preparing {sample.video}", len(frames.pixels)):
+        frames: SampledFrames = open_frames(
+            sample.video, settings.frames, settings.fps, settings.reader
+        )
+        if looks:
+            frames = held(frames, HELD)
+    with advice.explained(f"preparing {sample.video}", len(frames.seconds)):
         prompt = model.prompt(frames, settings.chunk_frames)
     seconds = time.perf_counter() - start
     with config_errors():
@@ -154,7 +172,7 @@ def video_part(
         kv_bytes_full=video.kv_bytes_full,
         flops={stage: meter.flops[stage] for stage in PREFILL_STAGES},
         seconds={
-            "read": video.seconds_read,
+            "read": video.seconds_open + session.seconds_read,
             **{stage: meter.seconds[stage] for stage in PREFILL_STAGES},
         },
         peak_memory={stage: meter.peaks[stage] for stage in PREFILL_STAGES},

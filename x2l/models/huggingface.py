@@ -6,6 +6,7 @@ with those embeddings, explicit positions and a cache. What differs between fami
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from x2l.frames import SampledFrames
 from x2l.kv import LayerKV
 from x2l.models.attention import AttentionCapture, CapturedEnough, attending, register
 from x2l.models.decoder_inputs import decoder_inputs, last_token_only
@@ -23,13 +25,21 @@ from x2l.models.flop_counter import counted_attention, flop_counter, work
 from x2l.models.interface import Embedded, NotFiniteError, VideoModel
 from x2l.models.kv_cache import BufferCache
 from x2l.models.positions import Placement
-from x2l.models.processing import Expanded, chunk_inputs, expand, options, temporal_patch, turn
+from x2l.models.processing import (
+    Expanded,
+    chunk_inputs,
+    expand,
+    looked_at,
+    one_at_a_time,
+    options,
+    temporal_patch,
+    turn,
+)
 from x2l.models.prompt import Chunk, Prompt, Question
 from x2l.models.rotary import Rotary, check_rope, fixed_positions
 from x2l.models.shape import model_shape
 from x2l.models.summary_tokens import summarising
 from x2l.models.time_steps import step_starts
-from x2l.video import Frames
 
 POSITION_RULES = ("reference", "hf")
 
@@ -121,7 +131,7 @@ class HFVideoModel(VideoModel):
 
     # --- prompt -------------------------------------------------------------------------------------------------
 
-    def prompt(self, frames: Frames, chunk_frames: int) -> Prompt:
+    def prompt(self, frames: SampledFrames, chunk_frames: int) -> Prompt:
         """Prepares a video and the text before it, cut into chunks of `chunk_frames` frames.
 
         Raises:
@@ -202,12 +212,13 @@ class HFVideoModel(VideoModel):
         Behind a special token, as in the prompt: some tokenizers begin a text with a space, but not there.
         """
         marker, token = self.processor.image_token, self.processor.image_token_id
-        encoded = self.processor.tokenizer(
-            marker + text,
-            add_special_tokens=False,
-            return_offsets_mapping=True,
-            return_tensors="pt",
-        )
+        with one_at_a_time:
+            encoded = self.processor.tokenizer(
+                marker + text,
+                add_special_tokens=False,
+                return_offsets_mapping=True,
+                return_tensors="pt",
+            )
         ids = encoded["input_ids"][0]
         first = int((ids == token).nonzero()[0, 0]) + 1
         return ids[first:], encoded["offset_mapping"][0, first:] - len(marker)
@@ -229,17 +240,25 @@ class HFVideoModel(VideoModel):
 
     # --- forward ------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
-    def embed_chunk(self, prompt: Prompt, chunk: Chunk) -> Embedded:
-        """Runs the processor and the vision tower on a chunk's frames."""
-        inputs = chunk_inputs(
-            self.processor,
-            self.family,
-            prompt.visual["frames"],
-            chunk.frames,
-            prompt.visual["grid_thw"],
-            self.options,
+    def looked_at(self, chunk: Chunk) -> tuple[int, int]:
+        """The frames that processing a chunk needs to see."""
+        return looked_at(chunk.frames, self.family)
+
+    def visual_inputs(self, prompt: Prompt, chunk: Chunk, pixels: Tensor) -> dict[str, Any]:
+        """Runs the processor on a chunk's frames."""
+        frames, grid_thw = prompt.visual["frames"], prompt.visual["grid_thw"]
+        return chunk_inputs(
+            self.processor, self.family, frames, pixels, chunk.frames, grid_thw, self.options
         )
+
+    @torch.no_grad()
+    def embed_chunk(
+        self, prompt: Prompt, chunk: Chunk, inputs: Mapping[str, Any] | None = None
+    ) -> Embedded:
+        """Runs the vision tower on a chunk's frames."""
+        if inputs is None:
+            (pixels,) = prompt.visual["frames"].blocks([self.looked_at(chunk)])
+            inputs = self.visual_inputs(prompt, chunk, pixels)
         ids = prompt.input_ids[chunk.start : chunk.stop]
         if chunk.index + 1 < len(prompt.chunks) and self.family.newline:
             # The stock forward ends every call with the newlines of a whole video; only the last chunk keeps them.
@@ -369,7 +388,7 @@ def _chunks(
     video: Expanded,
     starts: tuple[int, ...],
     positions: Tensor,
-    frames: Frames,
+    frames: SampledFrames,
     chunk_frames: int,
     patch: int,
 ) -> tuple[Chunk, ...]:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from x2l import UserError
+from x2l.frames import SampledFrames
 from x2l.kv import KV, LayerKV
 from x2l.models.attention import AttentionCapture
 from x2l.models.kv_cache import BufferCache
 from x2l.models.prompt import Chunk, Prompt, Question
-from x2l.video import Frames
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class VideoModel(ABC):
         """The device of each decoder layer, and so of its KVs."""
 
     @abstractmethod
-    def prompt(self, frames: Frames, chunk_frames: int) -> Prompt:
+    def prompt(self, frames: SampledFrames, chunk_frames: int) -> Prompt:
         """Prepares a video and the text before it, cut into chunks of `chunk_frames` frames."""
 
     @abstractmethod
@@ -110,8 +110,30 @@ class VideoModel(ABC):
         """The tokens of a text that stands inside a prompt, `(tokens,)`."""
 
     @abstractmethod
-    def embed_chunk(self, prompt: Prompt, chunk: Chunk) -> Embedded:
-        """Runs the vision tower for one chunk; memory does not grow with the video."""
+    def looked_at(self, chunk: Chunk) -> tuple[int, int]:
+        """(first, one past last) of the frames that `visual_inputs` needs to see for a chunk."""
+
+    @abstractmethod
+    def visual_inputs(self, prompt: Prompt, chunk: Chunk, pixels: Tensor) -> Mapping[str, Any]:
+        """What the vision tower takes for a chunk, made on the host.
+
+        Args:
+            prompt: of the video.
+            chunk: of the prompt.
+            pixels: of the frames `looked_at(chunk)`, `(frames, height, width, 3)`.
+        """
+
+    @abstractmethod
+    def embed_chunk(
+        self, prompt: Prompt, chunk: Chunk, inputs: Mapping[str, Any] | None = None
+    ) -> Embedded:
+        """Runs the vision tower for one chunk; memory does not grow with the video.
+
+        Args:
+            prompt: of the video.
+            chunk: of the prompt.
+            inputs: from `visual_inputs`; None = the chunk's frames are read and prepared now.
+        """
 
     @abstractmethod
     def embed_text(self, input_ids: Tensor) -> Embedded:

@@ -8,6 +8,7 @@ and text; later each chunk's frames are brought to that size and processed alone
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +18,13 @@ from transformers.image_utils import PILImageResampling, SizeDict
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
+from x2l.frames import SampledFrames
 from x2l.models.families import Family
-from x2l.video import Frames, VideoError
+from x2l.video import VideoError
 
 _TEXT = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids", "video_metadata")
+# Processors and tokenizers keep state while they run, and a worker thread prepares chunks beside the main one.
+one_at_a_time = threading.RLock()
 _BLOCK = 16  # frames looked at together where the processor drops tokens by their pixels
 
 
@@ -57,7 +61,7 @@ def temporal_patch(processor: Any) -> int:
     return int(getattr(processor.video_processor, "temporal_patch_size", None) or 1)
 
 
-def _metadata(frames: Frames, first: int = 0, last: int | None = None) -> VideoMetadata:
+def _metadata(frames: SampledFrames, first: int = 0, last: int | None = None) -> VideoMetadata:
     """Tells the processor the file's own times: at one frame a second, a frame's number is its time.
 
     Made anew for every call, because processors write into it.
@@ -71,7 +75,7 @@ def _metadata(frames: Frames, first: int = 0, last: int | None = None) -> VideoM
     )
 
 
-def _spacing(frames: Frames) -> float:
+def _spacing(frames: SampledFrames) -> float:
     count = len(frames.seconds)
     spacing = (
         float(frames.seconds[-1] - frames.seconds[0]) / (count - 1)
@@ -114,10 +118,10 @@ def turn(processor: Any, family: Family, text: str, rule: str) -> str:
 
 
 def _contentless(
-    processor: Any, frames: Frames, settings: dict[str, Any]
+    processor: Any, frames: SampledFrames, settings: dict[str, Any]
 ) -> tuple[dict[str, Any], VideoMetadata]:
     """What the video processor would give for the whole video, with the shapes right and no content."""
-    count, height, width, _ = frames.pixels.shape
+    count, height, width, _ = frames.shape
     metadata = _metadata(frames)
     try:
         outputs = processor.video_processor(
@@ -158,7 +162,7 @@ def _fixed_grid(total: int, steps: int) -> tuple[int, int, int]:
 
 
 def expand(
-    processor: Any, family: Family, frames: Frames, text: str, settings: dict[str, Any]
+    processor: Any, family: Family, frames: SampledFrames, text: str, settings: dict[str, Any]
 ) -> Expanded:
     """The prompt of a whole video.
 
@@ -217,10 +221,16 @@ def _placeholder(processor: Any, ids: Tensor) -> int:
     )
 
 
+def looked_at(span: tuple[int, int], family: Family) -> tuple[int, int]:
+    """The frames that processing some frames needs to see."""
+    return max(0, span[0] - family.lookback), span[1]
+
+
 def chunk_inputs(
     processor: Any,
     family: Family,
-    frames: Frames,
+    frames: SampledFrames,
+    pixels: Tensor,
     span: tuple[int, int],
     grid_thw: Tensor | None,
     settings: dict[str, Any],
@@ -229,10 +239,19 @@ def chunk_inputs(
 
     Frames are brought to the size that the whole video asked for (`grid_thw`, in patches), not to one that the
     processor would choose for these few.
+
+    Args:
+        processor: the stock processor.
+        family: what its family needs.
+        frames: the video.
+        pixels: of the frames of `looked_at(span, family)`.
+        span: first, last.
+        grid_thw: of the whole video; None for families of one fixed size.
+        settings: of the video processor, from `options`.
     """
     first, last = span
-    start = max(0, first - family.lookback)
-    pixels = frames.pixels[start:last].permute(0, 3, 1, 2)
+    start, _ = looked_at(span, family)
+    pixels = pixels.permute(0, 3, 1, 2)
     settings = dict(settings)
     if grid_thw is not None:
         vp = processor.video_processor
@@ -242,11 +261,12 @@ def chunk_inputs(
         pixels = BaseVideoProcessor.resize(vp, pixels, size, resample=vp.resample)
         settings["do_resize"] = False
     metadata = _metadata(frames, start, last)
-    outputs = processor(
-        text=[processor.video_token],
-        videos=[pixels],
-        videos_kwargs={"video_metadata": [metadata], "return_tensors": "pt", **settings},
-    )
+    with one_at_a_time:
+        outputs = processor(
+            text=[processor.video_token],
+            videos=[pixels],
+            videos_kwargs={"video_metadata": [metadata], "return_tensors": "pt", **settings},
+        )
     inputs = {name: value for name, value in outputs.items() if name not in _TEXT}
     if start < first and family.trim is not None:
         inputs = family.trim(inputs, first - start)
@@ -254,13 +274,18 @@ def chunk_inputs(
 
 
 def _dropped(
-    processor: Any, family: Family, frames: Frames, grid_thw: Tensor, settings: dict[str, Any]
+    processor: Any,
+    family: Family,
+    frames: SampledFrames,
+    grid_thw: Tensor,
+    settings: dict[str, Any],
 ) -> Tensor:
     """Which visual tokens of the whole video the processor keeps, looked at block by block."""
     count = len(frames.seconds)
+    spans = [(first, min(first + _BLOCK, count)) for first in range(0, count, _BLOCK)]
+    blocks = frames.blocks([looked_at(span, family) for span in spans])
     parts = []
-    for first in range(0, count, _BLOCK):
-        span = (first, min(first + _BLOCK, count))
-        inputs = chunk_inputs(processor, family, frames, span, grid_thw, settings)
+    for span, pixels in zip(spans, blocks, strict=True):
+        inputs = chunk_inputs(processor, family, frames, pixels, span, grid_thw, settings)
         parts.append(inputs[family.dropped or ""])
     return torch.cat(parts)

@@ -15,7 +15,6 @@ from x2l.engine.meter import Meter
 from x2l.models.interface import ModelShape, VideoModel
 from x2l.models.prompt import Chunk, Question
 from x2l.selectors.roles import Role
-from x2l.video import Frames
 
 
 class Remembered(Protocol):
@@ -140,16 +139,29 @@ class ChunkSelector(ABC):
         """
 
 
+class Watch(ABC):
+    """Abstract: looks at the frames of one video for a selector."""
+
+    @abstractmethod
+    def show(self, chunk: Chunk, pixels: Tensor) -> None:
+        """The next chunk's frames, `(frames, height, width, 3)`, uint8, RGB; they are gone afterwards."""
+
+    @abstractmethod
+    def remembered(self) -> Tensor:
+        """What the selector needs to remember of the frames; asked once, after the last chunk."""
+
+
 class FrameSelector(ChunkSelector):
     """Abstract: a selector that looks at the frames, which the KV store does not keep.
 
-    The frames are shown once a video, before the pre-fill; what `prepare` returns comes back as `Query.prepared` with
-    each question about that video, and is dropped with it. So the selector itself stays stateless.
+    They are shown once a video, chunk by chunk as they are decoded; what the watch remembers comes back as
+    `Query.prepared` with each question about that video, and is dropped with it. So the selector itself stays
+    stateless.
     """
 
     @abstractmethod
-    def prepare(self, frames: Frames, chunks: Sequence[Chunk], meter: Meter) -> Tensor:
-        """What the selector needs to remember of the frames.
+    def watch(self, meter: Meter) -> Watch:
+        """Begins to look at a video.
 
         Operations go to the meter's stage `retrieval`; the caller times it.
         """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -12,9 +11,8 @@ from x2l.engine.kv_store import KVStore
 from x2l.engine.meter import Meter
 from x2l.models.interface import VideoModel
 from x2l.models.prompt import Chunk
-from x2l.selectors.base import FrameSelector, Query
+from x2l.selectors.base import FrameSelector, Query, Watch
 from x2l.selectors.dual_encoder import TwoTowers
-from x2l.video import Frames
 
 POOLS = ("max", "mean")
 
@@ -81,16 +79,9 @@ class RetrieverSelector(FrameSelector):
             name_or_path, revision, towers.fingerprint, dtype, bool(options), pool, towers
         )
 
-    def prepare(self, frames: Frames, chunks: Sequence[Chunk], meter: Meter) -> Tensor:
-        """Embeddings of all frames `(frames, dim)`; of one clip a chunk `(chunks, dim)` where the model takes clips."""
-        size = self.towers.clip_frames
-        if size is None:
-            meter.add("retrieval", self.towers.flops_view * len(frames.pixels))
-            return self.towers.pictures(frames.pixels)
-        meter.add("retrieval", self.towers.flops_view * len(chunks))
-        spans = [chunk.frames for chunk in chunks]
-        spread = [first + self.towers.sampled(after - first) for first, after in spans]
-        return torch.cat([self.towers.clip(frames.pixels[at]) for at in spread])
+    def watch(self, meter: Meter) -> Watch:
+        """Remembers embeddings of all frames `(frames, dim)`; where the model takes clips, `(chunks, dim)`."""
+        return (_Pictures if self.towers.clip_frames is None else _Clips)(self.towers, meter)
 
     def relevance(self, query: Query, store: KVStore, model: VideoModel, meter: Meter) -> Tensor:
         """Cosine of the question and each frame (or clip), the chunk's maximum or mean.
@@ -111,3 +102,43 @@ class RetrieverSelector(FrameSelector):
         pooled = torch.amax if self.pool == "max" else torch.mean
         spans = [chunk.frames for chunk in store.prompt.chunks]
         return torch.stack([pooled(scores[first:after], dim=0) for first, after in spans])
+
+
+class _Pictures(Watch):
+    """Embeds frames in batches that do not depend on chunks."""
+
+    def __init__(self, towers: TwoTowers, meter: Meter) -> None:
+        self.towers, self.meter = towers, meter
+        self.waiting: list[Tensor] = []
+        self.embedded: list[Tensor] = []
+
+    def show(self, chunk: Chunk, pixels: Tensor) -> None:
+        self.waiting = [torch.cat([*self.waiting, pixels])]
+        while len(self.waiting[0]) >= self.towers.batch:
+            self._embed(self.waiting[0][: self.towers.batch])
+            self.waiting = [self.waiting[0][self.towers.batch :]]
+
+    def remembered(self) -> Tensor:
+        for rest in self.waiting:
+            if len(rest):
+                self._embed(rest)
+        return torch.cat(self.embedded)
+
+    def _embed(self, pixels: Tensor) -> None:
+        self.meter.add("retrieval", self.towers.flops_view * len(pixels))
+        self.embedded.append(self.towers.pictures(pixels))
+
+
+class _Clips(Watch):
+    """Embeds one clip a chunk."""
+
+    def __init__(self, towers: TwoTowers, meter: Meter) -> None:
+        self.towers, self.meter = towers, meter
+        self.embedded: list[Tensor] = []
+
+    def show(self, chunk: Chunk, pixels: Tensor) -> None:
+        self.meter.add("retrieval", self.towers.flops_view)
+        self.embedded.append(self.towers.clip(pixels[self.towers.sampled(len(pixels))]))
+
+    def remembered(self) -> Tensor:
+        return torch.cat(self.embedded)

@@ -29,11 +29,12 @@ from x2l.cli.ask import own_video
 from x2l.cli.compose import composed, engine
 from x2l.compressors.base import Level
 from x2l.compressors.merging import ToMe
+from x2l.engine.shown_chunks import chunk_pixels
 from x2l.evaluation import session
 from x2l.evaluation.conditions import cells
 from x2l.models.loading import PACKAGED, load
 from x2l.models.out_of_memory import MemoryAdvice
-from x2l.selectors.base import FrameSelector
+from x2l.selectors.base import FrameSelector, Watch
 from x2l.video import read_frames, write_video
 
 FEW = ["--", "levels.high.ratio=4", "top_k=1"]
@@ -182,14 +183,13 @@ def test_a_sheet_and_a_json_file_for_each_question_and_none_is_overwritten(
 def test_thumbnails_are_the_chunks_own_frames(video):
     frames = read_frames(video, 32, 1)
     prompt = load("x2l_tiny").prompt(frames, 8)
-    pictures = own_video.thumbnails(frames, prompt.chunks)
+    pictures = [own_video.thumbnail(*shown) for shown in chunk_pixels(prompt)]
     assert [bool((p == frames.pixels[8 * i + 4]).all()) for i, p in enumerate(pictures)] == [
         True
     ] * 4
     large = read_frames(video, 2, None)
     large = type(large)(large.pixels.repeat(1, 10, 20, 1), large.seconds, 1, 2, "x", "pyav")
-    assert own_video.thumbnails(large, prompt.chunks[:0]) == ()
-    (picture,) = own_video.thumbnails(large, [prompt_chunk(prompt, (0, 2))])
+    picture = own_video.thumbnail(prompt_chunk(prompt, (8, 10)), large.pixels)
     assert picture.shape == (160, 320, 3) and picture.dtype == torch.uint8
 
 
@@ -530,16 +530,26 @@ def test_every_family_from_a_folder(capsys, tmp_path, family):
     assert 0 < reply["flops"] < reply["flops_full"]
 
 
+class Means(Watch):
+    def __init__(self):
+        self.means = []
+
+    def show(self, chunk, pixels):
+        self.means.append(pixels.float().mean())
+
+    def remembered(self):
+        return torch.stack(self.means)
+
+
 @dataclass(frozen=True)
 class Brightness(FrameSelector):
     """The brightest chunk: looks at frames, once a video."""
 
     name: str = "brightness"
 
-    def prepare(self, frames, chunks, meter):
-        means = [frames.pixels[slice(*chunk.frames)].float().mean() for chunk in chunks]
+    def watch(self, meter):
         meter.add("retrieval", 7)
-        return torch.stack(means)
+        return Means()
 
     def relevance(self, query, store, model, meter):
         assert query.text == query.question.text

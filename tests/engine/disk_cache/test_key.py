@@ -21,7 +21,7 @@ from x2l.compressors.pruning_by_attention import Compactor
 from x2l.compressors.pruning_by_keys import KeyNorm, Streaming
 from x2l.compressors.pruning_controls import RandomPruning
 from x2l.compressors.quantisation import Quantised
-from x2l.engine.disk_cache.key import Unaddressable, address, code_digest, draws
+from x2l.engine.disk_cache.key import Unaddressable, address, code_digest, draws, pixels_digest
 from x2l.engine.disk_cache.source_hash import PACKAGE, engine_digest
 from x2l.evaluation.settings import Settings
 from x2l.models.fingerprint import UntoldWeights, bit_sums, fingerprint, weights_digest
@@ -37,7 +37,8 @@ def prompt(family="qwen2_5_vl"):
 
 
 def at(levels=LEVELS, settings=SETTINGS, seed=0, model="a", code="b", **changes):
-    return address(model, code, replace(prompt(), **changes), levels, settings, seed)
+    pixels = pixels_digest(prompt())
+    return address(model, code, replace(prompt(), **changes), levels, settings, seed, pixels)
 
 
 def changed(value):
@@ -94,11 +95,20 @@ def test_every_field_of_the_prompt_counts_pixels_and_times_included(family):
     shots = whole.visual["frames"].pixels
     pixels = [one.visual["frames"].pixels for one in others if one.visual.get("frames")]
     assert any(one.shape == shots.shape and (one != shots).sum() == 1 for one in pixels)
-    found = [address("a", "b", one, LEVELS, SETTINGS, 0) for one in (whole, *others)]
+
+    def addressed(one):
+        pixels = (
+            pixels_digest(replace(whole, visual=one.visual)) if one.visual.get("frames") else ""
+        )
+        return address("a", "b", one, LEVELS, SETTINGS, 0, pixels)
+
+    found = [addressed(one) for one in (whole, *others)]
     assert all_differ(found)
     shots = replace(whole.visual["frames"], path="moved.mp4", reader="decord")
     same = replace(whole, visual={**whole.visual, "frames": shots})
-    assert address("a", "b", same, LEVELS, SETTINGS, 0) == found[0]
+    assert addressed(same) == found[0]
+    recut = replace(whole, chunks=ours(family).prompt(shots, 6).chunks)
+    assert pixels_digest(recut) == pixels_digest(whole)
 
 
 def test_every_part_of_the_levels_counts():

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from x2l.cli.ask.own_video import OwnVideo
     from x2l.evaluation.conditions import Cell
+    from x2l.models.prompt import Chunk
 
 EXAMPLE = 'x2l-ask film.mp4 "Who opens the door?"'
 MAX_NEW_TOKENS = 128
@@ -219,26 +220,31 @@ def _open(
 ) -> tuple[OwnVideo, tuple[Tensor, ...]]:
     """Reads the video, loads the model, checks the questions, pre-fills; also thumbnails, if asked for."""
     import x2l.models  # noqa: F401 - before transformers
-    from x2l.cli.ask.own_video import check_questions, open_video, thumbnails
+    from x2l.cli.ask.own_video import check_questions, open_video, thumbnail
     from x2l.engine.disk_cache.cache import open_cache
     from x2l.models.out_of_memory import MemoryAdvice, reading_explained
-    from x2l.video import read_frames
+    from x2l.video import open_frames
 
     settings, levels = x2l_engine.settings, x2l_engine.levels
     log.info("reading %s", path)
     with reading_explained(path):
-        frames = read_frames(path, settings.frames, settings.fps, settings.reader)
+        frames = open_frames(path, settings.frames, settings.fps, settings.reader)
     log.info("loading %s", settings.model)
     with config_errors():
         cache = open_cache(settings.prefill_cache, settings.prefill_cache_gb, levels)
         model = x2l_engine.load_model()
         advice = MemoryAdvice.of(model, settings.chunk_frames, settings.level_names[0])
-        with advice.explained(f"preparing {path}", len(frames.pixels)):
+        with advice.explained(f"preparing {path}", len(frames.seconds)):
             prompt = model.prompt(frames, settings.chunk_frames)
-            pictures = thumbnails(frames, prompt.chunks) if pictured else ()
         check_questions(model, prompt, levels, settings, cell, questions)
-    video = open_video(model, frames, prompt, levels, cell, settings, advice, cache)
-    return video, pictures
+    pictures: list[Tensor] = []
+
+    def watch(chunk: Chunk, pixels: Tensor) -> None:
+        pictures.append(thumbnail(chunk, pixels))
+
+    shown = watch if pictured else None
+    video = open_video(model, frames, prompt, levels, cell, settings, advice, cache, shown)
+    return video, tuple(pictures)
 
 
 def _answer(video: OwnVideo, text: str, folder: Path | None, pictures: Sequence[Tensor]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,10 +19,10 @@ from x2l.evaluation.conditions import Cell
 from x2l.evaluation.library import Reply, answer
 from x2l.evaluation.session import Session, open_session
 from x2l.evaluation.settings import Settings
+from x2l.frames import SampledFrames
 from x2l.models.interface import VideoModel
 from x2l.models.out_of_memory import MemoryAdvice
 from x2l.models.prompt import Chunk, Prompt
-from x2l.video import Frames
 
 THUMBNAIL = 320  # pixels of a thumbnail's longer side, at most
 
@@ -82,13 +82,14 @@ class OwnVideo:
 
 def open_video(
     model: VideoModel,
-    frames: Frames,
+    frames: SampledFrames,
     prompt: Prompt,
     levels: Mapping[str, Level],
     cell: Cell,
     settings: Settings,
     advice: MemoryAdvice,
     cache: PrefillCache | None = None,
+    watch: Callable[[Chunk, Tensor], None] | None = None,
 ) -> OwnVideo:
     """Pre-fills a video, with a progress bar.
 
@@ -101,20 +102,22 @@ def open_video(
         settings: checked values.
         advice: for where memory runs out.
         cache: where pre-fills are kept, if they are.
+        watch: is shown every chunk's pixels once.
 
     Raises:
         ConfigError: a method's window, sink or group does not fit a chunk.
         ContextError: the video is longer than the model's context.
         MemoryShortage: memory ran out.
+        VideoError: a picture cannot be decoded.
     """
-    count, selectors = len(frames.pixels), {cell.selector.name: cell.selector}
+    count, selectors = len(frames.seconds), {cell.selector.name: cell.selector}
     context, positions, seed = settings.context, settings.positions, settings.seed
     torch.manual_seed(seed)
     with advice.explained(f"pre-fill of {frames.path}", count):
         session = open_session(
-            model, frames, prompt, levels, context, positions, seed, selectors, cache
+            model, frames, prompt, levels, context, positions, seed, selectors, cache, watch
         )
-    size = (frames.pixels.shape[2], frames.pixels.shape[1])
+    size = (frames.shape[2], frames.shape[1])
     spans = _spans(prompt.chunks, frames.duration)
     return OwnVideo(session, settings, cell, advice, frames.duration, count, size, spans)
 
@@ -148,13 +151,10 @@ def check_questions(
         check_question(model.shape.context_length, cached, start, tokens, settings.max_new_tokens)
 
 
-def thumbnails(frames: Frames, chunks: Sequence[Chunk]) -> tuple[Tensor, ...]:
-    """The middle frame of each chunk, small: `(height, width, 3)`, uint8."""
-    pictures = []
-    for chunk in chunks:
-        image = frames.pixels[sum(chunk.frames) // 2].permute(2, 0, 1)[None].float()
-        scale = min(1.0, THUMBNAIL / max(image.shape[2:]))
-        size = [max(1, round(scale * side)) for side in image.shape[2:]]
-        small = functional.interpolate(image, size, mode="area")[0].permute(1, 2, 0)
-        pictures.append(small.round().to(torch.uint8))
-    return tuple(pictures)
+def thumbnail(chunk: Chunk, pixels: Tensor) -> Tensor:
+    """The middle one of a chunk's frames, small: `(height, width, 3)`, uint8."""
+    image = pixels[sum(chunk.frames) // 2 - chunk.frames[0]].permute(2, 0, 1)[None].float()
+    scale = min(1.0, THUMBNAIL / max(image.shape[2:]))
+    size = [max(1, round(scale * side)) for side in image.shape[2:]]
+    small = functional.interpolate(image, size, mode="area")[0].permute(1, 2, 0)
+    return small.round().to(torch.uint8)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -18,9 +18,12 @@ import torch
 from torch import Tensor
 
 from x2l.compressors.base import Level, Method
+from x2l.engine.ahead import ahead
 from x2l.engine.disk_cache.file_format import tensor_bytes
 from x2l.engine.disk_cache.source_hash import engine_digest, users_digest
-from x2l.models.prompt import Prompt
+from x2l.engine.shown_chunks import chunk_pixels
+from x2l.frames import SampledFrames
+from x2l.models.prompt import Chunk, Prompt
 
 # Of frames, what does not reach the model: a video may be moved.
 _PLACE = frozenset({"path", "reader"})
@@ -41,6 +44,7 @@ def address(
     levels: Mapping[str, Level],
     settings: Mapping[str, Any],
     video_seed: int,
+    pixels: str,
 ) -> str:
     """32 hex digits that name the KVs of one pre-fill.
 
@@ -51,6 +55,7 @@ def address(
         levels: name -> compressor, ratio, codec and layers, finest first.
         settings: further values that shape KVs: context, positions, tokens of probe texts.
         video_seed: counts only where a compressor may draw at random.
+        pixels: from `pixels_digest`.
 
     Raises:
         Unaddressable: a level holds what cannot be told apart.
@@ -58,10 +63,29 @@ def address(
     digest = hashlib.blake2b(digest_size=16)
     seed = video_seed if draws(levels) else None
     methods = [(name, described(level)) for name, level in levels.items()]
-    for text in (fingerprint, code, repr(methods), repr(seed)):
+    for text in (fingerprint, code, pixels, repr(methods), repr(seed)):
         digest.update(f"{text}\n".encode())
     for part in _parts((prompt, dict(settings))):
         digest.update(part)
+    return digest.hexdigest()
+
+
+def pixels_digest(prompt: Prompt, watch: Callable[[Chunk, Tensor], None] | None = None) -> str:
+    """A hash of all pixels of a video, decoded chunk by chunk; the same however they are cut.
+
+    Args:
+        prompt: of the video, with its frames.
+        watch: is shown every chunk's pixels.
+
+    Raises:
+        VideoError: a picture cannot be decoded.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    with ahead(chunk_pixels(prompt)) as chunks:
+        for chunk, pixels in chunks:
+            digest.update(tensor_bytes(pixels))
+            if watch is not None:
+                watch(chunk, pixels)
     return digest.hexdigest()
 
 
@@ -172,12 +196,15 @@ def _contents(value: str | PurePath) -> str:
 
 
 def _parts(value: Any) -> Iterator[bytes]:
-    """Bytes of a prompt: of tensors all of them, of x2l's dataclasses every field."""
+    """Bytes of a prompt: of tensors all of them, of x2l's dataclasses every field, of frames all but pixels."""
     if isinstance(value, Tensor):
         yield f"tensor {value.dtype} {tuple(value.shape)}\n".encode()
         yield hashlib.blake2b(tensor_bytes(value)).digest()
+    elif isinstance(value, SampledFrames):
+        names = sorted(SampledFrames.__annotations__.keys() - _PLACE)
+        yield from _parts({name: getattr(value, name) for name in (*names, "shape")})
     elif is_dataclass(value):
-        names = [f.name for f in fields(value) if f.name not in _PLACE]
+        names = [f.name for f in fields(value)]
         yield from _parts({name: getattr(value, name) for name in names})
     elif isinstance(value, Mapping):
         yield f"mapping of {len(value)}\n".encode()
