@@ -3,12 +3,12 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
+
+from tests import fork_server
 
 ROOT = Path(__file__).parents[1]
 SECTION = (ROOT / "README.md").read_text().split("## Add a method")[1].split("\n## ")[0]
@@ -31,14 +31,9 @@ def test_the_readme_adds_a_method_without_touching_x2l(tmp_path):
     assert program == "x2l"
 
     def run():
-        return subprocess.run(
-            [sys.executable, "-m", "x2l.cli.run", *words, *FEW, "levels.high.ratio=7"],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": f".{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        environment = {**os.environ, "PYTHONPATH": f".{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
+        asked = [*words, *FEW, "levels.high.ratio=7"]
+        return fork_server.run("x2l.cli.run", *asked, cwd=tmp_path, env=environment)
 
     done = run()
     assert done.returncode == 0, done.stderr

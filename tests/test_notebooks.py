@@ -8,6 +8,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from tests.fork_server import give_kernels
 from tests.synthetic import sweep
 from x2l.runs.records import RecordWriter
 
@@ -48,7 +49,7 @@ def analysed(records, folder, monkeypatch, more=""):
             writer.append(record)
     monkeypatch.setenv("X2L_SWEEP", str(folder))
     monkeypatch.setenv("X2L_OUTPUTS", str(folder / "none"))
-    monkeypatch.setenv("IPYTHONDIR", str(folder / "ipython"))
+    give_kernels(monkeypatch, folder)
     notebook = nbformat.read(FOLDER / "analyse.ipynb", as_version=4)
     notebook.cells.append(nbformat.v4.new_code_cell(more))
     # Not in notebooks/: a notebook finds the project from anywhere.

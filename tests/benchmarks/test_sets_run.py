@@ -2,13 +2,11 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests import layouts
+from tests import fork_server, layouts
 from tests.evaluation.test_settings import levels as level_specs
 from tests.evaluation.test_settings import settings
 from tests.tiny import ours
@@ -54,18 +52,13 @@ def disk(tmp_path_factory):
 def swept(disk, tmp_path_factory):
     """`x2l -m benchmark=...` on x2l_tiny: all five sets in one process."""
     folder = tmp_path_factory.mktemp("sweep")
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "x2l.cli.run", "-m", f"benchmark={','.join(WRITE)}"),
-            *(f"paths.data={disk}", f"hydra.sweep.dir={folder / 's'}", "tracker=none"),
-            *("video.frames=8", "prefill.chunk_frames=4", "selector=[none,uniform]", "top_k=1"),
-            "max_new_tokens=4",
-        ],
+    done = fork_server.run(
+        *("x2l.cli.run", "-m", f"benchmark={','.join(WRITE)}"),
+        *(f"paths.data={disk}", f"hydra.sweep.dir={folder / 's'}", "tracker=none"),
+        *("video.frames=8", "prefill.chunk_frames=4", "selector=[none,uniform]", "top_k=1"),
+        "max_new_tokens=4",
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
     )
     runs = {}
     for path in (folder / "s").rglob("run.json"):

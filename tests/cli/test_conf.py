@@ -3,6 +3,7 @@
 import inspect
 import re
 import shlex
+from itertools import zip_longest
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -60,20 +61,36 @@ def test_there_are_files_to_test():
     assert len(OPTIONS) >= 20
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_option_composes_and_binds(group, option):
-    values = plain(composed(f"{group}={option}"))
-    found = dict(nodes(values))
-    for at, node in found.items():
+def turns():
+    """Options to compose at once, one of each group; alone only a control, which sets options of other groups."""
+    groups = {}
+    for group, option in OPTIONS:
+        groups.setdefault(group, []).append(option)
+    alone = [{"control": option} for option in groups.pop("control")]
+    rows = zip_longest(*groups.values())
+    return alone + [
+        {group: option for group, option in zip(groups, row, strict=True) if option} for row in rows
+    ]
+
+
+def test_no_option_is_left_out_of_the_turns():
+    assert sorted(pair for turn in turns() for pair in turn.items()) == OPTIONS
+
+
+@pytest.mark.parametrize("turn", turns(), ids=lambda turn: "-".join(turn.values()))
+def test_every_option_composes_and_binds(turn):
+    values = plain(composed(*(f"{group}={option}" for group, option in turn.items())))
+    for at, node in nodes(values):
         bind(at, node)
-    expected = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{option}.yaml"))
-    expected.pop("defaults", None)
-    mounted = [values.get(group, {})]
-    if group == "hydra/launcher":  # their plugins are extras: tests/cli/test_launchers.py
-        mounted = [composed(f"{group}={option}", whole=True).hydra.launcher]
-    if group in ("compressor", "codec"):
-        mounted = [values["levels"][level].get(group, {}) for level in ("low", "high")]
-    assert all(set(expected) <= set(place) for place in mounted)
+    for group, option in turn.items():
+        expected = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{option}.yaml"))
+        expected.pop("defaults", None)
+        mounted = [values.get(group, {})]
+        if group == "hydra/launcher":  # their plugins are extras: tests/cli/test_launchers.py
+            mounted = [composed(f"{group}={option}", whole=True).hydra.launcher]
+        if group in ("compressor", "codec"):
+            mounted = [values["levels"][level].get(group, {}) for level in ("low", "high")]
+        assert all(set(expected) <= set(place) for place in mounted), group
 
 
 def expanded(axis, values):
@@ -90,10 +107,11 @@ def test_every_experiment_composes_and_binds_with_each_value_of_its_axes(name):
     config = composed(f"experiment={name}", whole=True)
     axes = dict(config.hydra.sweeper.params or {})
     assert str(config.hydra.mode) == "RunMode.MULTIRUN"
-    for axis, values in axes.items():
-        for value in expanded(axis, str(values)):
-            for at, node in nodes(plain(composed(f"experiment={name}", f"{axis}={value}"))):
-                bind(at, node)
+    columns = [[f"{axis}={value}" for value in expanded(axis, str(axes[axis]))] for axis in axes]
+    for point in zip_longest(*columns):
+        words = [word for word in point if word]
+        for at, node in nodes(plain(composed(f"experiment={name}", *words))):
+            bind(at, node)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import x2l
+from tests import fork_server
 from x2l.cli import data
 from x2l.cli.compose import CONFIG_DIR, config_dir, engine
 from x2l.cli.plan import jobs_of, plan_job
@@ -73,11 +74,6 @@ def test_x2l_speaks_of_itself(tmp_path, flag):
 
 def test_x2l_takes_the_environment(folder, tmp_path):
     words = ["compressor=mine", "--cfg", "job", "--package", "levels.low.compressor"]
-    done = subprocess.run(
-        [sys.executable, "-m", "x2l.cli.run", *words],
-        env={**os.environ, CONFIG_DIR: folder, "PYTHONPATH": str(ROOT)},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
+    environment = {**os.environ, CONFIG_DIR: str(folder), "PYTHONPATH": str(ROOT)}
+    done = fork_server.run("x2l.cli.run", *words, cwd=tmp_path, env=environment)
     assert "KeyNorm" in done.stdout, done.stderr

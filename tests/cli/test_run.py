@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import fork_server
 from tests.synthetic import record
 from x2l.cli import run as cli_run
 from x2l.evaluation.runner import Summary
@@ -28,14 +29,8 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def x2l(cwd, *arguments, module="x2l.cli.run", path=ROOT):
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        cwd=cwd,
-        env={**ENVIRONMENT, "PYTHONPATH": f"{ROOT}:{path}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment = {**ENVIRONMENT, "PYTHONPATH": f"{ROOT}:{path}"}
+    return fork_server.run(module, *arguments, cwd=cwd, env=environment)
 
 
 def test_a_run_whose_answers_are_all_unparsed_says_so_in_its_last_line(tmp_path, capsys):
@@ -156,24 +151,16 @@ def test_a_bad_video_gives_a_result_and_a_bad_exit_status(tmp_path):
 
 def test_an_interrupted_run_says_how_to_go_on(tmp_path):
     run = [*SMALL, "benchmark.videos=8", "selector=[none,oracle]", "hydra.run.dir=outputs/r"]
-    # A shell that runs the tests in the background has its children ignore this signal.
-    code = (
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from x2l.cli.run import main; main()"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *run],
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    records = tmp_path / "outputs" / "r" / "records.jsonl"
-    while process.poll() is None and not (records.exists() and records.read_bytes()):
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, told = process.communicate()
-    assert process.returncode == 130
+    with (tmp_path / "told").open("w") as file:
+        process = fork_server.Process(
+            "x2l.cli.run", run, tmp_path, ENVIRONMENT, [0, file.fileno(), file.fileno()]
+        )
+        records = tmp_path / "outputs" / "r" / "records.jsonl"
+        while not process.ended() and not (records.exists() and records.read_bytes()):
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGINT)
+        assert process.wait() == 130
+    told = (tmp_path / "told").read_text()
     assert told.splitlines()[-1].startswith("interrupted; the same command with hydra.run.dir=")
     assert states(tmp_path / "outputs") == {"r": "interrupted"}
 

@@ -1,20 +1,22 @@
 """The recipe of x2l_tiny: the same seed gives the same losses, and a stopped run goes on."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests import fork_server
 
 ROOT = Path(__file__).parents[2]
 RECORDED = ROOT / "experiments/results/train_tiny/first_losses.json"
 
 
 def train(out, stop):
-    command = [sys.executable, "-m", "experiments.x2l_tiny.train", "--stage", "symbols"]
-    command += ["--out", str(out), "--threads", "1", "--stop", str(stop)]
-    subprocess.run(command, check=True, cwd=ROOT, env={"PYTHONPATH": str(ROOT), "PATH": ""})
+    words = ["--stage", "symbols", "--out", out, "--threads", 1, "--stop", stop]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": ""}
+    fork_server.run(
+        "experiments.x2l_tiny.train", *words, cwd=ROOT, env=environment
+    ).check_returncode()
     return [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]
 
 
