@@ -377,3 +377,20 @@ def test_forms_of_storage_stand_in_one_panel_a_compressor():
     assert [axes.get_title() for axes in whole.figure.axes] == ["key_diff", "kmeans", "tome"]
     assert [label for label, _ in drawn(whole.figure)][:3] == ["as they are", "int8", "int4"]
     assert "of 24 paired" in whole.finding
+
+
+def test_panels_beside_each_other_have_the_same_rows():
+    """The words of the rows are said once; a panel with another order of its own would be read wrongly."""
+    records = [
+        changed(r, correct=1.0)
+        if (r.condition.selector, r.question.tags["kind"]) == ("first_last", "crowded")
+        else r
+        for r in paper_records.of("paper_selectors")
+    ]
+    crowded, plain = result("paper_selectors", records).figure.axes[:2]
+    rows = [label.get_text() for label in crowded.get_yticklabels()]
+    for axes, scene in ((crowded, "crowded"), (plain, "plain")):
+        (drawn,) = axes.containers
+        shown = {rows[round(y)]: x for x, y in drawn[0].get_xydata()}
+        for cell in cells_of(records).where(scene=scene, baseline=None):
+            assert shown[cell["label"]] == pytest.approx(100 * cell.point.accuracy)

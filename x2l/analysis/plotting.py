@@ -144,6 +144,9 @@ def log_axis(axes: Axes, low: float, high: float) -> None:
 
 def log_ticks(low: float, high: float) -> list[float]:
     """Three to six round numbers on a logarithmic axis; evenly spaced ones where it is short."""
+    whole = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
+    if len(whole) > 6:
+        return [10.0**decade for decade in whole[:: math.ceil(len(whole) / 6)]]
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
         ticks = [step * 10.0**decade for decade in decades for step in steps]

@@ -44,7 +44,7 @@ ACCURACIES = (
     across("all-high", ":"),
     across("all-low", "--"),
 )
-RECALLS = (kit.Lines(CHOSEN),)
+RECALLS = (kit.Lines(CHOSEN, remark="{label}"),)
 SELECTORS = kit.over_trait("", "label", by_accuracy)
 SPEC = kit.FigureSpec(
     title="Selectors at one k, and what choosing takes",

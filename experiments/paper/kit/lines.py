@@ -87,7 +87,9 @@ def style_of(trait: str, cell: Cell, cells: Cells) -> Style:
         return Style(COLOURS[number], MARKERS[number])
     if cell.condition.baseline:
         return figure_style.style_of_baseline(cell.condition)
-    return figure_style.style_of_selector(cell.condition.chosen_by, cell.condition.role)
+    chosen = [c.condition for c in cells if not c.condition.baseline]
+    styles = figure_style.selector_styles({c.chosen_by: c.role for c in chosen})
+    return styles[cell.condition.chosen_by]
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,12 @@ class Panels(PanelGroup):
             row.append(self._panel(panel, cells, title, first=self.stacked or not row))
         return [[panel] for panel in row] if self.stacked else [row]
 
+    def _shown_anywhere(self, cells: Cells) -> Cells:
+        groups = (
+            line for some in self.lines if not some.across for line in some.groups(cells, cells)
+        )
+        return Cells(dict.fromkeys(cell for line in groups for cell in line))
+
     def _panel(self, panel: Cells, cells: Cells, title: str, first: bool) -> Draw:
         lines = [(some, line) for some in self.lines for line in some.groups(panel, cells)]
         across = [(some, line) for some, line in lines if some.across]
@@ -134,7 +142,8 @@ class Panels(PanelGroup):
 
         def draw(axes: Axes) -> None:
             shown = Cells(dict.fromkeys(cell for _, line in lines for cell in line))
-            words = self.x.words(shown) or self.y.words(shown)
+            # Beside each other panels say the words of the rows once, so all have the same rows.
+            words = self.x.words(shown) or self.y.words(self._shown_anywhere(cells))
             words += [word for reported in self.reported for word in reported.categories]
             keys = [self._places(line, words) for _, line in lines]
             for number, (some, line) in enumerate(lines):
