@@ -103,7 +103,7 @@ def loaded(folder: Path, dtype: str) -> HFVideoModel:
     model = load(str(folder), dtype=dtype)
     per_frame = ABOUT["tokens_per_frame"]
 
-    def embed_chunk(prompt: Prompt, chunk: Chunk, inputs: object = None) -> Embedded:
+    def embed_chunk(prompt: Prompt, chunk: Chunk, prepared: object = None) -> Embedded:
         first, last = (frame * per_frame for frame in chunk.frames)
         return Embedded(inputs()["visual_embeds"][None, first:last].to(model.dtype))
 

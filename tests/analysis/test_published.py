@@ -11,6 +11,7 @@ from x2l.analysis.cell_names import names
 from x2l.analysis.points import points
 from x2l.analysis.published import base_of, beside, entries, published
 from x2l.analysis.report.build import gather, render
+from x2l.analysis.report.page_data import page_data
 from x2l.cli import compare
 from x2l.cli.compose import composed
 
@@ -102,6 +103,11 @@ def test_the_commands_of_the_docs_are_of_the_rows_they_name():
         assert row.is_base and config.levels.low.ratio == config.levels.high.ratio == 1
 
 
+def page_of(folder):
+    report = gather(folder)
+    return render(report, page_data(report.questions))
+
+
 def test_the_command_and_the_report_show_them(tmp_path, capsys):
     folder = write(tmp_path / "sweep", answered())
     compare.main([str(folder), "--published"])
@@ -110,10 +116,10 @@ def test_the_command_and_the_report_show_them(tmp_path, capsys):
     assert re.search(
         r"BOLT +BOLT \(inverse.* 8 frames +56\.1 +54\.0 +github\.com/sming256/BOLT", out
     )
-    page = render(gather(folder))
+    page = page_of(folder)
     assert 'class="others"' in page and "github.com/sming256/BOLT" in page
     other = write(tmp_path / "other", answered(frames=9))
-    assert 'class="others"' not in render(gather(other))
+    assert 'class="others"' not in page_of(other)
     with pytest.raises(SystemExit) as ended:
         compare.main([str(other), "--published"])
     assert ended.value.code == 2

@@ -447,7 +447,7 @@ def test_out_of_memory_is_one_line_with_what_to_change(capsys, video, monkeypatc
 
 
 def test_out_of_memory_while_reading(capsys, video, monkeypatch):
-    monkeypatch.setattr("x2l.video._decode", lambda *_: np.empty(1 << 60, np.uint8))
+    monkeypatch.setattr("x2l.video._sample", lambda *_: np.empty(1 << 60, np.uint8))
     refused(capsys, "error: out of memory: reading", video, "What?")
 
 

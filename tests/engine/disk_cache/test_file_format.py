@@ -197,10 +197,16 @@ def test_bytes_of_one_number_with_a_stride_and_of_none():
 
 def test_the_file_is_one_that_safetensors_reads(tmp_path):
     store = filled("qwen3_vl", "ragged")
+    # Which layers keep other numbers a head depends on the last bits of a processor's sums.
+    at, low = next(
+        (f"low/{chunk}/{number}", layer)
+        for chunk, one in enumerate(store.levels["low"])
+        for number, layer in enumerate(one.layers)
+        if hasattr(layer, "visual") and hasattr(layer.visual, "heads")
+    )
     with safe_open(saved(tmp_path / "a", store), "pt") as file:
-        low = store.levels["low"][1].layers[2]
-        assert torch.equal(file.get_tensor("low/1/2/visual/heads/0/keys"), low.visual.heads[0].keys)
-        assert torch.equal(file.get_tensor("low/1/2/text/values"), low.text.values)
+        assert torch.equal(file.get_tensor(f"{at}/visual/heads/0/keys"), low.visual.heads[0].keys)
+        assert torch.equal(file.get_tensor(f"{at}/text/values"), low.text.values)
         assert json.loads(file.metadata()["x2l"])["positions"] == "keep"
 
 
