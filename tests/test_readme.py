@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 
-from x2l.cli.compose import CONF, plain
+from x2l.cli.compose import hydra_of_its_own, plain
 from x2l.video import write_video
 
 ROOT = Path(__file__).parents[1]
@@ -25,7 +25,7 @@ def test_there_are_commands():
 def test_a_command_composes(command):
     words = [word for word in shlex.split(command)[1:] if word != "-m"]
     first = [re.sub(r"=([^,\[\]]+),.*", r"=\1", word) for word in words]  # one point of a sweep
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with hydra_of_its_own():
         plain(compose("config", first))
 
 

@@ -44,6 +44,7 @@ class World:
 
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+NOBODY = {"HOME": None, "USER": None, "LOGNAME": None}
 WORLDS = {
     "closed input": World('exec "$@" <&-'),
     "closed output": World('exec "$@" >&-'),
@@ -52,7 +53,12 @@ WORLDS = {
     "head": World('"$@" | head -c 1; exit ${PIPESTATUS[0]}'),
     "full output": World('exec "$@" >/dev/full'),
     "read-only": World(read_only=True),
-    "no user, no home": World(environment={"HOME": None, "USER": None, "LOGNAME": None}),
+    "no user, no home": World(environment=NOBODY),
+    # Without an entry in the list of users, as in containers that are given a number.
+    "nameless user": World(
+        'chmod -R a+rwX . && exec setpriv --reuid=12345 --regid=12345 --clear-groups "$@"',
+        environment=NOBODY,
+    ),
     "odd name": World(folder="a b=[1],{x} \u6570\u636e 'q'"),
     "odd name, ASCII": World(folder="\u6570\u636e", environment=ASCII),
     "ASCII": World(environment=ASCII),

@@ -33,13 +33,16 @@ Cases = Callable[[float], Iterator[Ending]]
 def counts(part: str, share: float) -> tuple[Counter[str], list[str]]:
     """How the cases of a part ended, and those that ended as none may."""
     cases: Cases = importlib.import_module(f"experiments.fuzz.{part}").cases
-    ended, faults = Counter[str](), []
+    ended, faults, told = Counter[str](), [], time.perf_counter()
     for name, ending in cases(share):
         good = ending in ENDINGS
         ended[ending if good else "fault"] += 1
         if not good:
             faults.append(f"{part}: {name}: {ending}")
             print(faults[-1], file=sys.stderr, flush=True)
+        if time.perf_counter() - told > 60:
+            told = time.perf_counter()
+            print(f"{part}: so far {dict(ended)}", file=sys.stderr, flush=True)
     return ended, faults
 
 

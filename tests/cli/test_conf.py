@@ -6,14 +6,21 @@ import shlex
 from itertools import zip_longest
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.errors import ConfigCompositionException
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from experiments.docs.published import SHAPES, headed
 from tests.tiny import processor
-from x2l.cli.compose import CONF, build_level, engine, plain, run_folder
+from x2l.cli.compose import (
+    CONF,
+    build_level,
+    engine,
+    hydra_of_its_own,
+    plain,
+    run_folder,
+)
 from x2l.compressors.head_budgets import AdaKV
 from x2l.compressors.pruning_by_attention import SnapKV
 from x2l.compressors.pruning_by_keys import KeyNorm
@@ -34,7 +41,7 @@ OPTIONS = sorted(
 
 
 def composed(*overrides, whole=False):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with hydra_of_its_own():
         return compose("config", list(overrides), return_hydra_config=whole)
 
 

@@ -11,7 +11,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from x2l.cli import launchers
-from x2l.cli.compose import CONF
+from x2l.cli.compose import CONF, engine, own_launchers
 from x2l.cli.hydra_callbacks import LauncherCheck
 from x2l.cli.launchers import EXTRAS, check_launcher, requeue_ends_the_process
 from x2l.evaluation.settings import ConfigError
@@ -47,9 +47,18 @@ def installed(monkeypatch):
 def test_there_is_a_preset_for_every_engine_and_basic_is_the_default():
     assert PRESETS == ["joblib", "ray", "submitit_local", "submitit_slurm"]
     assert preset("basic").launcher["_target_"].endswith(".BasicLauncher")
-    assert not set(ConfigStore.instance().repo["hydra"]["launcher"]) & {
-        f"{n}.yaml" for n in PRESETS
-    }
+
+
+def test_a_users_own_application_keeps_the_launchers_of_its_plugins(monkeypatch):
+    """Whether a plugin is installed here or not: one of the same name as a preset of ours."""
+    theirs = ConfigStore.instance().repo["hydra"]["launcher"]
+    monkeypatch.setitem(theirs, "joblib.yaml", node := object())
+    before = dict(theirs)
+    with own_launchers():
+        assert "joblib.yaml" not in theirs and "basic.yaml" in theirs
+    assert theirs == before and theirs["joblib.yaml"] is node
+    engine([])
+    assert theirs == before
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -141,6 +141,20 @@ def test_a_line_of_runs_of_two_sizes_is_refused():
         result("paper_efficiency", records)
 
 
+def test_a_trial_of_another_size_in_the_folder_of_an_experiment_is_named():
+    """Of a mixed cache, and of all chunks alike, whose repeats are one cell."""
+    records = paper_records.of("paper_claim")
+    first = [r for r in records if r.video.video_id.endswith("/v0")]
+    for selectors in (("keys",), ("all", "none")):
+        trial = [
+            changed(r, run_id="0trial789abc") for r in first if r.condition.selector in selectors
+        ]
+        with pytest.raises(
+            ValueError, match=r"\*-0trial78 \(1 videos, 2 questions\).*differ in size"
+        ):
+            result("paper_claim", [*records, *trial])
+
+
 def test_a_map_of_several_settings_is_refused():
     records = paper_records.of("paper_haystack")
     chosen = [r for r in records if r.condition.selector == "attention"]

@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from omegaconf import OmegaConf
 
 from experiments.paper import make
 from experiments.paper.kit.spec import FigureSpec
 from tests.cli.test_conf import bind, nodes
 from x2l.cli import run
-from x2l.cli.compose import CONF, plain
+from x2l.cli.compose import CONF, hydra_of_its_own, plain
 from x2l.runs.records import load
 
 # Those that do not say where answers lie; vnbench does.
@@ -46,7 +46,7 @@ def test_an_experiment_composes_for_a_real_checkpoint(number, name):
     (none,) = [words for words in of_qwen if "benchmark=mlvu" in words]
     other = WITHOUT_SPANS[number % 3]
     none = [word.replace("benchmark=mlvu", f"benchmark={other}") for word in none]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with hydra_of_its_own():
         for words in (spans, none):
             values = plain(compose("config", words))
             for at, node in nodes(values):
@@ -61,7 +61,7 @@ def test_an_experiment_composes_for_a_real_checkpoint(number, name):
 
 def test_the_retriever_is_one_override_away():
     lines = [words for words in examples("paper_selectors") if "model=" not in shlex.join(words)]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with hydra_of_its_own():
         composed = [plain(compose("config", words))["selector"]["retriever"] for words in lines]
     owners = [retriever["name_or_path"].partition("/")[0] for retriever in composed]
     assert owners == ["openai", "LanguageBind"]

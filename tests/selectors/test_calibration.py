@@ -50,6 +50,12 @@ def test_the_best_heads_of_a_score(tmp_path):
     assert heads_of([[0, 3], [0, 3], [1, 2]], "keys", "f") == (((0, 3), (1, 2)), None)
 
 
+def test_a_byte_order_mark_is_no_matter(tmp_path):
+    path = tmp_path / "heads.json"
+    path.write_text(json.dumps(OWN), encoding="utf-8-sig")
+    assert load_calibration(path, "keys", "f").best == 2
+
+
 def test_published_heads(tmp_path):
     found = load_calibration(written(tmp_path, PUBLISHED), "attention", "f")
     assert found.ranked[: found.best] == ((13, 29), (15, 11))

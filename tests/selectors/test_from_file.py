@@ -47,6 +47,11 @@ def test_a_list_is_chunks_in_order_of_relevance_and_never_others(tmp_path, store
     assert chosen(tmp_path, store, {KEY: []}, 6) == ()
 
 
+def test_a_byte_order_mark_is_no_matter(tmp_path, store):
+    marked = "\ufeff" + json.dumps({KEY: [4, 1]})
+    assert chosen(tmp_path, store, marked, 1) == (4,)
+
+
 def test_relevance_is_taken_as_it_is(tmp_path, store):
     rated = load(tmp_path, {KEY: {"relevance": [0, 0.5, -1, 2, 0.25, 0]}})
     assert relevance(rated, store).tolist() == [0, 0.5, -1, 2, 0.25, 0]

@@ -75,20 +75,24 @@ OmegaConf.register_new_resolver(
 )
 
 
-def _own_launchers() -> None:
-    """Lets the files in conf/hydra/launcher/ stand for the plugins' own of the same names.
+CONFIG_DIR = "X2L_CONFIG_DIR"
 
-    Hydra 1.3 would check ours against theirs, with a warning, and refuse what theirs do not have.
+
+@contextmanager
+def own_launchers() -> Iterator[None]:
+    """Inside, the files in conf/hydra/launcher/ stand for the plugins' own of the same names.
+
+    Hydra 1.3 would check ours against theirs, with a warning, and refuse what theirs do not have. The user's own
+    application has theirs back afterwards.
     """
     Plugins.instance()  # loads what is installed; each plugin stores its configuration then
     stored = ConfigStore.instance().repo["hydra"]["launcher"]
-    for path in (CONF / "hydra" / "launcher").glob("*.yaml"):
-        stored.pop(path.name, None)
-
-
-_own_launchers()
-# Hydra copies its sources once a group, and with them this one store of all configurations.
-ConfigStore.__deepcopy__ = lambda store, _: store  # type: ignore[attr-defined]
+    names = {path.name for path in (CONF / "hydra" / "launcher").glob("*.yaml")} & stored.keys()
+    theirs = {name: stored.pop(name) for name in names}
+    try:
+        yield
+    finally:
+        stored.update(theirs)
 
 
 @contextmanager
@@ -160,7 +164,7 @@ def hydra_of_its_own() -> Iterator[None]:
     hydra = theirs.hydra
     theirs.clear()
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
+        with own_launchers(), initialize_config_dir(str(CONF), version_base="1.3"):
             yield
     finally:
         GlobalHydra.set_instance(theirs)

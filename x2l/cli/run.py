@@ -24,6 +24,7 @@ from x2l.cli.compose import (
     load_model,
     one_line,
     own_folder,
+    own_launchers,
     plain,
     refuse_idle,
 )
@@ -280,7 +281,8 @@ def main() -> None:
         if (folder := own_folder()) is not None and not _names_config_dir(sys.argv[1:]):
             sys.argv[1:1] = ["--config-dir", str(folder)]
         try:
-            _task()
+            with own_launchers():
+                _task()
         except InstantiationException:
             raise
         except (HydraException, OmegaConfBaseException) as error:

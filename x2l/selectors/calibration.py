@@ -94,7 +94,7 @@ def load_calibration(path: str | Path, score: str, field: str) -> Calibration:
     """
     try:
         file = PACKAGED.get(str(path), Path(path).expanduser())
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(file.read_text(encoding="utf-8-sig"))
         if "head_score_list" in values:
             return _published(str(path), values)
         if values["format"] != FORMAT:

@@ -30,8 +30,15 @@ LINES = (
 
 
 def without_repeats(cells: kit.Cells) -> kit.Cells:
-    """All chunks at one ratio of one compressor are one cell, whatever else its run had."""
+    """All chunks at one ratio of one compressor are one cell, whatever else its run had.
+
+    Raises:
+        ValueError: the runs of such a cell answered other questions.
+    """
     alike = {cell["alike"]: cell for cell in reversed(cells) if cell["alike_at"]}
+    for cell in cells:
+        if cell["alike_at"] and cell.samples != (kept := alike[cell["alike"]]).samples:
+            raise ValueError(kit.two_sizes(kept, cell))
     return kit.Cells(c for c in cells if not c["alike_at"] or alike[c["alike"]] is c)
 
 

@@ -11,7 +11,7 @@ from experiments.paper.kit.axes import (
     Axis,
     over_trait,
 )
-from experiments.paper.kit.cells import Cell, Cells, all_but, cells_of, percent
+from experiments.paper.kit.cells import Cell, Cells, all_but, cells_of, percent, two_sizes
 from experiments.paper.kit.findings import EachPair, Spread, behind, listed
 from experiments.paper.kit.heat_map import Grid, HeatMaps
 from experiments.paper.kit.lines import Lines, Panels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -39,6 +40,11 @@ class Cell:
     def condition(self) -> Condition:
         """What identifies it."""
         return self.point.condition
+
+    @property
+    def samples(self) -> frozenset[str]:
+        """Ids of the questions that it answered."""
+        return frozenset(record.question.sample_id for record in self.records)
 
     def seconds(self, stages: Iterable[str] = STAGES) -> list[float]:
         """Seconds of some stages together, of every question."""
@@ -175,7 +181,7 @@ def cells_of(records: Iterable[Record]) -> Cells:
     """The cells of an experiment, by compressor, ratios, system and k.
 
     Raises:
-        ValueError: no record, or of several models or benchmarks.
+        ValueError: no record, of of several models or benchmarks.
     """
     groups: dict[Condition, list[Record]] = defaultdict(list)
     for record in records:
@@ -190,6 +196,31 @@ def cells_of(records: Iterable[Record]) -> Cells:
                 "(hydra.sweep.dir=)"
             )
     return Cells(sorted(cells, key=_order))
+
+
+def check_one_run(cells: Iterable[Cell]) -> None:
+    """Checks that no cell is there twice, by runs that asked other questions: they would stand in a figure as two.
+
+    Raises:
+        ValueError: one is.
+    """
+    first: dict[Condition, Cell] = {}
+    for cell in cells:
+        other = first.setdefault(dataclasses.replace(cell.condition, run_id=""), cell)
+        if other.samples != cell.samples:
+            raise ValueError(two_sizes(other, cell))
+
+
+def two_sizes(one: Cell, other: Cell) -> str:
+    """What is wrong with two runs of one cell that answered other questions; the end of a run's folder names it."""
+    runs = " and ".join(
+        f"*-{c.condition.run_id[:8]} ({c.point.videos} videos, {c.point.questions} questions)"
+        for c in (one, other)
+    )
+    return (
+        f"records: {one.condition.compressor}, {one['system']}: the runs {runs} differ in size, not in what is "
+        "compared; move one of the folders away, and give a trial its own (hydra.sweep.dir=)"
+    )
 
 
 def _order(cell: Cell) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from experiments.paper.kit.cells import Cells, cells_of
+from experiments.paper.kit.cells import Cells, cells_of, check_one_run
 from experiments.paper.kit.pairs import family
 from experiments.paper.kit.spec import FigureSpec, Note
 from experiments.paper.kit.tables import Table, latex, markdown
@@ -55,6 +55,7 @@ def result_of(spec: FigureSpec, records: Iterable[Record]) -> Result:
                 f"records: none with the {words} that the figure needs; run all of the experiment"
             )
     cells = spec.prepare(cells)
+    check_one_run(cells)
     tested = family(pair for pairs in spec.pairs for pair in pairs.of(cells))
     notes = [Note(note) if isinstance(note, str) else note for note in spec.notes]
     with matplotlib.rc_context(RC):

@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import pwd
 import shutil
 import subprocess
 from pathlib import Path
@@ -93,6 +94,22 @@ def test_every_run_of_a_process_writes_under_its_own_folder(tmp_path, monkeypatc
             assert os.environ["WANDB_CONFIG_DIR"].startswith(str(tmp_path / name))
             assert os.environ["WANDB_DATA_DIR"] == str(tmp_path / "mine")
         assert {n: os.environ.get(n) for n in PLACES} == {n: before.get(n) for n in PLACES}
+
+
+def test_a_user_without_a_name_or_a_home(tmp_path, home, monkeypatch):
+    """As in a container that is given a number: W&B asks for a home, which then lies with the run."""
+
+    def unknown(uid):
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.delenv("HOME")
+    with track(tmp_path / "run") as tracker:
+        tracker.log({"answers": 1})
+        assert Path.home().is_relative_to(tmp_path / "run")
+    assert "HOME" not in os.environ
+    (file,) = offline_runs(tmp_path / "run")
+    assert read_back(file)["exit"] == 0 and not list(home.iterdir())
 
 
 def test_a_run_that_cannot_start_leaves_no_place_behind(tmp_path, monkeypatch):

@@ -77,10 +77,12 @@ class WandbTracker(Tracker):
         # W&B warns about a missing folder even when silent, and writes to the home folder unless
         # told where its caches go; what the user has set stays, what is set here ends with the run.
         self.place.mkdir(parents=True, exist_ok=True)
-        for name in ("CACHE", "DATA", "CONFIG"):
-            place = self.place / HOME / STATE / name.lower()
-            if (variable := f"WANDB_{name}_DIR") not in os.environ:
-                os.environ[variable] = str(place.absolute())
+        folders = {f"WANDB_{name}_DIR": name.lower() for name in ("CACHE", "DATA", "CONFIG")}
+        if not os.path.isabs(os.path.expanduser("~")):  # W&B asks for a home, needed or not
+            folders["HOME"] = "home"
+        for variable, name in folders.items():
+            if variable not in os.environ:
+                os.environ[variable] = str((self.place / HOME / STATE / name).absolute())
                 self._placed.append(variable)
         try:
             self._run = self._started()
