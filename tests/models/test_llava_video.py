@@ -16,6 +16,7 @@ from tests.llava_video import (
     frames,
     loaded,
     official_prompt,
+    question,
     recorded,
     video_embeds,
 )
@@ -42,7 +43,7 @@ def test_embeddings_logits_and_tokens_are_the_official_ones(models, case):
 
 def test_options_as_they_run_are_told(tmp_path):
     source = locate(str(checkpoint(tmp_path)), None, False)
-    said = {"mm_spatial_pool_mode": "bilinear", "mm_newline_position": "grid"}
+    said = {"mm_spatial_pool_mode": "bilinear", "mm_newline_position": "grid", "newlines": "text"}
     assert read_config(source).original == said | {"add_time_instruction": True}
     changed = read_config(source, {"mm_spatial_pool_mode": "average"}).original
     assert changed["mm_spatial_pool_mode"] == "average"
@@ -74,6 +75,40 @@ def test_newlines_are_text_of_their_own_frame(models, case, rows, newlines):
     store = prefill(model, prompt, {"low": Level(KeyNorm(), 1), "high": Level(KeyNorm(), 25)})
     kept = [kv.layers[0].tokens for kv in store.levels["high"]]
     assert kept == [-(-count * rows * rows // 25) + count * newlines for count in (4, 2)]
+
+
+def test_newlines_may_follow_their_row(tmp_path):
+    """As the last column of their frame's grid: no floor, and at ratio 1 the official numbers."""
+    options = {"newlines": "row", "add_time_instruction": False}
+    model = load(str(checkpoint(tmp_path)), original=options)
+    off = differences(model, "bilinear.grid", 4)
+    assert off.embeds < 1e-5 and off.logits < 1e-5 and off.same_tokens
+    prompt = official_prompt(model, "bilinear.grid", 4)
+    assert [chunk.grid for chunk in prompt.chunks] == [(4, 5, 6), (2, 5, 6)]
+    assert all(chunk.is_visual.all() for chunk in prompt.chunks)
+    levels = {"low": Level(KeyNorm(), 1), "high": Level(KeyNorm(), 30)}
+    store = prefill(model, prompt, levels)
+    assert [kv.layers[0].tokens for kv in store.levels["high"]] == [4, 2]
+    assert store.measured_ratio("high") == 30
+    asked = question("bilinear.grid")
+    assert answer(model, store, asked, store.reloading(()), 2).token_ids
+
+
+@pytest.mark.parametrize(
+    ("kind", "original", "message"),
+    [
+        ("llava_video", {"newlines": "column"}, "newlines='column': must be 'text' or 'row' with"),
+        (
+            "llava_video",
+            {"newlines": "row", "mm_newline_position": "frame"},
+            "must be 'text' with mm_newline_position='frame'",
+        ),
+        ("longva", {"newlines": "row"}, "must be 'text' with mm_newline_position='no_token'"),
+    ],
+)
+def test_newlines_that_end_no_row_have_none_to_follow(tmp_path, kind, original, message):
+    with pytest.raises(ValueError, match=message):
+        load(str(checkpoint(tmp_path, kind)), original=original)
 
 
 def test_frames_are_resized_as_officially(models):

@@ -86,8 +86,10 @@ _SHOWN = {
     "unires": (("average", "no_token"),),
 }
 KEY_MAPPING = {old: new for old, new in VIDEO_XL_MAPPING.items() if "beacon" not in old}
-# What `model.original` may say in place of config.json, and where it stands in the configuration here.
+# What `model.original` may say in place of config.json, and where it stands in the configuration here. `newlines` is
+# x2l's own: what becomes of those that end a row.
 OPTIONS = {
+    "newlines": "newlines",
     "mm_spatial_pool_mode": "pool_mode",
     "mm_newline_position": "newline_position",
     "add_time_instruction": "time_instruction",
@@ -103,6 +105,7 @@ class LlavaVideoConfig(LlavaOnevisionConfig):
 
     Attributes:
         pool_mode: `bilinear` (rounds up) or `average` (rounds down).
+        newlines: of the grid are `text`, never compressed, or the last column of their `row`, compressed with it.
         newline_position: `grid` (behind every row), `frame`, `one_token` (behind the video) or `no_token`.
         has_newline: whether the weights hold one.
         time_instruction: whether the prompt tells duration and the frames' times.
@@ -113,6 +116,7 @@ class LlavaVideoConfig(LlavaOnevisionConfig):
 
     model_type = "llava_video"
     pool_mode: str = "bilinear"
+    newlines: str = "text"
     newline_position: str = "grid"
     has_newline: bool = True
     time_instruction: bool = False
@@ -197,6 +201,11 @@ class LlavaVideoProcessor(LlavaOnevisionProcessor):
         """What the expanded video ends with and the question's line break is tokenized with."""
         return "." if self.layout.time_instruction else ""
 
+    @property
+    def row_end_token_id(self) -> int | None:
+        """The token that ends a row and is compressed with it; None where it is text."""
+        return self.layout.newline_token_index if self.layout.newlines == "row" else None
+
     def replace_video_token(self, video_inputs: Any, video_idx: int, **kwargs: Any) -> str:
         """Placeholders of frames and newlines in the official order: frame, row, column."""
         frames, places = len(video_inputs["pixel_values_videos"][video_idx]), self.num_image_tokens
@@ -247,6 +256,12 @@ def llava_video_config(values: Mapping[str, Any]) -> LlavaVideoConfig:
             f"config.json: mm_spatial_pool_mode={said}: must be one of: {shown}, as no other was shown equal to the "
             "official code; correct model.original where it says so"
         )
+    newlines = values.get("newlines", "text")
+    if newlines not in (allowed := ("text", "row") if position == "grid" else ("text",)):
+        said = f"with mm_newline_position={position!r}"
+        raise ValueError(
+            f"model.original.newlines={newlines!r}: must be {' or '.join(map(repr, allowed))} {said}; use 'text'"
+        )
     clip = merge == "unires"
     sizes = dict(values.get("vision_config", CLIP_L_336 if clip else SIGLIP_SO400M))
     vision: Any
@@ -268,6 +283,7 @@ def llava_video_config(values: Mapping[str, Any]) -> LlavaVideoConfig:
         vision_feature_layer=-2 if clip else -1,
         vision_feature_select_strategy="default" if clip else "full",
         pool_mode=str(mode),
+        newlines=newlines,
         newline_position=position,
         has_newline=not clip,
         time_instruction=bool(values.get("add_time_instruction")),

@@ -34,7 +34,7 @@ class Expanded:
 
     Attributes:
         input_ids: `(tokens,)`.
-        visual: `(tokens,)` bool: placeholders of frames.
+        visual: `(tokens,)` bool: placeholders of frames, and newlines that are compressed as the last of their row.
         region: span of tokens that the video expanded to, up to the text it shares with the question.
         grid: visual tokens as (time steps, rows, columns), before the processor drops any.
         kept: `(steps, rows * columns)` bool: False where the processor drops a token.
@@ -205,6 +205,9 @@ def expand(
     else:
         merge = int(processor.video_processor.merge_size)
         grid = (steps, int(grid_thw[0, 1]) // merge, int(grid_thw[0, 2]) // merge)
+    if (row_end := getattr(processor, "row_end_token_id", None)) is not None:
+        visual |= (ids == row_end) & inside
+        grid = (*grid[:2], grid[2] + 1)
     if kept is None:
         kept = torch.ones(steps, grid[1] * grid[2], dtype=torch.bool)
     return Expanded(ids, visual, region, grid, kept, grid_thw, sampled_fps)
