@@ -109,6 +109,28 @@ def test_a_merged_adapter(tmp_path):
     assert (logits(load(str(tmp_path))) - before).abs().max() > 0.1
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # peft's own
+def test_the_remedy_for_an_adapter_of_peft(trained, tmp_path):
+    """As the message says it: the adapter's folder is refused, what peft merges is the adapted model."""
+    peft = pytest.importorskip("peft", reason="peft is absent: pip install peft")
+    base, adapter, merged = (tmp_path / name for name in ("base", "adapter", "merged"))
+    trained.save_pretrained(base)
+    before = logits(HFVideoModel(trained, processor(FAMILY)))
+    settings = peft.LoraConfig(
+        r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM"
+    )
+    adapted = peft.get_peft_model(trained, settings)
+    want = logits(HFVideoModel(adapted.base_model.model, processor(FAMILY)))
+    adapted.save_pretrained(adapter)
+    with pytest.raises(ValueError, match="a PEFT adapter to another checkpoint; merge it"):
+        load(str(adapter))
+    again = AutoModelForImageTextToText.from_pretrained(base)
+    peft.PeftModel.from_pretrained(again, adapter).merge_and_unload().save_pretrained(merged)
+    processor(FAMILY).save_pretrained(merged)
+    assert (logits(load(str(merged))) - want).abs().max() < 1e-5
+    assert (want - before).abs().max() > 1e-3
+
+
 def test_an_adapter_saved_as_if_it_were_merged_is_refused(trained, tmp_path):
     """The names of a PeftModel: nothing in the file is a weight of the model."""
     trained.save_pretrained(tmp_path)
