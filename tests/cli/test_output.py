@@ -62,6 +62,24 @@ def test_streams_that_cannot_be_used_are_no_traceback(tmp_path, shell):
         assert (done.returncode, done.stderr) == (1, "")
 
 
+def test_a_log_that_cannot_be_written_is_told_once():
+    """As that of a run, which goes to its output."""
+    words = (
+        "import logging, sys\n"
+        "from x2l.cli.output import command\n"
+        "with command():\n"
+        "    logging.basicConfig(stream=sys.stdout, level='INFO')\n"
+        "    logging.info('one'), logging.info('two')\n"
+    )
+    done = subprocess.run(
+        ["bash", "-c", '"$@" >/dev/full', "", sys.executable, "-c", words],
+        capture_output=True,
+        text=True,
+    )
+    told = "error: output: no space left on device; make room, then run it again\n"
+    assert (done.returncode, done.stderr) == (2, told)
+
+
 def test_questions_are_utf8_whatever_the_locale():
     from x2l.cli.ask.command import _question
     from x2l.evaluation.settings import ConfigError

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -31,8 +32,12 @@ _REMEDIES = {
 def command() -> Iterator[None]:
     """Around all of a command: streams that can be used, and an end with one line whatever the user can correct."""
     _open_streams()
+    # A line of the log that cannot be written is told once, at the end, not each with a traceback.
+    before, logging.raiseExceptions = logging.raiseExceptions, False
     try:
         yield
+        if (lost := getattr(sys.stdout, "lost", None)) is not None:
+            raise lost
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
@@ -42,6 +47,8 @@ def command() -> Iterator[None]:
         if (line := system_error(error)) is None:
             raise
         fail(line)
+    finally:
+        logging.raiseExceptions = before
 
 
 def system_error(error: OSError) -> str | None:
@@ -68,9 +75,11 @@ class _Output(io.TextIOWrapper):
 
     Attributes:
         gone: whether nobody reads any more.
+        lost: why text was lost that somebody would have read (a full disk).
     """
 
     gone = False
+    lost: OSError | None = None
 
     def __init__(self, stream: io.TextIOWrapper) -> None:
         """Takes the place of a stream, which must stay open."""
@@ -100,6 +109,7 @@ class _Output(io.TextIOWrapper):
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
             self.gone = True
             if not isinstance(error, BrokenPipeError):
+                self.lost = error
                 raise
 
 

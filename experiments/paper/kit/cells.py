@@ -204,9 +204,10 @@ def check_one_run(cells: Iterable[Cell]) -> None:
     Raises:
         ValueError: one is.
     """
-    first: dict[Condition, Cell] = {}
+    first: dict[tuple[Condition, Any], Cell] = {}
     for cell in cells:
-        other = first.setdefault(dataclasses.replace(cell.condition, run_id=""), cell)
+        key = dataclasses.replace(cell.condition, run_id=""), cell["scene"]
+        other = first.setdefault(key, cell)
         if other.samples != cell.samples:
             raise ValueError(two_sizes(other, cell))
 
