@@ -317,7 +317,7 @@ def test_a_few_panels_are_drawn_and_those_over_bytes_shown_at_once(tmp_path):
     records = many(2, ("attention", "random"))
     page = Page(write_report(write_runs(tmp_path, records)).read_text())
     assert [("open" in attrs) for attrs in page.attributes("details")] == [True, False, False]
-    assert sum("one panel a compressor" in f["alt"].lower() for f in page.attributes("img")) == 3
+    assert sum("panels of lines" in f["alt"].lower() for f in page.attributes("img")) == 3
 
 
 def test_commands_versions_and_hardware_are_told(tmp_path):

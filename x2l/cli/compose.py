@@ -75,7 +75,18 @@ OmegaConf.register_new_resolver(
 )
 
 
-CONFIG_DIR = "X2L_CONFIG_DIR"
+@contextmanager
+def one_store() -> Iterator[None]:
+    """Inside, Hydra shares the store of all configurations, which it otherwise copies with its sources once a group."""
+    before = ConfigStore.__dict__.get("__deepcopy__")
+    ConfigStore.__deepcopy__ = lambda store, _: store  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        if before is None:
+            del ConfigStore.__deepcopy__  # type: ignore[attr-defined]
+        else:
+            ConfigStore.__deepcopy__ = before  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -164,7 +175,7 @@ def hydra_of_its_own() -> Iterator[None]:
     hydra = theirs.hydra
     theirs.clear()
     try:
-        with own_launchers(), initialize_config_dir(str(CONF), version_base="1.3"):
+        with one_store(), own_launchers(), initialize_config_dir(str(CONF), version_base="1.3"):
             yield
     finally:
         GlobalHydra.set_instance(theirs)

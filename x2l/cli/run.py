@@ -23,6 +23,7 @@ from x2l.cli.compose import (
     build_methods,
     load_model,
     one_line,
+    one_store,
     own_folder,
     own_launchers,
     plain,
@@ -281,7 +282,7 @@ def main() -> None:
         if (folder := own_folder()) is not None and not _names_config_dir(sys.argv[1:]):
             sys.argv[1:1] = ["--config-dir", str(folder)]
         try:
-            with own_launchers():
+            with one_store(), own_launchers():
                 _task()
         except InstantiationException:
             raise

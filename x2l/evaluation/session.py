@@ -16,11 +16,12 @@ from x2l.engine.assignment import assigned
 from x2l.engine.context_length import check_question
 from x2l.engine.decode import Answer, answer
 from x2l.engine.disk_cache.cache import PrefillCache
+from x2l.engine.disk_cache.key import pixels_digest
 from x2l.engine.flops import kv_bytes
 from x2l.engine.kv_store import KVStore
 from x2l.engine.meter import Meter
 from x2l.engine.prefill import check_budgets, check_prefill, prefill
-from x2l.engine.shown_chunks import ShownChunk, Waited, shown_chunks
+from x2l.engine.shown_chunks import ShownChunk, Waited, chunk_pixels, shown_chunks
 from x2l.engine.taking import TakingRule
 from x2l.evaluation.progress import Progress
 from x2l.evaluation.settings import ConfigError, config_errors
@@ -73,7 +74,7 @@ class Session:
         kv_bytes_full: what the KVs of its whole prompt would take, uncompressed.
         meter: of the pre-fill; where that was loaded, of when it was computed.
         seconds_load: that loading took; None if it was computed now.
-        seconds_read: that the pre-fill waited for frames to be decoded and prepared.
+        seconds_read: that was waited for frames to be decoded and prepared, for the pre-fill and for its address.
         prepared: by name, what selectors remember that look at frames, or keep something of the KVs on the device.
     """
 
@@ -218,17 +219,23 @@ def open_session(
             shown = Waited(made)
             rules = (context, positions, meter, draws, progress.at, indexes)
             store = prefill(model, prompt, levels, *rules, watching.passed_on(shown))
-            seconds_read = shown.seconds
+            seconds_read += shown.seconds
             return store
+
+    def pixels() -> str:
+        nonlocal seconds_read
+        with ahead(chunk_pixels(prompt)) as made:
+            shown = Waited(made)
+            digest = pixels_digest(watching.pixels(shown))
+            seconds_read += shown.seconds
+            return digest
 
     full, loaded = kv_bytes(model.shape, prompt.tokens), None
     if cache is None:
         store = compute()
     else:
         shape = {"context": context, "positions": positions, "indexes": indexes}
-        store, loaded = cache.get(
-            compute, model, prompt, levels, shape, draws, meter, watching.look
-        )
+        store, loaded = cache.get(compute, model, prompt, levels, shape, draws, meter, pixels)
     prepared = watching.prepared()
     for name, indexer in indexing.items():
         if (kept := _remembered(model, indexer, store)) is not None:
@@ -269,6 +276,12 @@ class _Watching:
         for one in shown:
             self.look(one.chunk, one.pixels)
             yield one
+
+    def pixels(self, chunks: Iterator[tuple[Chunk, Tensor]]) -> Iterator[Tensor]:
+        """Those of the chunks, looked at."""
+        for chunk, pixels in chunks:
+            self.look(chunk, pixels)
+            yield pixels
 
     def prepared(self) -> dict[str, Preparation]:
         """By name, what selectors remember."""

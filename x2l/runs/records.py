@@ -47,7 +47,8 @@ class VideoPart:
         kv_bytes_host: KVs of all levels that wait on the host.
         kv_bytes_full: of the same prompt without any compression.
         flops: of the video's stages.
-        seconds: wall time of the video's stages, the device synchronised; `read` is decoding the file.
+        seconds: wall time of the video's stages, the device synchronised; `read` is opening the file and waiting for
+            its frames, which are decoded and prepared for the vision tower beside the pre-fill.
         peak_memory: bytes, the most during each stage: CUDA's allocations; on the CPU the process. None: not known.
         kv_bytes_budget: what a control that holds KV bytes equal had to match.
         flops_budget: what one that holds a question's FLOPs equal had to match, pre-fill included.

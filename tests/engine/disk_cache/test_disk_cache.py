@@ -31,8 +31,10 @@ from x2l.compressors.pruning_controls import RandomPruning
 from x2l.engine.disk_cache import cache as prefill_cache
 from x2l.engine.disk_cache import file_format as store_files
 from x2l.engine.disk_cache.cache import PrefillCache, open_cache
+from x2l.engine.disk_cache.key import pixels_digest
 from x2l.engine.meter import Meter
 from x2l.engine.prefill import prefill
+from x2l.engine.shown_chunks import chunk_pixels
 from x2l.engine.stages import PREFILL_STAGES
 from x2l.evaluation import runner, session
 from x2l.evaluation.conditions import cells
@@ -80,9 +82,14 @@ class Prefills:
 
         shape = {"context": context, "positions": "keep"}
         store, loaded = self.cache.get(
-            compute, model, prompt(video), self.levels, shape, seed, meter
+            compute, model, prompt(video), self.levels, shape, seed, meter, hashed(video)
         )
         return store, loaded, meter
+
+
+def hashed(video):
+    """What hashes the pixels of one."""
+    return lambda: pixels_digest(pixels for _, pixels in chunk_pixels(prompt(video)))
 
 
 def files(folder):
@@ -307,7 +314,7 @@ def test_many_writers_and_readers_at_once(tmp_path, caplog):
             video = (number + turn * (1 + number % 2)) % 3
             store, told = run.cache.get(
                 lambda video=video: plain[video],
-                ours("qwen2_5_vl"), prompt(video), LEVELS, SHAPE, 0, Meter("cpu"),
+                ours("qwen2_5_vl"), prompt(video), LEVELS, SHAPE, 0, Meter("cpu"), hashed(video),
             )  # fmt: skip
             (computed if told is None else loaded).append(video)
             if differing(plain[video], store) is not None:
@@ -550,3 +557,23 @@ def test_a_folder_that_cannot_be_made_is_one_line_before_the_model_is_loaded(tmp
         runner.run(
             values, Clips(str(clips)), never, LEVELS, SELECTORS, tmp_path / "r", info, NoTracker()
         )
+
+
+def test_frames_that_are_decoded_for_an_address_are_read_seconds(tmp_path, monkeypatch):
+    """Also where the pre-fill is then loaded, and nothing else of the video is decoded."""
+
+    def slow(asked):
+        for one in chunk_pixels(asked):
+            time.sleep(0.03)
+            yield one
+
+    monkeypatch.setattr(session, "chunk_pixels", slow)
+    opened = [
+        session.open_session(
+            ours("qwen2_5_vl"), prompt().visual["frames"], prompt(), LEVELS, **SHAPE, seed=0,
+            selectors={}, cache=PrefillCache(tmp_path, 1.0, LEVELS),
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    assert [one.seconds_load is None for one in opened] == [True, False]
+    assert min(one.seconds_read for one in opened) >= 0.03

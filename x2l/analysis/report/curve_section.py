@@ -11,7 +11,6 @@ from x2l.analysis.report.overview_figure import Picture, overview, picture
 from x2l.analysis.report.table import Column, Table, number, percent, words
 from x2l.analysis.sweep_tables import sweep_title
 
-MOST_PANELS = 24  # more, one for each compressor and setting, are not drawn
 OPEN_PANELS = 4  # as many are shown at once
 MOST_GROUPS = 6  # of cells that cannot be compared with each other, e.g. several models
 
@@ -24,9 +23,8 @@ class Curve:
         title: of the figure.
         figure: all cells in one panel.
         front: the cells numbered in it.
-        panels: the same by compressor and selector; None where there are too many.
+        panels: the same in panels of lines; None where there is one panel alone.
         open: whether the panels are shown at once.
-        left_out: how many panels there would be, where they are not drawn.
     """
 
     title: str
@@ -34,7 +32,6 @@ class Curve:
     front: Table
     panels: Picture | None
     open: bool
-    left_out: int
 
 
 @dataclass(frozen=True)
@@ -83,16 +80,15 @@ def _curve(group: Sequence[Point], axis: ComputeAxis, called: Names | None) -> C
         f"{max(accuracies):.1f} %. On the Pareto front, cheapest first: {', '.join(first)}."
     )
     panels, count = None, panel_count(group)
-    if 1 < count <= MOST_PANELS:
+    if count > 1:
         drawn = draw(group, sweep_title(group), over=(axis,))
-        panels = picture(drawn, f"{alt} One panel a compressor, one line a selector.", "png")
+        panels = picture(drawn, f"{alt} In {count} panels of lines.", "png")
     return Curve(
         title,
         picture(overview(group, axis, called), alt),
         _front_table(best, axis, max(axis.value(p) for p in group), called),
         panels,
         open=axis is KV_BYTES and count <= OPEN_PANELS,
-        left_out=count if count > MOST_PANELS else 0,
     )
 
 

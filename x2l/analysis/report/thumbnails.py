@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from x2l.analysis.report.shown_chunks import Film
-from x2l.video import VideoError, read_frames
+from x2l.video import VideoError, open_frames
 
 LONGER_SIDE = 96  # pixels of a thumbnail, at most
 QUALITY = 75  # of JPEG
@@ -61,14 +61,14 @@ def _read(film: Film) -> Thumbnails | None:
     if not Path(film.path).is_file():
         return None
     try:
-        frames = read_frames(film.path, film.frames, film.fps)
+        frames = open_frames(film.path, film.frames, film.fps)
+        if len(frames.seconds) != film.sampled:
+            return None
+        pictures = []
+        for (pixels,) in frames.blocks((n, n + 1) for n in range(film.sampled)):  # one at full size
+            image = Image.fromarray(pixels.numpy())
+            image.thumbnail((LONGER_SIDE, LONGER_SIDE))
+            pictures.append(np.asarray(image))
     except VideoError:
         return None
-    if len(frames.seconds) != film.sampled:
-        return None
-    pictures = []
-    for pixels in frames.pixels:
-        image = Image.fromarray(pixels.numpy())
-        image.thumbnail((LONGER_SIDE, LONGER_SIDE))
-        pictures.append(np.asarray(image))
     return Thumbnails(tuple(frames.seconds.tolist()), tuple(pictures))

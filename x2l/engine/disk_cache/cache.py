@@ -22,15 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from x2l.compressors.base import Level
 from x2l.engine.disk_cache.file_format import DamagedFile, Unstorable, plan, read, write
 from x2l.engine.disk_cache.key import (
     Unaddressable,
     address,
     code_digest,
-    pixels_digest,
     users_bases,
 )
 from x2l.engine.disk_cache.source_hash import users_modules
@@ -39,7 +36,7 @@ from x2l.engine.meter import Meter
 from x2l.engine.stages import PREFILL_STAGES
 from x2l.models.fingerprint import UntoldWeights
 from x2l.models.interface import VideoModel
-from x2l.models.prompt import Chunk, Prompt
+from x2l.models.prompt import Prompt
 
 # Nothing else in the folder is ever touched, whatever its name ends in.
 _ENTRY = re.compile(r"[0-9a-f]{32}\.prefill\.safetensors")
@@ -113,7 +110,7 @@ class PrefillCache:
         settings: Mapping[str, Any],
         video_seed: int,
         meter: Meter,
-        watch: Callable[[Chunk, Tensor], None] | None = None,
+        pixels: Callable[[], str],
     ) -> tuple[KVStore, Loaded | None]:
         """The pre-fill of a video: from the folder, else computed and put there.
 
@@ -125,12 +122,12 @@ class PrefillCache:
             settings: context and positions.
             video_seed: for compressors that draw at random.
             meter: at zero; of a pre-fill from the folder it is given FLOPs and seconds of when it was computed.
-            watch: is shown every chunk's pixels, which are decoded for the address; not where there is no address.
+            pixels: hashes them, see `key.pixels_digest`; not called where there is no address.
 
         Returns:
             The KVs, and what loading took; None if they were computed.
         """
-        key = self._address(model, prompt, levels, settings, video_seed, watch)
+        key = self._address(model, prompt, levels, settings, video_seed, pixels)
         if key is not None and (known := self._find(key, model, prompt, meter)) is not None:
             self.loaded += 1
             return known
@@ -171,7 +168,7 @@ class PrefillCache:
         levels: Mapping[str, Level],
         settings: Mapping[str, Any],
         video_seed: int,
-        watch: Callable[[Chunk, Tensor], None] | None,
+        pixels: Callable[[], str],
     ) -> str | None:
         if self._code is None:
             return None
@@ -185,9 +182,8 @@ class PrefillCache:
         tokens = {name: model.question(text).input_ids for name, text in probes.items() if text}
         settings = {**settings, "probes": tokens}
         try:
-            pixels = pixels_digest(prompt, watch)
             return address(
-                self._fingerprint[1], self._code, prompt, levels, settings, video_seed, pixels
+                self._fingerprint[1], self._code, prompt, levels, settings, video_seed, pixels()
             )
         except Unaddressable as error:
             self._say_once("unused", f"prefill.cache is not used: {error}")

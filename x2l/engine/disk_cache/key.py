@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -18,12 +18,10 @@ import torch
 from torch import Tensor
 
 from x2l.compressors.base import Level, Method
-from x2l.engine.ahead import ahead
 from x2l.engine.disk_cache.file_format import tensor_bytes
 from x2l.engine.disk_cache.source_hash import engine_digest, users_digest
-from x2l.engine.shown_chunks import chunk_pixels
 from x2l.frames import SampledFrames
-from x2l.models.prompt import Chunk, Prompt
+from x2l.models.prompt import Prompt
 
 # Of frames, what does not reach the model: a video may be moved.
 _PLACE = frozenset({"path", "reader"})
@@ -70,22 +68,11 @@ def address(
     return digest.hexdigest()
 
 
-def pixels_digest(prompt: Prompt, watch: Callable[[Chunk, Tensor], None] | None = None) -> str:
-    """A hash of all pixels of a video, decoded chunk by chunk; the same however they are cut.
-
-    Args:
-        prompt: of the video, with its frames.
-        watch: is shown every chunk's pixels.
-
-    Raises:
-        VideoError: a picture cannot be decoded.
-    """
+def pixels_digest(blocks: Iterable[Tensor]) -> str:
+    """A hash of all pixels of a video, given block by block in time order; the same however they are cut."""
     digest = hashlib.blake2b(digest_size=16)
-    with ahead(chunk_pixels(prompt)) as chunks:
-        for chunk, pixels in chunks:
-            digest.update(tensor_bytes(pixels))
-            if watch is not None:
-                watch(chunk, pixels)
+    for pixels in blocks:
+        digest.update(tensor_bytes(pixels))
     return digest.hexdigest()
 
 
