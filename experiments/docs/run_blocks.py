@@ -1,12 +1,14 @@
-"""Executes every shell block of README and docs, in order, each in a fresh shell in a copy of the checkout.
+"""Executes every shell and Python block of README and docs, in order, each in a fresh shell in a copy of the checkout.
 
-    python -m experiments.docs.run_blocks            # all: .venv, demo, tests, sweeps; half an hour or so
+    python -m experiments.docs.run_blocks            # all: .venv, demo, tests, sweeps; an hour or so
     python -m experiments.docs.run_blocks --list     # what would run, and what is left out and why
-    python -m experiments.docs.run_blocks README.md  # one page
+    python -m experiments.docs.run_blocks README.md --without "make test"
 
-Blocks are what stands between ```sh and ```. A shell of a page beside the README has the virtual environment active, as
-the README says that commands get on the PATH. The shell starts without the caller's variables, stops at the first
-command that fails, and its output goes to a log. Lines that need what a checkout does not bring are in `LEFT_OUT`.
+Blocks are what stands between ```sh or ```python and ```; what stands in ```py is a file that the text says where to
+put. A shell of a page beside the README has the virtual environment active, as the README says that commands get on the
+PATH; so has every Python. The shell starts without the caller's variables, stops at the first command that fails, and
+its output goes to a log. Lines that need what a checkout does not bring are in `LEFT_OUT`; of those in `SERVES` it is
+seen that they still serve after a while.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,6 +25,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from x2l.runs.run_info import now, processor_name, write_json
 
 ROOT = Path(__file__).parents[2]
 FIRST = ("README.md", "CONTRIBUTING.md")
@@ -33,14 +38,7 @@ LEFT_OUT = (
     ("CONTRIBUTING.md", "make demo", "README.md has run it"),
     # Fails on purpose: it shows what a sweep of bad jobs says.
     ("docs/failures.md", "x2l --config-dir my", "a method and a checkpoint that are not there"),
-    # x2l is on no registry under this name; `make test-cluster` installs the extras from the checkout.
-    ("docs/launchers/joblib.md", "pip install", "a published package"),
-    ("docs/launchers/ray.md", "pip install", "a published package"),
-    ("docs/launchers/submitit_local.md", "pip install", "a published package"),
-    ("docs/launchers/submitit_slurm.md", "pip install", "a published package"),
-    ("docs/launchers/joblib.md", "X2L_JOBS=4 x2l", "the extra joblib"),
-    ("docs/launchers/submitit_local.md", "X2L_JOBS=2 x2l", "the extra slurm, and a GPU"),
-    # Clusters and weights of gigabytes.
+    # Clusters, clouds and weights of gigabytes.
     (
         "docs/launchers/ray.md",
         "x2l -m hydra/launcher=ray hydra.launcher.ray.remote",
@@ -48,14 +46,19 @@ LEFT_OUT = (
     ),
     ("docs/launchers/ray.md", "x2l -m hydra/launcher=ray hydra.launcher.ray.init", "a cluster"),
     ("docs/launchers/submitit_slurm.md", "x2l -m", "weights, a cluster"),
-    # Accounts, and a server that never ends.
+    ("docs/launchers/skypilot.md", "for i in", "an account of a cloud"),
+    ("docs/launchers/skypilot.md", "sky jobs", "an account of a cloud"),
+    # Accounts.
     ("docs/tracking.md", "wandb sync", "an account of W&B"),
     ("docs/tracking.md", "x2l -m experiment=demo tracker.mode=online", "a key of W&B"),
     ("docs/tracking.md", "x2l-collect outputs/sweeps/demo --mode online", "a key of W&B"),
-    ("docs/tracking.md", "tensorboard --logdir", "serves until it is stopped"),
-    ("docs/tracking.md", "x2l -m experiment=demo tracker=tensorboard", "the extra tensorboard"),
-    ("docs/tracking.md", "x2l-collect outputs/sweeps/demo --tracker", "the extra tensorboard"),
 )
+# Page, and how a command begins that goes on until it is stopped.
+SERVES = (
+    ("docs/tracking.md", "tensorboard --logdir"),
+    ("docs/tracking.md", "x2l-report outputs/sweeps/demo --serve"),
+)
+SERVING = 60  # seconds, then it is interrupted; 124 is the status of `timeout` for that
 KEPT = ("HOME", "PATH", "LANG", "TERM", "TMPDIR")  # of the caller's variables, and PIP_*
 ACTIVATE = "source .venv/bin/activate"
 
@@ -67,72 +70,86 @@ class Block:
     Attributes:
         page: relative to the checkout.
         line: where it begins, from 1.
-        commands: whole ones, those that go on over a line's end joined.
+        commands: whole ones, those that go on over a line's end joined; of Python the one that runs it.
     """
 
     page: str
     line: int
     commands: tuple[str, ...]
+    python: bool = False
 
     @property
     def name(self) -> str:
         """Of its log, and what a message calls it."""
         return f"{self.page}:{self.line}"
 
-    def left_out(self) -> dict[str, str]:
-        """Commands that are not run, and what they need."""
+    def left_out(self, without: Sequence[str] = ()) -> dict[str, str]:
+        """Commands that are not run, and what they need.
+
+        Args:
+            without: how commands begin that are not wanted this time.
+        """
+        of_page = [(start, needs) for page, start, needs in LEFT_OUT if page == self.page]
+        of_page += [(start, "nothing: left out by --without") for start in without]
         return {
             command: needs
             for command in self.commands
-            for page, start, needs in LEFT_OUT
-            if page == self.page and command.startswith(start)
+            for start, needs in of_page
+            if not self.python and command.startswith(start)
         }
 
-    def script(self) -> str:
+    def script(self, without: Sequence[str] = ()) -> str:
         """What the shell runs; empty where all is left out."""
-        left_out = self.left_out()
-        commands = [command for command in self.commands if command not in left_out]
+        left_out = self.left_out(without)
+        commands = [self._ended(command) for command in self.commands if command not in left_out]
         if not commands:
             return ""
-        first = [] if self.page in FIRST else [ACTIVATE]
+        first = [ACTIVATE] if self.python or self.page not in FIRST else []
         return "\n".join(["set -eo pipefail", *first, *commands, ""])
+
+    def _ended(self, command: str) -> str:
+        if not any(command.startswith(start) for page, start in SERVES if page == self.page):
+            return command
+        command = command.partition(" #")[0].strip()
+        return f"timeout --signal=INT {SERVING} {command} || test $? = 124"
 
 
 def blocks(root: Path) -> list[Block]:
     """Those of README, CONTRIBUTING and docs, in that order."""
     pages = [root / name for name in FIRST if (root / name).exists()]
+    fenced = re.compile(r"^```(sh|bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
     found = []
     for page in [*pages, *sorted((root / "docs").rglob("*.md"))]:
         text = page.read_text(encoding="utf-8")
-        for match in re.finditer(r"^```(?:sh|bash)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
-            lines = match[1].replace("\\\n", " ").splitlines()
-            commands = tuple(line for line in lines if line.strip() and not line.startswith("#"))
+        for match in fenced.finditer(text):
+            python = match[1] == "python"
+            if python:
+                commands: tuple[str, ...] = (f"python -c {shlex.quote(match[2])}",)
+            else:
+                lines = match[2].replace("\\\n", " ").splitlines()
+                commands = tuple(line for line in lines if line.strip() and line[0] != "#")
             line = text[: match.start()].count("\n") + 1
-            found.append(Block(page.relative_to(root).as_posix(), line, commands))
+            found.append(Block(page.relative_to(root).as_posix(), line, commands, python))
     return found
 
 
 def copy_of_checkout(root: Path, to: Path) -> None:
     """Copies what git knows or would take; no outputs, no environment."""
-    listed = subprocess.run(
-        ["git", "-C", root, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        capture_output=True,
-        check=True,
-    )
-    for name in filter(None, listed.stdout.decode().split("\0")):
+    for name in filter(
+        None, _git(root, "ls-files", "-z", "-c", "-o", "--exclude-standard").split("\0")
+    ):
         if (root / name).is_file():
             (to / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / name, to / name)
 
 
-def run(block: Block, folder: Path, log: Path, limit: float) -> bool:
-    """Runs a block in a fresh shell; whether it went well."""
+def run(script: str, folder: Path, log: Path, limit: float) -> str:
+    """Runs a script in a fresh shell; `ok`, or how it failed."""
     kept = {k: v for k, v in os.environ.items() if k in KEPT or k.startswith("PIP_")}
-    start = time.perf_counter()
     with log.open("w") as file:
         try:
             done = subprocess.run(
-                ["bash", "--noprofile", "--norc", "-c", block.script()],
+                ["bash", "--noprofile", "--norc", "-c", script],
                 cwd=folder,
                 env=kept,
                 stdin=subprocess.DEVNULL,
@@ -141,41 +158,75 @@ def run(block: Block, folder: Path, log: Path, limit: float) -> bool:
                 timeout=limit,
                 check=False,
             )
-            state = "ok" if done.returncode == 0 else f"FAILED ({done.returncode}), see {log}"
         except subprocess.TimeoutExpired:
-            state = f"FAILED (not done after {limit:.0f} s), see {log}"
-    print(f"{block.name:40s} {time.perf_counter() - start:6.0f} s  {state}", flush=True)
-    return state == "ok"
+            return f"FAILED: not done after {limit:g} s"
+    return "ok" if done.returncode == 0 else f"FAILED: exit status {done.returncode}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs all blocks; 1 if one fails."""
-    parser = argparse.ArgumentParser(prog="experiments.docs.run_blocks", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="experiments.docs.run_blocks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("pages", nargs="*", help="e.g. README.md; all, if none is given")
     parser.add_argument("--list", action="store_true", help="run nothing")
     parser.add_argument(
         "--work", type=Path, help="folder of the copy, which is kept; default: a new one"
     )
     parser.add_argument("--limit", type=float, default=3600, help="seconds that a block may take")
+    parser.add_argument(
+        "--without", action="append", default=[], help="how a command begins that is not to be run"
+    )
+    parser.add_argument("--out", type=Path, help="JSON file of what was run and left out")
     options = parser.parse_args(arguments)
     chosen = [block for block in blocks(ROOT) if not options.pages or block.page in options.pages]
-    for block in chosen:
-        for command, needs in block.left_out().items():
-            print(f"{block.name:40s} left out, needs {needs}: {command[:60]}")
+    left_out = [
+        {"block": block.name, "command": command, "needs": needs}
+        for block in chosen
+        for command, needs in block.left_out(options.without).items()
+    ]
+    for line in left_out:
+        print(f"{line['block']:40s} left out, needs {line['needs']}: {line['command'][:60]}")
+    scripts = {block: block.script(options.without) for block in chosen}
     if options.list:
-        print(*(f"{block.name}\n{block.script()}" for block in chosen if block.script()), sep="\n")
+        print(*(f"{block.name}\n{script}" for block, script in scripts.items() if script), sep="\n")
         return 0
-    folder = options.work or Path(tempfile.mkdtemp(prefix="x2l-blocks-"))
+    folder = (options.work or Path(tempfile.mkdtemp(prefix="x2l-blocks-"))).resolve()
     copy_of_checkout(ROOT, folder)
     logs = folder / "block_logs"
     logs.mkdir(exist_ok=True)
-    runnable = [block for block in chosen if block.script()]
-    good = [
-        run(block, folder, logs / f"{re.sub(r'[/:]', '_', block.name)}.log", options.limit)
-        for block in runnable
-    ]
-    print(f"{sum(good)} of {len(good)} blocks went well; logs in {logs}")
-    return 0 if all(good) else 1
+    ran = []
+    for block in filter(scripts.get, chosen):
+        log = logs / f"{re.sub(r'[/:]', '_', block.name)}.log"
+        start = time.perf_counter()
+        state = run(scripts[block], folder, log, options.limit)
+        seconds = round(time.perf_counter() - start)
+        ran.append({"block": block.name, "seconds": seconds, "state": state})
+        shown = "" if state == "ok" else f", see {log}"
+        print(f"{block.name:40s} {seconds:6d} s  {state}{shown}", flush=True)
+    good = sum(one["state"] == "ok" for one in ran)
+    print(
+        f"{good} of {len(ran)} blocks went well, {len(left_out)} commands left out; logs in {logs}"
+    )
+    if options.out is not None:
+        result = {
+            "date": now(),
+            "commit": _git(ROOT, "rev-parse", "HEAD").strip(),
+            "dirty": bool(_git(ROOT, "status", "--porcelain")),
+            "processor": processor_name(),
+            "cores": os.cpu_count(),
+            "blocks": ran,
+            "left_out": left_out,
+        }
+        write_json(options.out, result)
+    return 0 if good == len(ran) else 1
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, check=True, encoding="utf-8").stdout
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
-# Top level in a checkout, inside the package in a wheel. Absolute: a relative path would not be
-# found from a console script.
-CONF = next(path for path in (PACKAGE.parent / "conf", PACKAGE / "conf") if path.is_dir())
+# Inside the package in a wheel, where a `conf` beside it is somebody else's; top level in a checkout.
+# Absolute: a relative path would not be found from a console script.
+CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
 CONFIG_DIR = "X2L_CONFIG_DIR"
