@@ -144,8 +144,7 @@ def open_frames(
         VideoError: the file is missing, empty, cut short, not a video, or has no video stream; or decord
             cannot read it or would give other frames.
     """
-    if reader not in READERS:
-        raise ValueError(f"video.reader={reader!r}: must be one of {READERS}; use 'pyav'")
+    _check_reader(reader)
     if frames is None and fps is None:
         raise ValueError("frames=None and fps=None: give at least one of them, e.g. fps=1")
     if frames is not None and frames < 1:
@@ -176,6 +175,24 @@ def open_frames(
         sampled=sampled,
         stored_size=decoder.size,
     )
+
+
+def decoder_version(reader: str) -> str:
+    """What of the installed packages the pixels of a reader may depend on.
+
+    Raises:
+        ValueError: the reader is unknown.
+    """
+    _check_reader(reader)
+    if reader == "decord":
+        return f"decord {decord.__version__}"
+    libraries = (f"{name} {version}" for name, version in sorted(av.library_versions.items()))
+    return f"pyav {av.__version__} {' '.join(libraries)}"
+
+
+def _check_reader(reader: str) -> None:
+    if reader not in READERS:
+        raise ValueError(f"video.reader={reader!r}: must be one of {READERS}; use 'pyav'")
 
 
 @contextmanager

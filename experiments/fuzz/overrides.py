@@ -28,6 +28,7 @@ MORE = {
     "layers": {"text", "list"},
     "codec": {"null", "map"},
     "prefill.cache": {"text"},
+    "video.cache": {"text"},
     "top_k": {"text", "list"},
     "limit": {"number"},
     "selection.taking": {"list"},

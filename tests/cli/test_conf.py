@@ -269,6 +269,8 @@ def test_a_control_is_recorded_where_it_stands_in_for_the_choice_of_chunks():
         ),
         (["levels.high.layers=steep"], r"levels\.high\.layers='steep'"),
         (["prefill.cache=true"], r"prefill\.cache=True: must be a folder"),
+        (["video.cache=true"], r"video\.cache=True: must be a folder"),
+        (["video.cache_gb=0"], r"video\.cache_gb=0: must be a number above 0.*video\.cache=null"),
         (["levels.low=null"], r"levels=\['high'\]: must be two or more"),
         (["levels.low.ratio=40"], r"levels\.low\.ratio=40: must be at most .*=32; .*swap"),
         (["+levels.mid=8", "+levels.more=8", "top_k=1"], "must have different ratios"),

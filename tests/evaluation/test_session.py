@@ -187,7 +187,7 @@ def test_a_stream_is_prefilled_like_frames_in_memory_and_shown_once(tmp_path, fa
     cache = PrefillCache(tmp_path / "cache", 1, TWO)
     for count, shown in enumerate([stream, stream.loaded(), stream]):
         kept = x2l.prefill(model, shown, TWO, 4, selectors=[looking], cache=cache)
-        assert (cache.computed, cache.loaded) == (1, count)
+        assert (cache.files.made, cache.files.loaded) == (1, count)
         assert differing(kept.store, plain.store) is None
         assert torch.equal(kept.prepared["looking"].features, plain.prepared["looking"].features)
 

@@ -113,7 +113,7 @@ def test_a_kept_prefill_is_that_of_its_edge_rule(model, tmp_path):
     def session(levels):
         cache = PrefillCache(tmp_path, 1.0, levels)
         made = x2l.prefill(model, frames(34), levels, **PAPER, cache=cache)
-        return made, cache.loaded
+        return made, cache.files.loaded
 
     plain = {"low": Level(VST, 2), "high": Level(VST, 32)}
     edges = {"low": Level(SummaryTokens(2), 2), "high": Level(SummaryTokens(2), 32)}

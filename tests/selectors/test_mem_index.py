@@ -145,11 +145,11 @@ def test_a_kept_pre_fill_has_the_index_and_one_without_is_another(tmp_path):
 
     three, one = MemIndexSelector((1, 3)), MemIndexSelector((3,), keys=2)
     first, cache = opened({"a": three, "b": one})
-    assert (cache.loaded, cache.computed) == (0, 1)
+    assert (cache.files.loaded, cache.files.made) == (0, 1)
     again, cache = opened({"b": one, "a": three})
-    assert (cache.loaded, cache.computed) == (1, 0)
+    assert (cache.files.loaded, cache.files.made) == (1, 0)
     _, cache = opened({"a": three})
-    assert (cache.loaded, cache.computed) == (0, 1)
+    assert (cache.files.loaded, cache.files.made) == (0, 1)
     for name in ("a", "b"):
         old, new = first.prepared[name], again.prepared[name]
         assert new.features.nbytes == old.features.nbytes > 0

@@ -19,6 +19,7 @@ from x2l.benchmarks.base import Benchmark, Sample
 from x2l.compressors.base import Level
 from x2l.compressors.pruning_by_keys import KeyNorm
 from x2l.engine.disk_cache.cache import PrefillCache
+from x2l.engine.disk_cache.kept_frames import FrameCache
 from x2l.engine.flops import kv_bytes
 from x2l.engine.top_k import GT
 from x2l.evaluation.budgets import budget_bytes, budget_flops
@@ -49,13 +50,14 @@ def answer_with_fewer_frames(
     levels: Mapping[str, Level],
     questions: Questions,
     cache: PrefillCache | None = None,
+    frame_cache: FrameCache | None = None,
 ) -> Iterator[Record | OutOfMemory]:
     """As `answer_video`, but pre-fills the video once for each budget of bytes or FLOPs that the method would spend.
 
     Arguments and errors are those of `answer_video`.
     """
     advice = MemoryAdvice.of(model, settings.chunk_frames, settings.level_names[0])
-    video = read_video(model, settings, levels, questions, advice, looks=True)
+    video = read_video(model, settings, levels, questions, advice, True, frame_cache)
     name = tuple(levels)[-1]
     uncompressed = {name: Level(KeyNorm(), 1)}  # at ratio 1 no compressor runs
     by_flops = settings.control == EQUAL_FLOPS

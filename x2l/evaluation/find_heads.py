@@ -7,13 +7,14 @@ from itertools import groupby
 
 from x2l.benchmarks.base import Benchmark, Sample
 from x2l.compressors.base import Level
+from x2l.engine.disk_cache.kept_frames import open_frame_cache
 from x2l.engine.ground_truth import gt_chunks
 from x2l.evaluation.session import open_session
-from x2l.evaluation.settings import ConfigError, Settings
+from x2l.evaluation.settings import ConfigError, Settings, config_errors
+from x2l.evaluation.video import sampled_frames
 from x2l.models.interface import VideoModel
 from x2l.selectors.base import Query
 from x2l.selectors.head_scores import Found, look
-from x2l.video import open_frames
 
 
 def questions_to_ask(samples: Sequence[Sample], count: int, evaluated: str) -> list[Sample]:
@@ -49,10 +50,12 @@ def find_heads(
         samples: by video.
         progress: called after each question.
     """
+    with config_errors():
+        frame_cache = open_frame_cache(settings.video_cache, settings.video_cache_gb)
     found = []
     for _, group in groupby(samples, key=lambda sample: sample.video_id):
         about = list(group)
-        frames = open_frames(about[0].video, settings.frames, settings.fps, settings.reader)
+        frames = sampled_frames(about[0].video, settings, frame_cache)
         prompt = model.prompt(frames, settings.chunk_frames)
         session = open_session(
             model, frames, prompt, levels, settings.context, settings.positions, settings.seed, {}

@@ -157,6 +157,8 @@ def settings_of(
         tuned_on=selection["tuned_on"],
         prefill_cache=prefill.get("cache"),
         prefill_cache_gb=prefill.get("cache_gb", Settings.prefill_cache_gb),
+        video_cache=video.get("cache"),
+        video_cache_gb=video.get("cache_gb", Settings.video_cache_gb),
     )
     name = settings.model
     check_checkpoint(name)

@@ -20,6 +20,7 @@ from x2l.benchmarks.base import Benchmark, DatasetError, Sample
 from x2l.compressors.base import Level
 from x2l.engine.context_length import ContextError
 from x2l.engine.disk_cache.cache import open_cache
+from x2l.engine.disk_cache.kept_frames import open_frame_cache
 from x2l.evaluation.conditions import Cell, cells, check_samples
 from x2l.evaluation.fewer_frames import answer_with_fewer_frames
 from x2l.evaluation.progress import Progress
@@ -125,6 +126,7 @@ class _Loop:
         self.cells = cells(selectors, settings, benchmark.name, benchmark.protocol)
         # Now, as it reads the sources of compressors, which may be edited while the run goes on.
         self.cache = open_cache(settings.prefill_cache, settings.prefill_cache_gb, levels)
+        self.frame_cache = open_frame_cache(settings.video_cache, settings.video_cache_gb)
         # Everything of this run in the folder, what earlier sessions asked for included.
         self.stored: dict[RecordKey, Record] = {}
         self.out_of_memory: dict[RecordKey, OutOfMemory] = {}
@@ -219,6 +221,7 @@ class _Loop:
             self._keep_failures(missing, error, settings.device or "cuda")
             return
         answer = answer_with_fewer_frames if settings.fewer_frames else answer_video
+        caches = (self.cache, self.frame_cache)
         self.began = time.monotonic()
         self.status.write("running", doing="answering", **self.counts())
         total = sum(len(cells) for _, cells in missing)
@@ -231,7 +234,7 @@ class _Loop:
                 questions = list(group)
                 try:
                     for result in answer(
-                        model, self.benchmark, settings, self.levels, questions, self.cache
+                        model, self.benchmark, settings, self.levels, questions, *caches
                     ):
                         if isinstance(result, Record):
                             self._keep(result, writer)
@@ -252,8 +255,9 @@ class _Loop:
             errors = {"errors": float(len(self.errors))}
             tracked.summarize({**errors, **metrics.final(self.stored.values())})
             tracked.show_answers(metrics.answer_table(self.stored.values()))
-        if self.cache is not None:
-            log.info(self.cache.summary())
+        for cache in caches:
+            if cache is not None:
+                log.info(cache.files.summary())
 
     def _keep(self, record: Record, writer: RecordWriter) -> None:
         writer.append(record)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeGuard
 
 from x2l import UserError
 from x2l.engine.taking import TOP, taking_rule
@@ -54,8 +55,9 @@ class Settings:
         top_k_by_task: what `top_k=task` means for each task.
         tuned_on: the split that top_k was tuned on, `split` or `benchmark/split`; of another benchmark where this one
             has no splits.
-        prefill_cache: folder that pre-fills are kept in for other runs; None keeps none.
-        prefill_cache_gb: all that is kept there may take, 10^9 bytes each.
+        prefill_cache, video_cache: folders that pre-fills and sampled frames are kept in for other runs; None keeps
+            none.
+        prefill_cache_gb, video_cache_gb: all that is kept there may take, 10^9 bytes each.
         levels: finest to coarsest.
         control: what stands in for the method, `equal_kv_bytes` or `equal_flops`; None = levels and a choice of chunks.
         taking: rules by which chunks are taken of those rated, see `engine/taking.py`.
@@ -91,6 +93,8 @@ class Settings:
     taking: tuple[str, ...] = (TOP,)
     prefill_cache: str | None = None
     prefill_cache_gb: float = 20
+    video_cache: str | None = None
+    video_cache_gb: float = 50
 
     def __post_init__(self) -> None:
         """Checks every field on its own, then those that depend on each other."""
@@ -120,7 +124,8 @@ class Settings:
         keeping = [level.name for level in self.levels if level.ratio is not None]
         _one_of("prefill.context", self.context, (*CONTEXTS, *keeping))
         _one_of("prefill.positions", self.positions, POSITIONS)
-        self._check_cache()
+        _check_cache("prefill", self.prefill_cache, self.prefill_cache_gb, "pre-fills")
+        _check_cache("video", self.video_cache, self.video_cache_gb, "frames")
         if not self.selectors:
             raise ValueError("selector=[]: must name at least one; e.g. selector=attention")
         if not self.top_k:
@@ -181,31 +186,6 @@ class Settings:
             name = f"selection.top_k_by_task.{task}"
             _whole(name, count, least=0)
             check_top_k(count, self.pinned, self.level_names, chunks, name)
-
-    def _check_cache(self) -> None:
-        """Without making the folder: that is the run's part."""
-        if not (_number(self.prefill_cache_gb) and self.prefill_cache_gb > 0):
-            raise ValueError(
-                f"prefill.cache_gb={self.prefill_cache_gb}: must be a number above 0, the GB that all kept pre-fills "
-                "may take; to keep none leave prefill.cache=null"
-            )
-        if self.prefill_cache is None:
-            return
-        if not isinstance(self.prefill_cache, str):
-            raise ValueError(
-                f"prefill.cache={self.prefill_cache}: must be a folder, e.g. outputs/prefill, or null to keep none"
-            )
-        folder = Path(self.prefill_cache).expanduser()
-        there = next((path for path in (folder, *folder.parents) if path.exists()), Path("."))
-        if not there.is_dir():
-            raise ValueError(
-                f"prefill.cache={self.prefill_cache}: {there} is a file; name a folder, or null to keep no pre-fills"
-            )
-        if not os.access(there, os.W_OK | os.X_OK):
-            raise ValueError(
-                f"prefill.cache={self.prefill_cache}: {there} cannot be written to; name another folder, or null to "
-                "keep no pre-fills"
-            )
 
     def _check_tuning(self) -> None:
         """A k that was chosen on the questions it is reported on says nothing about others."""
@@ -326,7 +306,32 @@ def _splits() -> dict[str, tuple[str, ...]]:
     }
 
 
-def _number(value: object) -> bool:
+def _check_cache(group: str, cache: object, gigabytes: object, kept: str) -> None:
+    """Checks a folder that something is kept in, without making it: that is the run's part."""
+    if not (_number(gigabytes) and gigabytes > 0):
+        raise ValueError(
+            f"{group}.cache_gb={gigabytes}: must be a number above 0, the GB that all kept {kept} may take; to keep "
+            f"none leave {group}.cache=null"
+        )
+    if cache is None:
+        return
+    if not isinstance(cache, str):
+        raise ValueError(
+            f"{group}.cache={cache}: must be a folder, e.g. outputs/{group}, or null to keep none"
+        )
+    folder = Path(cache).expanduser()
+    there = next((path for path in (folder, *folder.parents) if path.exists()), Path("."))
+    if not there.is_dir():
+        raise ValueError(
+            f"{group}.cache={cache}: {there} is a file; name a folder, or null to keep no {kept}"
+        )
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"{group}.cache={cache}: {there} cannot be written to; name another folder, or null to keep no {kept}"
+        )
+
+
+def _number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from x2l.benchmarks.base import Benchmark, Sample
 from x2l.compressors.base import Level
 from x2l.engine.disk_cache.cache import PrefillCache
+from x2l.engine.disk_cache.kept_frames import FrameCache
 from x2l.engine.flops import kv_bytes
 from x2l.engine.ground_truth import gt_chunks
 from x2l.engine.stages import PREFILL_STAGES
@@ -40,6 +41,7 @@ def answer_video(
     levels: Mapping[str, Level],
     questions: Questions,
     cache: PrefillCache | None = None,
+    frame_cache: FrameCache | None = None,
 ) -> Iterator[Record | OutOfMemory]:
     """Pre-fills a video and yields a record for every cell of every question.
 
@@ -52,6 +54,7 @@ def answer_video(
         levels: by name, finest first.
         questions: each with the cells to answer it for.
         cache: where pre-fills are kept, if they are.
+        frame_cache: where sampled frames are kept, if they are.
 
     Raises:
         VideoError: the file cannot be read.
@@ -61,7 +64,7 @@ def answer_video(
     """
     advice = MemoryAdvice.of(model, settings.chunk_frames, settings.level_names[0])
     looks = cache is not None  # whose addresses follow from the pixels
-    video = read_video(model, settings, levels, questions, advice, looks)
+    video = read_video(model, settings, levels, questions, advice, looks, frame_cache)
     with advice.explained(f"pre-fill of {video.frames.path}", video.count):
         session = open_session(
             model,
@@ -108,6 +111,7 @@ def read_video(
     questions: Questions,
     advice: MemoryAdvice,
     looks: bool,
+    frame_cache: FrameCache | None,
 ) -> SampledVideo:
     """Samples the frames, which are decoded later, and makes the prompt.
 
@@ -118,6 +122,7 @@ def read_video(
         questions: about the video.
         advice: for where memory runs out.
         looks: whether the frames are looked at more than once.
+        frame_cache: where sampled frames are kept, if they are.
 
     Raises:
         VideoError: the file cannot be read.
@@ -126,9 +131,7 @@ def read_video(
     """
     sample, start = questions[0][0], time.perf_counter()
     with reading_explained(sample.video):
-        frames: SampledFrames = open_frames(
-            sample.video, settings.frames, settings.fps, settings.reader
-        )
+        frames = sampled_frames(sample.video, settings, frame_cache)
         if looks:
             frames = held(frames, HELD)
     with advice.explained(f"preparing {sample.video}", len(frames.seconds)):
@@ -139,6 +142,16 @@ def read_video(
             check_budget(model, prompt, levels, top_k or 0, settings.pinned)
     full = kv_bytes(model.shape, prompt.tokens)
     return SampledVideo(sample.video_id, frames, prompt, full, seconds)
+
+
+def sampled_frames(path: str, settings: Settings, frame_cache: FrameCache | None) -> SampledFrames:
+    """The frames that a run samples of a file.
+
+    Raises:
+        VideoError: the file cannot be read.
+    """
+    opened = open_frames if frame_cache is None else frame_cache.open
+    return opened(path, settings.frames, settings.fps, settings.reader)
 
 
 def video_part(

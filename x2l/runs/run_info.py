@@ -19,7 +19,7 @@ RUN = "run.json"
 PACKAGE = Path(__file__).parents[1]
 # What may differ between two runs that compute the same: where things lie, how much of it is asked
 # for (records carry selector and top_k themselves), and `compressor`, the default of both levels;
-# and where pre-fills are kept.
+# and where pre-fills and frames are kept.
 NOT_IDENTITY = (
     "compressor",
     "selector",
@@ -32,6 +32,8 @@ NOT_IDENTITY = (
     "benchmark.shard",
     "prefill.cache",
     "prefill.cache_gb",
+    "video.cache",
+    "video.cache_gb",
 )
 _VERSIONS = ("x2l", "torch", "transformers", "hydra-core", "omegaconf", "numpy", "av")
 

@@ -118,7 +118,10 @@ def test_what_is_loaded_is_what_was_computed(tmp_path):
     assert counted.flops == meter.flops and counted.seconds == meter.seconds
     assert meter.flops["prefill"] > 0 < meter.seconds["vision"]
     assert told.seconds > 0 and counted.peaks == meter.peaks and meter.peaks["prefill"] > 0
-    assert "1 loaded, 0 computed" in again.cache.summary() and "holds 1 in" in again.cache.summary()
+    assert (
+        "1 loaded, 0 computed" in again.cache.files.summary()
+        and "holds 1 in" in again.cache.files.summary()
+    )
 
 
 def test_other_pixels_settings_levels_and_seeds_are_computed(tmp_path):
@@ -260,7 +263,7 @@ def test_what_was_used_longest_ago_goes_first(tmp_path):
     assert not run.computed and len(files(tmp_path)) == 3
     run(1)
     assert run.computed == {1: 1}
-    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= run.cache.limit
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= run.cache.files.limit
 
 
 def test_only_its_own_files_are_ever_removed(tmp_path):
@@ -351,7 +354,6 @@ def test_a_writer_that_is_killed_leaves_nothing_that_is_read(tmp_path, monkeypat
 
     def half(planned, file):
         file.write(planned.header)
-        file.flush()
         assert [path.name[0] for path in tmp_path.iterdir()] == ["."]  # not under its name yet
         raise KeyboardInterrupt
 
@@ -380,7 +382,7 @@ def test_a_damaged_file_is_dropped_with_a_warning_and_computed_again(tmp_path, c
     assert loaded is None and run.computed == {0: 1} and differing(store, got) is None
     (said,) = caplog.messages
     assert path.name in said and "it is dropped, and the video pre-filled again" in said
-    assert "0 loaded, 1 computed, 1 damaged ones dropped" in run.cache.summary()
+    assert "0 loaded, 1 computed, 1 damaged ones dropped" in run.cache.files.summary()
     run(), run()
     assert run.computed == {0: 1}
 
@@ -420,7 +422,7 @@ def test_a_folder_that_is_removed_is_made_again(tmp_path):
     for path in (tmp_path / "a" / "b").iterdir():
         path.unlink()
     (tmp_path / "a" / "b").rmdir()
-    assert "cannot be listed" in run.cache.summary()
+    assert "cannot be listed" in run.cache.files.summary()
     run(), run()
     assert run.computed == {0: 2}
 

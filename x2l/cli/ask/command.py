@@ -222,13 +222,16 @@ def _open(
     import x2l.models  # noqa: F401 - before transformers
     from x2l.cli.ask.own_video import check_questions, open_video, thumbnail
     from x2l.engine.disk_cache.cache import open_cache
+    from x2l.engine.disk_cache.kept_frames import open_frame_cache
+    from x2l.evaluation.video import sampled_frames
     from x2l.models.out_of_memory import MemoryAdvice, reading_explained
-    from x2l.video import open_frames
 
     settings, levels = x2l_engine.settings, x2l_engine.levels
     log.info("reading %s", path)
+    with config_errors():
+        frame_cache = open_frame_cache(settings.video_cache, settings.video_cache_gb)
     with reading_explained(path):
-        frames = open_frames(path, settings.frames, settings.fps, settings.reader)
+        frames = sampled_frames(path, settings, frame_cache)
     log.info("loading %s", settings.model)
     with config_errors():
         cache = open_cache(settings.prefill_cache, settings.prefill_cache_gb, levels)

@@ -1,29 +1,21 @@
 """Pre-fills kept on disk, for other jobs and later runs: `prefill.cache=DIR prefill.cache_gb=N`.
 
 One file a video with all its levels, since these come from one pass, share its counts and are wanted together. Its
-name is the hash of all that its KVs follow from (`key.py`), so a file is never out of date, only unused.
-Any number of processes may use a folder, without locks: a file appears whole or not at all (`os.replace`), of two
-writers the last one's stays, and a file that another process removes while it is read is read to its end. Beyond
-the limit, the files that were used longest ago go first. Nothing that goes wrong with the folder once a run has begun
-ends it: what cannot be read is computed, what cannot be written is not kept.
+name is the hash of all that its KVs follow from (`key.py`), so a file is never out of date, only unused. How processes
+share the folder, its limit, and what happens where it fails: `folder.py`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
-import re
-import tempfile
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from x2l.compressors.base import Level
-from x2l.engine.disk_cache.file_format import DamagedFile, Unstorable, plan, read, write
+from x2l.engine.disk_cache.file_format import Unstorable, plan, read, write
+from x2l.engine.disk_cache.folder import CacheFolder, Kind
 from x2l.engine.disk_cache.key import (
     Unaddressable,
     address,
@@ -38,11 +30,13 @@ from x2l.models.fingerprint import UntoldWeights
 from x2l.models.interface import VideoModel
 from x2l.models.prompt import Prompt
 
-# Nothing else in the folder is ever touched, whatever its name ends in.
-_ENTRY = re.compile(r"[0-9a-f]{32}\.prefill\.safetensors")
-_PART = re.compile(r"\.[0-9a-f]{32}\.\d+\.[0-9a-f]+\.part")
-_ABANDONED = 3600.0  # seconds without a write after which a writer is taken to be dead
-log = logging.getLogger(__name__)
+PREFILLS = Kind(
+    "prefill.cache",
+    "prefill.safetensors",
+    "pre-fill",
+    "computed",
+    "the video pre-filled again",
+)
 
 
 @dataclass(frozen=True)
@@ -81,25 +75,14 @@ class PrefillCache:
         Raises:
             ValueError: the folder cannot be made or written to.
         """
-        self.folder, self.limit = folder, int(gigabytes * 1e9)
-        self.loaded = self.computed = self.dropped = 0
-        self._said: set[str] = set()
+        self.files = CacheFolder(folder, gigabytes, PREFILLS)
         self._fingerprint: tuple[VideoModel, str] | None = None
         self._code: str | None = None
         self._users = False  # whether a method is not x2l's
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            raise ValueError(
-                f"prefill.cache={folder}: must be a folder that can be written to ({error.strerror}); name another, or "
-                "null to keep no pre-fills"
-            ) from error
-        try:
             self._code, self._users = code_digest(levels), bool(users_bases(levels))
         except Unaddressable as error:
-            self._say_once("unused", f"prefill.cache is not used: {error}")
+            self.files.say_once("unused", f"prefill.cache is not used: {error}")
 
     def get(
         self,
@@ -129,37 +112,19 @@ class PrefillCache:
         """
         key = self._address(model, prompt, levels, settings, video_seed, pixels)
         if key is not None and (known := self._find(key, model, prompt, meter)) is not None:
-            self.loaded += 1
             return known
         before = users_modules()
         store = compute()
-        self.computed += 1
+        self.files.made += 1
         if self._users and (late := sorted(users_modules() - before)):
             # Its source is not in the address, of this video or of a later one.
             self._code = None
-            self._say_once(
+            self.files.say_once(
                 "unused", f"prefill.cache is not used: {late[0]} is imported only while compressing"
             )
         elif key is not None:
             self._keep(key, store, meter)
         return store, None
-
-    def summary(self) -> str:
-        """One line on what came of it."""
-        dropped = f", {self.dropped} damaged ones dropped" if self.dropped else ""
-        counts = (
-            f"pre-fills: {self.loaded} loaded, {self.computed} computed{dropped}; {self.folder} "
-        )
-        try:
-            sizes = [size for _, size, _ in self._entries()]
-        except OSError as error:
-            return f"{counts}cannot be listed ({error.strerror})"
-        used = f"{sum(sizes) / 1e9:.3g} of {self.limit / 1e9:g} GB"
-        return f"{counts}holds {len(sizes)} in {used}"
-
-    def path(self, key: str) -> Path:
-        """The file of an address."""
-        return self.folder / f"{key}.prefill.safetensors"
 
     def _address(
         self,
@@ -176,7 +141,7 @@ class PrefillCache:
             if self._fingerprint is None or self._fingerprint[0] is not model:
                 self._fingerprint = model, model.fingerprint
         except UntoldWeights as error:
-            self._say_once("unused", f"prefill.cache is not used: {error}")
+            self.files.say_once("unused", f"prefill.cache is not used: {error}")
             return None
         probes = {name: level.compressor.probe for name, level in levels.items()}
         tokens = {name: model.question(text).input_ids for name, text in probes.items() if text}
@@ -186,30 +151,17 @@ class PrefillCache:
                 self._fingerprint[1], self._code, prompt, levels, settings, video_seed, pixels()
             )
         except Unaddressable as error:
-            self._say_once("unused", f"prefill.cache is not used: {error}")
+            self.files.say_once("unused", f"prefill.cache is not used: {error}")
             return None
 
     def _find(
         self, key: str, model: VideoModel, prompt: Prompt, meter: Meter
     ) -> tuple[KVStore, Loaded] | None:
-        path, start = self.path(key), time.perf_counter()
-        try:
-            store, facts = read(path, prompt, model.layer_devices)
-        except FileNotFoundError:
+        start = time.perf_counter()
+        held = self.files.read(key, lambda path: read(path, prompt, model.layer_devices))
+        if held is None:
             return None
-        except DamagedFile as error:
-            self.dropped += 1
-            log.warning("%s; it is dropped, and the video pre-filled again", error)
-            with contextlib.suppress(OSError):
-                path.unlink()
-            return None
-        except OSError as error:
-            self._say_once(
-                "unread", f"prefill.cache: {path} cannot be read ({error}); it is computed again"
-            )
-            return None
-        with contextlib.suppress(OSError):  # removed by another process, or not ours to touch
-            os.utime(path)
+        store, facts = held
         meter.flops |= facts["flops"]
         meter.seconds |= facts["seconds"]
         meter.peaks |= facts["peaks"]
@@ -224,60 +176,9 @@ class PrefillCache:
         try:
             planned = plan(store, facts)
         except Unstorable as error:
-            self._say_once("form", f"prefill.cache: {error}")
+            self.files.say_once("form", f"prefill.cache: {error}")
             return
-        if planned.nbytes > self.limit:
-            self._say_once(
-                "large",
-                f"prefill.cache_gb={self.limit / 1e9:g}: a pre-fill of {planned.nbytes / 1e9:.3g} GB is larger and is "
-                "not kept; raise it",
-            )
-            return
-        part = self.folder / f".{key}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._make_room(planned.nbytes)
-            with part.open("xb", buffering=1 << 20) as file:
-                write(planned, file)
-            os.replace(part, self.path(key))
-            self._make_room(0)  # others may have written meanwhile
-        except OSError as error:
-            self._say_once(
-                "unwritten",
-                f"prefill.cache={self.folder}: a pre-fill could not be kept ({error}); the run goes on",
-            )
-        finally:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
-
-    def _make_room(self, nbytes: int) -> None:
-        """Removes files until `nbytes` more fit: what dead writers left, then what was used longest ago."""
-        kept = []
-        for path, size, used in self._entries():
-            if _PART.fullmatch(path.name) and time.time() - used / 1e9 > _ABANDONED:
-                path.unlink(missing_ok=True)
-            else:
-                kept.append((used, size, path))
-        total = sum(size for _, size, _ in kept) + nbytes
-        for _, size, path in sorted(kept):
-            if total <= self.limit:
-                return
-            if _ENTRY.fullmatch(path.name):
-                path.unlink(
-                    missing_ok=True
-                )  # of two processes that remove it, both count it as gone
-                total -= size
-
-    def _entries(self) -> Iterator[tuple[Path, int, int]]:
-        """Files of the cache, their bytes, and when they were used last (ns)."""
-        with os.scandir(self.folder) as entries:
-            for entry in entries:
-                if _ENTRY.fullmatch(entry.name) or _PART.fullmatch(entry.name):
-                    with contextlib.suppress(FileNotFoundError):  # removed by another process
-                        stat = entry.stat()
-                        yield Path(entry.path), stat.st_size, stat.st_mtime_ns
-
-    def _say_once(self, kind: str, text: str) -> None:
-        if kind not in self._said:
-            self._said.add(kind)
-            log.warning(text)
+        with self.files.part(key, planned.nbytes) as part:
+            if part.open:
+                write(planned, part)
+                part.keep()

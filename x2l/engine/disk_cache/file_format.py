@@ -18,7 +18,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from torch import Tensor
 from x2l.compressors.quantisation import EncodedLayer, Packed
 from x2l.compressors.stored_forms import Interleaved, Ragged
 from x2l.engine.attended_keys import AttendedKeys, ChunkKeys
+from x2l.engine.disk_cache.folder import DamagedFile
 from x2l.engine.kv_store import KVStore
 from x2l.kv import KV, Compact, LayerKV, PlainLayer, StoredKV
 from x2l.models.prompt import Prompt
@@ -55,10 +56,6 @@ _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 
 class Unstorable(ValueError):
     """KVs in a form that no file has a word for."""
-
-
-class DamagedFile(ValueError):
-    """A file that does not hold what was written."""
 
 
 @dataclass(frozen=True)
@@ -138,12 +135,15 @@ def plan(store: KVStore, facts: Mapping[str, Any]) -> Plan:
     return Plan(header, tuple(tensors[name] for name in names), len(header) + end)
 
 
-def write(planned: Plan, file: BinaryIO) -> None:
-    """Writes a store and waits until it is on the disk.
+class Writable(Protocol):
+    """What takes bytes."""
 
-    Raises:
-        OSError: the disk is full, for one.
-    """
+    def write(self, data: bytes | memoryview, /) -> object:
+        """Appends."""
+
+
+def write(planned: Plan, file: Writable) -> None:
+    """Writes a store."""
     digest = hashlib.blake2b(digest_size=_CHECK_BYTES)
     digest.update(planned.header)
     file.write(planned.header)
@@ -152,8 +152,6 @@ def write(planned: Plan, file: BinaryIO) -> None:
         digest.update(data)
         file.write(data)
     file.write(digest.digest())
-    file.flush()
-    os.fsync(file.fileno())  # a drive that is full or away may say so only now
 
 
 def read(
