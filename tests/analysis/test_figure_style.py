@@ -7,7 +7,6 @@ from matplotlib.colors import to_rgb
 from tests.synthetic import condition, levels, sweep
 from x2l.analysis import figure_style
 from x2l.analysis.cell_names import names
-from x2l.analysis.compute_axes import AXES
 from x2l.analysis.curves import draw
 from x2l.analysis.figure_style import (
     compressor_styles,
@@ -19,7 +18,7 @@ from x2l.analysis.figure_style import (
     style_of_stage,
 )
 from x2l.analysis.points import points
-from x2l.analysis.report.overview_figure import overview
+from x2l.analysis.report.chart import group_values
 from x2l.engine.stages import STAGES
 
 # Machado, Oliveira and Fernandes 2009, full deficiency, for linear RGB.
@@ -90,15 +89,18 @@ def test_levels_run_from_the_finest_to_the_coarsest_and_baselines_have_their_mar
     assert [style_of_baseline(c).marker for c in (*single, full)] == ["^", "d", "v", "*"]
 
 
-def test_the_overview_and_the_curves_draw_what_they_share_alike():
+def test_the_report_and_the_curves_draw_what_they_share_alike():
     rows = points(sweep(compressors=("tome", "key_norm"), videos=3, questions=2))
     panels = draw(rows, "title").axes[1]
     marks = {(line.get_marker(), line.get_color()) for line in panels.lines}
     for selector in ("attention", "oracle", "random"):
         style = style_of_selector(selector)
         assert (style.marker, style.colour) in marks
-    (axes,) = overview(rows, AXES[0], names(p.condition for p in rows)).axes
-    marks = {(line.get_marker(), line.get_color()) for line in axes.lines}
-    for compressor in ("tome", "key_norm"):
-        expected = style_of_selector("attention").marker, style_of_compressor(compressor).colour
-        assert expected in marks
+    group = group_values(rows, names(p.condition for p in rows), {})
+    looks = {look["name"]: look for look in group["looks"]}
+    for selector in ("attention", "oracle", "random"):
+        assert looks[selector]["marker"] == style_of_selector(selector).marker
+        assert looks[selector]["bound"] == (selector == "oracle")
+    assert looks["full"]["marker"] == "*" and not looks["full"]["bound"]
+    colours = {entry["name"]: entry["colour"] for entry in group["compressors"]}
+    assert colours == {name: style_of_compressor(name).colour for name in ("key_norm", "tome")}

@@ -2,13 +2,16 @@ import base64
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
-from tests.synthetic import levels, out_of_memory, record, sweep
+from tests.synthetic import condition, levels, out_of_memory, record, sweep
 from x2l.analysis.comparison import compare, pair, read_cells
 from x2l.analysis.compute_axes import AXES, front
+from x2l.analysis.figure_style import MARKERS, style_of_baseline
 from x2l.analysis.points import points
+from x2l.analysis.report import build
 from x2l.analysis.report.build import gather, write_report
 from x2l.analysis.report.cell_tables import ratios_table
 from x2l.cli.report import main
@@ -109,24 +112,84 @@ def percent(value):
     return f"{100 * value:.1f}"
 
 
-def test_the_file_loads_nothing_and_every_figure_is_in_it(swept, page):
-    _, text = swept
-    loading = [a for _, a in page.tags if {"src", "srcset", "href", "data", "poster"} & a.keys()]
-    ids = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
-    for attrs in loading:
-        if "href" in attrs:
-            assert attrs["href"][0] == "#" and attrs["href"][1:] in ids
-        else:
-            kind, data = re.fullmatch(
-                r"data:image/(svg\+xml|png);base64,(.*)", attrs["src"]
-            ).groups()
-            assert base64.b64decode(data).startswith(b"<?xml" if kind == "svg+xml" else b"\x89PNG")
-    assert not {"link", "iframe", "object", "embed"} & {tag for tag, _ in page.tags}
-    assert "@import" not in text and "url(" not in text and "http://" not in text
-    figures = page.attributes("img")
-    assert len(figures) >= len(AXES) and all(len(one["alt"]) > 80 for one in figures)
-    svgs = [base64.b64decode(f["src"].split(",")[1]).decode() for f in figures if "svg" in f["src"]]
-    assert len(svgs) == len(AXES) and all(not re.search(r'href="[^#]', svg) for svg in svgs)
+def test_the_file_loads_nothing_and_every_figure_is_in_it(tmp_path, swept, page):
+    panels = write_report(write_runs(tmp_path, many(2, ("attention", "random")))).read_text()
+    for text, parsed, pictures in ((swept[1], page, 0), (panels, Page(panels), len(AXES))):
+        loading = {"src", "srcset", "href", "data", "poster"}
+        ids = {attrs["id"] for _, attrs in parsed.tags if "id" in attrs}
+        for attrs in (a for _, a in parsed.tags if loading & a.keys()):
+            if "href" in attrs:
+                assert attrs["href"][0] == "#" and attrs["href"][1:] in ids
+            else:
+                data = attrs["src"].removeprefix("data:image/png;base64,")
+                assert base64.b64decode(data, validate=True).startswith(b"\x89PNG")
+        assert not {"link", "iframe", "object", "embed"} & {tag for tag, _ in parsed.tags}
+        assert "@import" not in text and "url(" not in text and "http://" not in text
+        figures = parsed.attributes("img")
+        assert len(figures) == pictures and all(len(one["alt"]) > 80 for one in figures)
+
+
+def chart_data(text):
+    return json.loads(re.search(r'id="chart-data">(.*?)</script>', text).group(1))
+
+
+def test_charts_hold_every_cell_where_it_is_with_what_is_said_of_it(swept, page):
+    data = chart_data(swept[1])
+    drawn = [attrs for attrs in page.attributes("figure") if "data-chart" in attrs]
+    assert [attrs["data-chart"] for attrs in drawn] == list(data["charts"])
+    assert len(drawn) == len(AXES) and all(len(attrs["data-alt"]) > 80 for attrs in drawn)
+    (group,) = data["groups"]
+    rows = {cell_of(p).removesuffix(" (bound)"): p for p in points(RECORDS)}
+    assert [cell["name"] for cell in group["cells"]] != sorted(rows)  # in the order of the tables
+    assert {cell["name"] for cell in group["cells"]} == rows.keys()
+    for index, cell in enumerate(group["cells"]):
+        p = rows[cell["name"]]
+        shares = (p.accuracy, p.accuracy_low, p.accuracy_high)
+        assert cell["accuracy"] == pytest.approx([100 * share for share in shares], abs=0.005)
+        interval = f"{percent(p.accuracy_low)} to {percent(p.accuracy_high)}"
+        said = f"{percent(p.accuracy)} % ({interval}), {p.questions} questions, {p.videos} videos"
+        assert dict(cell["facts"])["accuracy"] == said
+        assert dict(cell["facts"])["KV bytes"].endswith(f" kB, {percent(p.kv_share)} %")
+        assert cell["bound"] == p.condition.is_bound and cell["command"] is None
+        look = group["looks"][cell["look"]]["name"]
+        assert look == (p.condition.baseline or p.condition.selector)
+        for axis, chart in zip(AXES, data["charts"].values(), strict=True):
+            scale = axis.scaled(max(axis.value(q) for q in rows.values()))[0]
+            assert chart["at"][index] == pytest.approx(axis.value(p) * scale, rel=1e-5)
+            assert chart["low"] < chart["at"][index] < chart["high"]
+        low, high = group["accuracies"]
+        assert low <= cell["accuracy"][1] and cell["accuracy"][2] <= high
+    for axis, chart in zip(AXES, data["charts"].values(), strict=True):
+        best = [cell_of(p) for p in front(list(rows.values()), axis)]
+        assert [group["cells"][index]["name"] for index in chart["front"]] == best
+        assert 3 <= len(chart["ticks"]) <= 6
+    assert group["chance"] == [25.0]
+
+
+def test_a_line_joins_what_differs_in_k_alone(swept):
+    (group,) = chart_data(swept[1])["groups"]
+    lines = {}
+    for cell in group["cells"]:
+        lines.setdefault(cell["line"], []).append(cell["name"].rpartition(" k=")[2])
+    baselines = lines.pop(None)
+    assert sorted(baselines) == ["full", "tome all-high", "tome all-low"]
+    assert lines.keys() == {"tome attention", "tome oracle", "tome random"}
+    assert all(values == ["0", "1", "2", "4"] for values in lines.values())
+
+
+def test_every_marker_of_the_figures_can_be_drawn():
+    script = (Path(build.__file__).parent / "charts.js").read_text()
+    drawn = re.search(r"const MARKERS = \{(.*?)\n  \};", script, re.DOTALL).group(1)
+    looks = {style_of_baseline(condition(selector="none", single_level="high")).marker}
+    assert {*MARKERS, "*", *looks} == set(re.findall(r'^    "(.)": ', drawn, re.MULTILINE))
+
+
+def test_colours_are_left_out_where_they_would_not_tell_apart(tmp_path):
+    for count in (5, 12):
+        text = write_report(write_runs(tmp_path / str(count), many(count))).read_text()
+        colours = [entry["colour"] for entry in chart_data(text)["groups"][0]["compressors"]]
+        assert len(colours) == count
+        assert len(set(colours)) == (5 if count == 5 else 1) and (None in colours) == (count == 12)
 
 
 def test_numbers_are_those_of_the_points(page):
@@ -227,7 +290,7 @@ def test_what_came_from_outside_is_escaped(tmp_path):
     write_runs(tmp_path, records)
     StatusFile(tmp_path / records[0].condition.run_id, "x").write("failed", error=evil)
     text = write_report(tmp_path).read_text()
-    assert text.count("<script") == 3 and "&lt;script&gt;alert(1)" in text
+    assert text.count("<script") == 5 and "&lt;script&gt;alert(1)" in text
     assert any("alert(1)" in row["cell"] for row in Page(text).rows("Cells"))
 
 
@@ -310,7 +373,7 @@ def test_long_tables_are_closed_and_lines_of_one_panel_stand_in_the_overview(tmp
     page = Page(write_report(write_runs(tmp_path, many(25))).read_text())
     assert len(page.rows("Cells")) == 75
     assert not any("open" in attrs for attrs in page.attributes("details"))
-    assert len(page.attributes("details")) == 4 and len(page.attributes("img")) == len(AXES)
+    assert len(page.attributes("details")) == 4 and not page.attributes("img")
 
 
 def test_a_few_panels_are_drawn_and_those_over_bytes_shown_at_once(tmp_path):
@@ -333,8 +396,11 @@ def test_commands_versions_and_hardware_are_told(tmp_path):
     found = gather(folder)
     assert found.command == "x2l -m experiment=demo hydra/launcher=joblib"
     assert ("hardware", "Abacus 9 (cpu, 3 threads)") in found.facts
-    page = Page(write_report(folder).read_text())
+    text = write_report(folder).read_text()
+    page = Page(text)
     (told,) = page.rows("Runs")
+    (group,) = chart_data(text)["groups"]
+    assert [group["commands"][c["command"]] for c in group["cells"]] == [told["command"]]
     assert told["command"] == "x2l compressor=tome 'top_k=[1,2]'"
     assert told["hash of the configuration"] == RECORDS[0].condition.run_id
     (made,) = page.rows("Code, versions and machines")

@@ -18,10 +18,15 @@ from x2l.analysis.figure_style import style_of_stage
 from x2l.analysis.points import Point, points
 from x2l.analysis.published import beside
 from x2l.analysis.report import cell_tables, difference_tables, run_tables, summary
-from x2l.analysis.report.curve_section import CurvesOver, curves_over_compute, groups_left_out
+from x2l.analysis.report.chart import MOST_INTERVALS, Charts
+from x2l.analysis.report.curve_section import (
+    CurvesOver,
+    charts,
+    curves_over_compute,
+    groups_left_out,
+)
 from x2l.analysis.report.difference_tables import CellResult
-from x2l.analysis.report.overview_figure import MOST_BARS
-from x2l.analysis.report.page_data import PageData, Progress, page_data
+from x2l.analysis.report.page_data import PageData, Progress, page_data, script_json
 from x2l.analysis.report.questions import QuestionBrowser, SampleKey, browse
 from x2l.analysis.report.table import Table
 from x2l.analysis.scoring import outcomes
@@ -37,7 +42,7 @@ from x2l.runs.whole_file import whole_file
 
 REPORT = "report.html"
 TEMPLATE = "report.html.j2"
-QUESTIONS = "questions.js"
+SCRIPTS = ("charts.js", "questions.js")
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class Report:
     facts: tuple[tuple[str, str], ...]
     missing: tuple[str, ...]
     curves: tuple[CurvesOver, ...]
+    charts: Charts
     groups_left_out: int
     budget: Table | None
     cells: Table
@@ -103,6 +109,7 @@ def gather(folder: Path, samples: Mapping[SampleKey, Sample] | None = None) -> R
         facts=summary.facts(rows, records, runs, infos),
         missing=tuple(summary.what_is_missing(cells, controls, selection, infos)),
         curves=curves_over_compute(rows, called),
+        charts=charts(rows, called, run_tables.run_commands(runs)),
         groups_left_out=groups_left_out(rows),
         budget=cell_tables.budget_table(rows, called),
         cells=cell_tables.cells_table(rows, called),
@@ -143,10 +150,13 @@ def render(report: Report, data: PageData, served: bool = False) -> str:
     return environment.get_template(TEMPLATE).render(
         report=report,
         stages=stages,
-        most_bars=MOST_BARS,
+        most_intervals=MOST_INTERVALS,
+        chart_data=script_json(report.charts.values),
         data=data,
         served=served,
-        script=Markup((Path(__file__).parent / QUESTIONS).read_text(encoding="utf-8")),
+        scripts=[
+            Markup((Path(__file__).parent / name).read_text(encoding="utf-8")) for name in SCRIPTS
+        ],
     )
 
 

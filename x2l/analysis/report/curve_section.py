@@ -1,13 +1,19 @@
-"""Points -> the report's pictures: accuracy over each kind of compute, for each group of comparable cells. Pure."""
+"""Points -> the report's charts: accuracy over each kind of compute, for each group of comparable cells. Pure."""
 
-from collections.abc import Sequence
+import base64
+import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import matplotlib
+from matplotlib.figure import Figure
 
 from x2l.analysis.cell_names import Names, names
 from x2l.analysis.compute_axes import AXES, KV_BYTES, ComputeAxis, comparable
 from x2l.analysis.curves import draw, panel_count
+from x2l.analysis.figure_style import RC
 from x2l.analysis.points import Point, pareto
-from x2l.analysis.report.overview_figure import Picture, overview, picture
+from x2l.analysis.report.chart import Charts, chart_values, group_values
 from x2l.analysis.report.table import Column, Table, number, percent, words
 from x2l.analysis.sweep_tables import sweep_title
 
@@ -16,19 +22,31 @@ MOST_GROUPS = 6  # of cells that cannot be compared with each other, e.g. severa
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A figure as a data URI, with what it shows in words."""
+
+    source: str
+    alt: str
+
+
+@dataclass(frozen=True)
 class Curve:
     """Accuracy over one kind of compute, for one group of comparable cells.
 
     Attributes:
-        title: of the figure.
-        figure: all cells in one panel.
+        title: of the group, where there are several.
+        chart: name of the chart of all cells, see `Charts`.
+        alt: what the chart shows, in words.
+        key: what its lines and marks are, in words.
         front: the cells numbered in it.
         panels: the same in panels of lines; None where there is one panel alone.
         open: whether the panels are shown at once.
     """
 
     title: str
-    figure: Picture
+    chart: str
+    alt: str
+    key: str
     front: Table
     panels: Picture | None
     open: bool
@@ -50,16 +68,42 @@ def curves_over_compute(rows: Sequence[Point], called: Names) -> tuple[CurvesOve
         rows: cells.
         called: their names.
     """
-    groups = comparable(rows)[:MOST_GROUPS]
+    groups = _groups(rows)
     alone = len(groups) == 1
     return tuple(
         CurvesOver(
             axis.name,
             f"Accuracy over {axis.words}",
-            tuple(_curve(group, axis, called if alone else None) for group in groups),
+            tuple(
+                _curve(group, number, axis, called if alone else None)
+                for number, group in enumerate(groups)
+            ),
         )
         for axis in AXES
         if groups
+    )
+
+
+def charts(rows: Sequence[Point], called: Names, commands: Mapping[str, str]) -> Charts:
+    """The values that the charts of `curves_over_compute` are drawn from.
+
+    Args:
+        rows: cells.
+        called: their names.
+        commands: run id -> the command that makes the run again.
+    """
+    groups = _groups(rows)
+    alone = len(groups) == 1
+    return Charts(
+        tuple(
+            group_values(g, called if alone else names(p.condition for p in g), commands)
+            for g in groups
+        ),
+        {
+            _chart_name(axis, number): chart_values(group, number, axis)
+            for axis in AXES
+            for number, group in enumerate(groups)
+        },
     )
 
 
@@ -68,7 +112,15 @@ def groups_left_out(rows: Sequence[Point]) -> int:
     return max(0, len(comparable(rows)) - MOST_GROUPS)
 
 
-def _curve(group: Sequence[Point], axis: ComputeAxis, called: Names | None) -> Curve:
+def _groups(rows: Sequence[Point]) -> list[list[Point]]:
+    return comparable(rows)[:MOST_GROUPS]
+
+
+def _chart_name(axis: ComputeAxis, number: int) -> str:
+    return f"{axis.name}-{number}"
+
+
+def _curve(group: Sequence[Point], number: int, axis: ComputeAxis, called: Names | None) -> Curve:
     """One group's; without names it is one of several, and has a title and names of its own."""
     title = "" if called else sweep_title(group)
     called = called or names(p.condition for p in group)
@@ -82,14 +134,29 @@ def _curve(group: Sequence[Point], axis: ComputeAxis, called: Names | None) -> C
     panels, count = None, panel_count(group)
     if count > 1:
         drawn = draw(group, sweep_title(group), over=(axis,))
-        panels = picture(drawn, f"{alt} In {count} panels of lines.", "png")
+        panels = _picture(drawn, f"{alt} In {count} panels of lines.")
     return Curve(
         title,
-        picture(overview(group, axis, called), alt),
+        _chart_name(axis, number),
+        alt,
+        _key(group),
         _front_table(best, axis, max(axis.value(p) for p in group), called),
         panels,
         open=axis is KV_BYTES and count <= OPEN_PANELS,
     )
+
+
+def _key(group: Sequence[Point]) -> str:
+    """What of a chart no switch of its legend explains."""
+    guessing = sorted({f"{100 * p.chance:.0f}" for p in group if p.chance >= 0})
+    parts = [
+        "upright bars: 95 % intervals, clustered by video",
+        "dashed: told where the answer lies" * any(p.condition.is_bound for p in group),
+        f"dotted: guessing, {', '.join(guessing)} %" if guessing else "",
+        "hollow: out of memory for some questions" * any(p.out_of_memory for p in group),
+        "numbers: the Pareto front's cells, as in its table",
+    ]
+    return "; ".join(filter(None, parts))
 
 
 def _front_table(best: Sequence[Point], axis: ComputeAxis, largest: float, called: Names) -> Table:
@@ -107,3 +174,11 @@ def _front_table(best: Sequence[Point], axis: ComputeAxis, largest: float, calle
             for place, p in enumerate(best, start=1)
         ),
     )
+
+
+def _picture(figure: Figure, alt: str) -> Picture:
+    """A figure as a data URI; equal points give equal bytes."""
+    data = io.BytesIO()
+    with matplotlib.rc_context(RC):
+        figure.savefig(data, format="png", dpi=120)
+    return Picture(f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}", alt)

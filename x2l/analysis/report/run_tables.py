@@ -154,19 +154,27 @@ def commands_table(jobs: Sequence[Job], infos: Mapping[Path, Mapping[str, Any]])
     for job in jobs:
         info = infos.get(job.folder) if job.folder else None
         identity = info["run_id"] if info else str(job.values.get("run_id", "–"))
-        command = run_command(job.folder) if job.folder else "not started"
+        command = (run_command(job.folder) or "not recorded") if job.folder else "not started"
         rows.append((words(job.name), words(identity), words(command)))
     return Table(
         "Runs", _text_columns(("run", "hash of the configuration", "command")), tuple(rows)
     )
 
 
-def run_command(folder: Path) -> str:
-    """The command of one run, from the overrides that Hydra wrote beside it."""
+def run_command(folder: Path) -> str | None:
+    """The command of one run, from the overrides that Hydra wrote beside it; None where it did not."""
     overrides = _yaml(folder / ".hydra" / "overrides.yaml")
     if not isinstance(overrides, list):
-        return "not recorded"
+        return None
     return shlex.join(["x2l", *map(str, overrides)])
+
+
+def run_commands(jobs: Sequence[Job]) -> dict[str, str]:
+    """Run id -> the command that makes the run again, as far as it is known."""
+    commands = {
+        str(job.values.get("run_id")): run_command(job.folder) for job in jobs if job.folder
+    }
+    return {run_id: command for run_id, command in commands.items() if command is not None}
 
 
 def sweep_command(folder: Path) -> str | None:
