@@ -1,14 +1,15 @@
 """Processes of their own, without the seconds that each would spend on importing torch and transformers.
 
-One process imports them once and forks for every command that a test starts: `python -m module arguments` with its own
-folder, environment, standard streams, exit status and process id. What is about the imports themselves starts Python
-anew instead. As a program (`python fork_server.py SOCKET module arguments`) it stands for the command: so kernels of
-notebooks are forked as well.
+One process imports them, when the first command comes, and forks for every command that a test starts: `python -m
+module arguments` with its own folder, environment, standard streams, exit status and process id. What is about the
+imports themselves starts Python anew instead. As a program (`python fork_server.py SOCKET module arguments`) it stands
+for the command: so kernels of notebooks are forked as well.
 """
 
 import atexit
 import contextlib
 import functools
+import gc
 import importlib
 import json
 import os
@@ -51,6 +52,7 @@ IMPORTED = (
     "ipykernel.kernelapp",  # the last: tqdm, imported behind it, would look for widgets
     "matplotlib_inline.backend_inline",
 )
+SHARED = "X2L_TESTS_FORK_SERVER"
 
 
 # --- the client ------------------------------------------------------------------------------------------------------
@@ -58,7 +60,9 @@ IMPORTED = (
 
 @functools.cache
 def address() -> str:
-    """The socket of this process's server, which ends with it."""
+    """The socket of the server that all workers of pytest share, or of this process's own, which ends with it."""
+    if SHARED in os.environ:
+        return os.environ[SHARED]
     path = str(Path(tempfile.mkdtemp(prefix="fork")) / "socket")
     command = [sys.executable, "-m", "tests.fork_server", path]
     root = Path(__file__).parents[1]
@@ -135,6 +139,20 @@ def end_with_client(connection: socket.socket, child: int) -> None:
         os.kill(child, signal.SIGKILL)
 
 
+@functools.cache
+def prepare() -> None:
+    """Imports, and what each command would compute and keep: how checkpoints are renamed, the names of settings."""
+    for name in IMPORTED:
+        importlib.import_module(name)
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    from x2l.cli.compose import composed, plain
+
+    get_checkpoint_conversion_mapping("qwen2_5_vl")
+    plain(composed([]))
+    gc.freeze()  # else the first collection of each fork would write to every page, and so copy it
+
+
 def serve(path: str) -> list[str]:
     """Forks for everyone who connects until its standard input ends; returns only in what it forked, the command."""
     with socket.socket(socket.AF_UNIX) as listening:
@@ -148,6 +166,7 @@ def serve(path: str) -> list[str]:
                 Path(path).unlink()
                 Path(path).parent.rmdir()
                 os._exit(0)
+            prepare()  # not earlier: most runs of a few tests start no command
             connection, _ = listening.accept()
             if os.fork() == 0:
                 break
@@ -185,8 +204,6 @@ def main() -> None:
     path, *words = sys.argv[1:]
     if words:
         sys.exit(Process(words[0], words[1:], os.getcwd(), os.environ, [0, 1, 2], path).wait())
-    for name in IMPORTED:
-        importlib.import_module(name)
     sys.argv = serve(path)
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 

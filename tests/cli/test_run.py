@@ -19,9 +19,6 @@ ROOT = Path(__file__).parents[2]
 # A real but short run: two generated videos of 16 seconds.
 SMALL = ["benchmark.videos=2", "benchmark.seconds=16", "benchmark.questions=1", "tracker=none"]
 SMALL += ["video.frames=16", "max_new_tokens=2"]
-# Those of the paper run in test_paper.py.
-FILES = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
-EXPERIMENTS = [name for name in FILES if not name.startswith("paper_")]
 pytestmark = pytest.mark.slow
 
 
@@ -165,89 +162,92 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path):
     assert states(tmp_path / "outputs") == {"r": "interrupted"}
 
 
-@pytest.mark.parametrize(
-    ("override", "code", "message"),
-    [
-        ("levels.low.ratio=0.5", 2, "error: levels.low.ratio=0.5: must be"),
-        ("top_k=99", 2, "error: top_k=99: "),
-        ("prefill.chunk_frames=3", 2, "error: prefill.chunk_frames=3: must be a multiple"),
-        ("benchmark.split=tset", 2, "error: benchmark.split='tset': must be one of"),
-        ("benchmark.videos=two", 2, "error: benchmark.videos=two: must be a whole number"),
-        ("tracker.mode=cloud", 2, "error: tracker.mode='cloud': must be"),
-        ("model.name_or_path=./nowhere", 2, "error: model.name_or_path=./nowhere: no such"),
-        ("selector=file", 2, "error: selector.file.path=None: no such file; give"),
-        (
-            "selector=retriever selector.retriever.name_or_path=./nowhere",
-            2,
-            "fetch it with `hf download ./nowhere` or name a local folder",
-        ),
-        (
-            "top_k=task selection.top_k_by_task={retrieval:1} selection.tuned_on=test",
-            2,
-            "error: selection.tuned_on=test: must differ from the split that is evaluated, needle/test",
-        ),
-        ("selector=atention", 2, "Could not find 'selector/atention'"),
-        ("seed=${nope.x}", 2, "nope"),
-        ("topk=3", 2, "error: topk: there is no such setting; did you mean top_k?"),
-    ],
-)
-def test_a_wrong_value_is_one_line_and_leaves_no_folder(tmp_path, override, code, message):
-    done = x2l(tmp_path, *SMALL, "tracker=wandb", "hydra.run.dir=outputs/r", *override.split())
-    assert done.returncode == code, done.stderr
-    assert message in done.stderr
+WRONG = {
+    "levels.low.ratio=0.5": "error: levels.low.ratio=0.5: must be",
+    "top_k=99": "error: top_k=99: ",
+    "prefill.chunk_frames=3": "error: prefill.chunk_frames=3: must be a multiple",
+    "benchmark.split=tset": "error: benchmark.split='tset': must be one of",
+    "benchmark.videos=two": "error: benchmark.videos=two: must be a whole number",
+    "tracker.mode=cloud": "error: tracker.mode='cloud': must be",
+    "model.name_or_path=./nowhere": "error: model.name_or_path=./nowhere: no such",
+    "selector=file": "error: selector.file.path=None: no such file; give",
+    "selector=retriever selector.retriever.name_or_path=./nowhere": (
+        "fetch it with `hf download ./nowhere` or name a local folder"
+    ),
+    "top_k=task selection.top_k_by_task={retrieval:1} selection.tuned_on=test": (
+        "error: selection.tuned_on=test: must differ from the split that is evaluated, needle/test"
+    ),
+    "selector=atention": "Could not find 'selector/atention'",
+    "seed=${nope.x}": "nope",
+    "topk=3": "error: topk: there is no such setting; did you mean top_k?",
+}
+UNFIT = {
+    "compressor=snapkv compressor.window=8": (
+        "error: compressor.window=8: changes no level; use levels.low.compressor.window=8 and"
+    ),
+    "compressor=snapkv levels.high.compressor.window=64 selector=none": "error: snapkv: window=64",
+}
+
+
+def refused(patch, capsys, *words):
+    """What the command says of a value that it refuses, in this process."""
+    unlogged = ["hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.run.dir=outputs/r"]
+    patch.setattr(sys, "argv", ["x2l", *SMALL, *words, *unlogged])
+    patch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(SystemExit) as ended:
+        cli_run.main()
+    told = capsys.readouterr()
+    assert ended.value.code == 2 and "Traceback" not in told.err + told.out
+    return told.err
+
+
+@pytest.mark.parametrize("overrides", WRONG)
+def test_a_wrong_value_is_one_line_and_leaves_no_folder(tmp_path, monkeypatch, capsys, overrides):
+    monkeypatch.chdir(tmp_path)
+    told = refused(monkeypatch, capsys, "tracker=wandb", *overrides.split())
+    assert WRONG[overrides] in told
+    assert not (tmp_path / "outputs" / "r").exists()
+
+
+@pytest.mark.parametrize("overrides", UNFIT)
+def test_what_a_method_cannot_do_is_one_line(tmp_path, monkeypatch, capsys, overrides):
+    monkeypatch.chdir(tmp_path)
+    assert UNFIT[overrides] in refused(monkeypatch, capsys, *overrides.split())
+
+
+@pytest.mark.parametrize("overrides", ["levels.low.ratio=0.5", "selector=atention"])
+def test_a_process_with_a_log_of_its_own_says_the_same(tmp_path, overrides):
+    """Refused by a setting's own check, and by Hydra."""
+    done = x2l(tmp_path, *SMALL, "hydra.run.dir=outputs/r", overrides)
+    assert done.returncode == 2 and WRONG[overrides] in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
     assert not (tmp_path / "outputs" / "r").exists()
 
 
-@pytest.mark.parametrize(
-    ("override", "heavy"),
-    [
-        ("levels.low.ratio=0", set()),
-        ("model.name_or_path=./nowhere", set()),
-        ("tracker.mode=cloud", set()),
-        ("benchmark.split=tset", {"torch"}),
-    ],
-)
-def test_values_are_checked_before_what_is_slow_to_import(tmp_path, override, heavy):
+def test_values_are_checked_before_what_is_slow_to_import(tmp_path):
+    """One after the other, each with what is imported by then."""
+    wrong = ["levels.low.ratio=0", "model.name_or_path=./nowhere", "tracker.mode=cloud"]
     code = (
-        f"import sys; sys.argv[1:] = ['{override}', 'hydra.run.dir=r']\n"
-        "from x2l.cli.run import main\n"
-        "try:\n    main()\n"
-        "except SystemExit as error:\n"
-        "    slow = {'torch', 'transformers', 'wandb', 'matplotlib'} & set(sys.modules)\n"
-        "    print(error.code, *sorted(slow))\n"
+        "import sys\nfrom x2l.cli.run import main\n"
+        f"for override in {[*wrong, 'benchmark.split=tset']}:\n"
+        "    sys.argv[1:] = [override, 'hydra.run.dir=r']\n"
+        "    try:\n        main()\n"
+        "    except SystemExit as error:\n"
+        "        slow = {'torch', 'transformers', 'wandb', 'matplotlib'} & set(sys.modules)\n"
+        "        print('>', error.code, *sorted(slow))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert done.stdout.splitlines()[-1].split() == ["2", *heavy]
+    ends = [line for line in done.stdout.splitlines() if line.startswith("> ")]
+    assert ends == [*["> 2"] * len(wrong), "> 2 torch"]
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_runs_on_the_tiny_model(tmp_path, name):
-    """One short video, few cells; the axes are the experiment's own."""
+def test_the_demo_runs_on_one_short_video(tmp_path):
+    """Few cells; the axes are its own. The other experiments run in tests/experiments/test_paper.py."""
     few = ["benchmark.videos=1", "benchmark.seconds=24", "benchmark.questions=1", "limit=1"]
     few += ["selector=[none,oracle]", "top_k=1", "max_new_tokens=1", "tracker=none"]
-    done = x2l(tmp_path, "-m", f"experiment={name}", *few, "hydra.sweep.dir=outputs/s")
+    done = x2l(tmp_path, "-m", "experiment=demo", *few, "hydra.sweep.dir=outputs/s")
     assert done.returncode == 0, done.stderr
     found = states(tmp_path / "outputs" / "s")
     assert found and set(found.values()) == {"done"}
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (
-            ["compressor=snapkv", "compressor.window=8"],
-            "error: compressor.window=8: changes no level; use levels.low.compressor.window=8 and",
-        ),
-        (
-            ["compressor=snapkv", "levels.high.compressor.window=64", "selector=none"],
-            "error: snapkv: window=64",
-        ),
-    ],
-)
-def test_what_a_method_cannot_do_is_one_line(tmp_path, overrides, message):
-    done = x2l(tmp_path, *SMALL, *overrides)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert message in done.stderr

@@ -2,12 +2,11 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests import fork_server
 from tests.synthetic import record
 from x2l.runs.job_status import StatusFile
 from x2l.runs.records import RecordWriter
@@ -20,14 +19,11 @@ def test_three_kills(tmp_path):
     out = tmp_path / "kills.json"
     small = ["benchmark.videos=2", "benchmark.seconds=16", "video.frames=16", "max_new_tokens=1"]
     small += ["levels.high.ratio=8,32", "compressor=key_norm", "selector=[none,oracle,random]"]
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.speed.kill_sweep", "--kills", "3"]
-        + ["--folder", str(tmp_path / "sweep"), "--out", str(out), *small],
+    done = fork_server.run(
+        *("experiments.speed.kill_sweep", "--kills", "3"),
+        *("--folder", tmp_path / "sweep", "--out", out, *small),
         cwd=tmp_path,
         env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(out.read_text())
