@@ -18,7 +18,8 @@ from pathlib import Path
 
 import torch
 
-from experiments.speed.prefill import build, memory, reset_peak
+from experiments.speed.peaks import memory, reset_peak
+from experiments.speed.prefill import build
 from x2l.compressors.base import Level
 from x2l.compressors.pruning_by_keys import KeyNorm
 from x2l.engine.flops import kv_bytes

@@ -45,6 +45,7 @@ from transformers import (
     Qwen2VLProcessor,
     Qwen2VLVideoProcessor,
 )
+from transformers.video_utils import VideoMetadata
 
 QUESTION = "What happens in the video?"
 COLUMNS = ("vision", "prefill", "compression", "reload", "first token", "tokens/s", "peak GB")
@@ -131,21 +132,28 @@ def decoded(
     }
 
 
-def stock(model: HFVideoModel, frames: Frames, base: str, new_tokens: int) -> dict[str, Any]:
-    """Figures of stock generate on the same weights."""
+def stock_inputs(model: HFVideoModel, frames: Frames) -> Any:
+    """What the stock model takes for a question about the whole video."""
     content = [{"type": "video"}, {"type": "text", "text": QUESTION}]
     text = model.processor.apply_chat_template(
         [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
     )
-    settings: dict[str, Any] = {"do_sample_frames": False}
+    seconds = frames.seconds.tolist()  # one a second: `pictures`
+    told = VideoMetadata(total_num_frames=len(seconds), fps=1.0, frames_indices=seconds)
+    settings: dict[str, Any] = {"do_sample_frames": False, "video_metadata": [told]}
     if hasattr(model.processor.video_processor, "cap_pixels_per_frame"):
         settings["cap_pixels_per_frame"] = False
-    inputs = model.processor(
+    return model.processor(
         text=[text],
         videos=[frames.pixels.permute(0, 3, 1, 2)],
         videos_kwargs=settings,
         return_tensors="pt",
     ).to(model.device, model.dtype)
+
+
+def stock(model: HFVideoModel, frames: Frames, base: str, new_tokens: int) -> dict[str, Any]:
+    """Figures of stock generate on the same weights."""
+    inputs = stock_inputs(model, frames)
     ours = model.decoder.config._attn_implementation
     model.decoder.set_attn_implementation(base)
     meter, seconds = Meter(model.device), []

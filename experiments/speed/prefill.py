@@ -15,10 +15,10 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import torch
 
+from experiments.speed.peaks import memory, reset_peak
 from x2l.compressors.base import Level
 from x2l.compressors.pruning_by_keys import KeyNorm
 from x2l.engine.meter import Meter
@@ -60,23 +60,6 @@ def build(layers: int, hidden: int, device: str, heads: int = 8, kv_heads: int =
     torch.manual_seed(0)
     model = Qwen2_5_VLForConditionalGeneration._from_config(config, attn_implementation="sdpa")
     return model.eval().to(device), processor
-
-
-def memory(device: str, key: str) -> int:
-    """Bytes now (`VmRSS`) or at the peak since `reset_peak` (`VmHWM`); Linux's names, CUDA's own counters."""
-    if device == "cpu":
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024
-    now = torch.cuda.memory_allocated(device)
-    return now if key == "VmRSS" else torch.cuda.max_memory_allocated(device)
-
-
-def reset_peak(device: str) -> None:
-    """Starts a new peak."""
-    if device == "cpu":
-        Path("/proc/self/clear_refs").write_text("5")
-    else:
-        torch.cuda.reset_peak_memory_stats(device)
 
 
 def measure(mode: str, tokens: int, layers: int, hidden: int, device: str) -> dict[str, float]:

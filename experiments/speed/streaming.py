@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 import x2l
-from experiments.speed.prefill import memory
+from experiments.speed.peaks import memory
 from x2l.compressors.merging import ToMe
 from x2l.engine.meter import Meter
 from x2l.runs.run_info import processor_name
