@@ -4,8 +4,8 @@
     peers/bin/pip install kvpress==0.5.2 torch==2.13.0 transformers==5.2.0
     python -m experiments.speed.peers --peers peers/bin/python       # -> experiments/results/peers/
 
-kvpress 0.5.2 reads the cache_position that its hooks are called with, which transformers 5.23 no longer passes on: hence
-the older one, for stock too.
+kvpress 0.5.2 reads the cache_position that its hooks are called with, which transformers 5.23 no longer passes on:
+hence the older one, for stock too.
 
 Stock is one forward over all tokens; kvpress the same, compressing each layer after its attention (KnormPress, and
 SnapKVPress with its own window of 64); x2l goes chunk by chunk, 512 tokens each, and compresses by the same methods
