@@ -40,6 +40,7 @@ from x2l.models.rotary import Rotary, check_rope, fixed_positions
 from x2l.models.shape import model_shape
 from x2l.models.summary_tokens import summarising
 from x2l.models.time_steps import step_starts
+from x2l.models.transformers_version import CACHE
 
 POSITION_RULES = ("reference", "hf")
 
@@ -336,8 +337,8 @@ class HFVideoModel(VideoModel):
             self.decoder(
                 inputs_embeds=embedded.embeds,
                 position_ids=self._placed(positions),
-                past_key_values=cache,
                 use_cache=True,
+                **{CACHE: cache},
                 **embedded.extras,
             )
 
@@ -354,8 +355,8 @@ class HFVideoModel(VideoModel):
             out = self.hf(
                 inputs_embeds=embedded.embeds,
                 position_ids=self._placed(positions),
-                past_key_values=cache,
                 use_cache=True,
+                **{CACHE: cache},
             )
         logits = torch.as_tensor(out.logits[:, -1])
         if not (finite := logits.isfinite()).all():
