@@ -29,7 +29,7 @@ from x2l.runs.run_info import now, processor_name, write_json
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "results" / "versions"
 PAGE = ROOT / "docs" / "versions.md"
-TESTS = ("tests/engine", "tests/models")
+TESTS = ("tests/engine", "tests/models/test_attention.py", "tests/models/test_tiny_families.py")
 TORCH = {"torch": "2.13.0", "torchvision": "0.28.0"}
 CASES: Mapping[str, Mapping[str, str]] = {
     "transformers-5.24": {"transformers": "5.24.0", **TORCH},
