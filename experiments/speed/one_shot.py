@@ -3,14 +3,15 @@
 A worker of peers.py, which says how its environment is made: it imports torch, transformers, kvpress, nothing of x2l.
 """
 
-import argparse
 import json
+import sys
 import time
 from contextlib import nullcontext
 
 import torch
 from transformers import DynamicCache, Qwen2ForCausalLM
 
+from experiments.speed.forked import forked
 from experiments.speed.peaks import memory, reset_peak
 
 WARM_UP = 256  # tokens
@@ -53,30 +54,27 @@ def decoded(model, cache, prompt_tokens, question, count):
             ids = torch.tensor([[tokens[-1]]])
 
 
-def main() -> None:
-    """Prints one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("weights", help="folder")
-    parser.add_argument("tokens", help="JSON file: prompt and question")
-    parser.add_argument("--press", help="class of kvpress")
-    parser.add_argument("--ratio", type=float, default=1)
-    parser.add_argument("--new-tokens", type=int, required=True)
-    parser.add_argument("--threads", type=int, required=True)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    press = press_of(given.press, given.ratio)
-    model = Qwen2ForCausalLM.from_pretrained(given.weights, attn_implementation="sdpa").eval()
-    with open(given.tokens) as file:
-        ids = {name: torch.tensor([row]) for name, row in json.load(file).items()}
-    prompt, question = ids["prompt"], ids["question"]
-    warm, _, _ = prefilled(model, prompt[:, :WARM_UP], press)
+def measure(weights, ids, press, ratio, new_tokens):
+    """One way in this process, after a warm-up."""
+    model = Qwen2ForCausalLM.from_pretrained(weights, attn_implementation="sdpa").eval()
+    prompt, question = (torch.tensor([ids[name]]) for name in ("prompt", "question"))
+    applied = press_of(press, ratio)
+    warm, _, _ = prefilled(model, prompt[:, :WARM_UP], applied)
     decoded(model, warm, WARM_UP, question, 2)
     del warm
-    cache, seconds, peak = prefilled(model, prompt, press)
+    cache, seconds, peak = prefilled(model, prompt, applied)
     kept = cache.get_seq_length()
-    tokens, each = decoded(model, cache, prompt.shape[1], question, given.new_tokens)
+    tokens, each = decoded(model, cache, prompt.shape[1], question, new_tokens)
     measured = {"seconds": seconds, "peak": peak, "seconds_token": each, "kept": kept}
-    print(json.dumps({**measured, "tokens": tokens}))
+    return {**measured, "tokens": tokens}
+
+
+def main() -> None:
+    """Reads the arguments of `measure` as lines of JSON, and answers each from a process of its own."""
+    for line in sys.stdin:
+        asked = json.loads(line)
+        torch.set_num_threads(asked.pop("threads"))
+        print(json.dumps(forked(measure, **asked)), flush=True)
 
 
 if __name__ == "__main__":

@@ -10,26 +10,28 @@ hence the older one, for stock too.
 Stock is one forward over all tokens; kvpress the same, compressing each layer after its attention (KnormPress, and
 SnapKVPress with its own window of 64); x2l goes chunk by chunk, 512 tokens each, and compresses by the same methods
 (SnapKV's window is the tail of each chunk), later chunks seeing all earlier KVs (`full`, as in kvpress) or the
-compressed ones (`high`). Without --peers kvpress is left out. Every measurement is a process of its own, in alternating
-order; medians. Seconds are the processor's, of the pre-fill through the decoder (no logits), and of each decoded token
-but the first; peak memory is the largest resident size during the pre-fill less what stood before (Linux). At ratio 1
-x2l must decode the very tokens of stock.
+compressed ones (`high`). Without --peers kvpress is left out. Every measurement is a process of its own, forked from
+one that has imported what it needs, in alternating order; medians. Seconds are the processor's, of the pre-fill through
+the decoder (no logits), and of each decoded token but the first; peak memory is the largest resident size during the
+pre-fill less what stood before (Linux). At ratio 1 x2l must decode the very tokens of stock.
 """
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from tabulate import tabulate
 
+from experiments.speed.forked import forked
 from experiments.speed.peaks import memory, reset_peak
 from experiments.speed.prefill import build
 from x2l.compressors.base import Level
@@ -185,39 +187,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, nargs="+", default=[4096, 16384])
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--hidden", type=int, default=512)
+    parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--ratio", type=float, default=16)
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--peers", type=Path, help="Python of an environment with kvpress")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--one", choices=WAYS, help="internal: one way of x2l, in this process")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    if given.one:
-        print(json.dumps(measure(WAYS[given.one], given.tokens[0], given)))
-        return
     ways = [name for name, way in WAYS.items() if given.peers or way.press is None]
-    peers = str(given.peers or sys.executable)
-    shape = [
-        f"--{name}={getattr(given, name)}" for name in ("layers", "hidden", "ratio", "threads")
-    ]
-    shape.append(f"--new-tokens={given.new_tokens}")
     rows: dict[int, dict[str, dict[str, float]]] = {}
     every: dict[int, dict[str, list[dict[str, object]]]] = {}
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as place, worker(given.peers) as peer:
         model = TextModel(*build(given.layers, given.hidden, "cpu"))
         text_model(model.hf).save_pretrained(place)
+        question = model.question("What?").input_ids.tolist()
         for tokens in given.tokens:
             prompt = prompt_of(model, tokens, model.hf.config.text_config.vocab_size)
-            file = Path(place) / f"{tokens}.json"
-            ids = {"prompt": prompt.input_ids, "question": model.question("What?").input_ids}
-            file.write_text(json.dumps({name: row.tolist() for name, row in ids.items()}))
+            ids = {"prompt": prompt.input_ids.tolist(), "question": question}
+            asked = {"weights": place, "ids": ids, "ratio": given.ratio}
+            asked |= {"new_tokens": given.new_tokens, "threads": given.threads}
             runs: dict[str, list[dict[str, object]]] = {name: [] for name in ways}
             for repeat in range(given.repeats):
                 for name in ways[:: 1 if repeat % 2 == 0 else -1]:
-                    runs[name].append(_run(name, tokens, peers, place, file, shape, given))
+                    way = WAYS[name]
+                    if way.context is None:
+                        runs[name].append(peer({**asked, "press": way.press}))
+                    else:
+                        runs[name].append(forked(measure, way, tokens, given))
                     print(tokens, name, runs[name][-1]["seconds"], flush=True)
             if runs["x2l, ratio 1"][0]["tokens"] != runs["stock"][0]["tokens"]:
                 raise SystemExit("x2l at ratio 1 and stock decode other tokens")
@@ -234,11 +232,9 @@ def main() -> None:
         "dirty": info.dirty,
         "started": info.started,
         "processor": info.processor,
-        "versions": {**info.versions, "peers": _versions(peers)},
+        "versions": {**info.versions, "peers": _versions(str(given.peers or sys.executable))},
         "settings": {
-            name: value
-            for name, value in vars(given).items()
-            if name not in ("out", "peers", "one")
+            name: value for name, value in vars(given).items() if name not in ("out", "peers")
         },
     }
     given.out.mkdir(parents=True, exist_ok=True)
@@ -252,23 +248,28 @@ def main() -> None:
     (given.out / "table.md").write_text(f"{head}\n\n{text}\n")
 
 
-def _run(name, tokens, peers, place, file, shape, given) -> dict[str, object]:
-    way = WAYS[name]
-    if way.context is not None:
-        words = [sys.executable, "-m", "experiments.speed.peers", "--one", name, *shape]
-        words.append(f"--tokens={tokens}")
-    else:
-        # Here x2l.models has to be imported first: it lets transformers import beside a CPU's torch.
-        own = "import x2l.models, experiments.speed.one_shot as worker; worker.main()"
-        start = ["-m", "experiments.speed.one_shot"] if given.peers else ["-c", own]
-        words = [peers, *start, place, str(file)]
-        words += [f"--new-tokens={given.new_tokens}", f"--threads={given.threads}"]
-        words += [] if way.press is None else [f"--press={way.press}", f"--ratio={given.ratio}"]
-    threads = {**os.environ, "OMP_NUM_THREADS": str(given.threads)}
-    done = subprocess.run(words, capture_output=True, text=True, env=threads)
-    if done.returncode:
-        raise SystemExit(f"{name}: {done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+@contextmanager
+def worker(python: Path | None) -> Iterator[Callable[[dict[str, object]], dict[str, object]]]:
+    """Inside, a process of one_shot.py that takes what it is to measure and gives what it found."""
+    # Here x2l.models has to be imported first: it lets transformers import beside a CPU's torch.
+    own = "import x2l.models, experiments.speed.one_shot as worker; worker.main()"
+    words = [sys.executable, "-c", own]
+    if python is not None:
+        words = [str(python), "-m", "experiments.speed.one_shot"]
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+
+        def ask(what: dict[str, object]) -> dict[str, object]:
+            process.stdin.write(json.dumps(what) + "\n")
+            process.stdin.flush()
+            if not (said := process.stdout.readline()):
+                raise SystemExit("the process of stock and kvpress ended, as it says above")
+            return json.loads(said)
+
+        yield ask
+        process.stdin.close()
 
 
 def _versions(python: str) -> str:
