@@ -109,7 +109,7 @@ def tries(count: int, seed: int) -> dict[str, Any]:
         for kind in ("Ctrl-C", "error of the decoder"):
             ends, seconds = Counter[str](), []
             for _ in range(count):
-                fails_at = None if kind == "Ctrl-C" else draw.randrange(1, 3 * FRAMES)
+                fails_at = None if kind == "Ctrl-C" else draw.randrange(1, FRAMES)
                 end, took = attempt(model, path, fails_at, draw.uniform(0, LATEST))
                 ends[end] += 1
                 seconds.append(took)
