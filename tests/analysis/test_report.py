@@ -9,13 +9,14 @@ import pytest
 from tests.synthetic import condition, levels, out_of_memory, record, sweep
 from x2l.analysis.comparison import compare, pair, read_cells
 from x2l.analysis.compute_axes import AXES, front
-from x2l.analysis.figure_style import MARKERS, style_of_baseline
+from x2l.analysis.figure_style import MARKERS, style_of_baseline, style_of_selector
 from x2l.analysis.points import points
 from x2l.analysis.report import build
 from x2l.analysis.report.build import gather, write_report
 from x2l.analysis.report.cell_tables import ratios_table
 from x2l.cli.report import main
 from x2l.engine.stages import STAGES
+from x2l.runs.condition import to_json
 from x2l.runs.job_status import StatusFile
 from x2l.runs.out_of_memory_log import append_out_of_memory
 from x2l.runs.records import RecordWriter, append_json
@@ -182,6 +183,23 @@ def test_every_marker_of_the_figures_can_be_drawn():
     drawn = re.search(r"const MARKERS = \{(.*?)\n  \};", script, re.DOTALL).group(1)
     looks = {style_of_baseline(condition(selector="none", single_level="high")).marker}
     assert {*MARKERS, "*", *looks} == set(re.findall(r'^    "(.)": ', drawn, re.MULTILINE))
+
+
+def test_colours_are_those_of_what_differs(swept, tmp_path):
+    (one,) = chart_data(swept[1])["groups"]  # three selectors with one compressor
+    assert [entry["colour"] for entry in one["compressors"]] == [None]
+    selectors = {look["name"]: look["colour"] for look in one["looks"]}
+    expected = dict.fromkeys(("full", "all-low", "all-high")) | {
+        name: style_of_selector(name).colour for name in ("attention", "oracle", "random")
+    }
+    assert selectors == expected
+    for cell in one["cells"]:
+        assert cell["colour"] == selectors[one["looks"][cell["look"]]["name"]]
+    text = write_report(write_runs(tmp_path, many(2, ("attention", "random")))).read_text()
+    (two,) = chart_data(text)["groups"]
+    colours = [entry["colour"] for entry in two["compressors"]]
+    assert len({*colours, None}) == 3 and {look["colour"] for look in two["looks"]} == {None}
+    assert all(cell["colour"] == colours[cell["compressor"]] for cell in two["cells"])
 
 
 def test_colours_are_left_out_where_they_would_not_tell_apart(tmp_path):
@@ -386,9 +404,8 @@ def test_a_few_panels_are_drawn_and_those_over_bytes_shown_at_once(tmp_path):
 def test_commands_versions_and_hardware_are_told(tmp_path):
     folder = write_runs(tmp_path, RECORDS[:6])
     run = folder / RECORDS[0].condition.run_id
-    describe(RECORDS[0].condition.run_id, {"a": 1}, "cpu", "Abacus 9", 3, "feed").save(
-        run, [], None
-    )
+    made_by = describe(RECORDS[0].condition.run_id, {"a": 1}, "cpu", "Abacus 9", 3, "feed")
+    made_by.save(run, [to_json(RECORDS[0].condition)], None)
     (run / ".hydra").mkdir()
     (run / ".hydra" / "overrides.yaml").write_text("- compressor=tome\n- top_k=[1,2]\n")
     task = {"task": ["experiment=demo"], "hydra": ["hydra.mode=MULTIRUN", "hydra/launcher=joblib"]}
@@ -405,6 +422,30 @@ def test_commands_versions_and_hardware_are_told(tmp_path):
     assert told["hash of the configuration"] == RECORDS[0].condition.run_id
     (made,) = page.rows("Code, versions and machines")
     assert "torch" in made["versions"] and made["weights"] == "feed" and made["sessions"] == "1"
+
+
+def test_each_cell_has_the_command_that_asked_for_it_where_several_went_to_one_folder(tmp_path):
+    """Hydra keeps the overrides of the last call alone."""
+    records = [record(selector=name) for name in ("attention", "random", "oracle")]
+    (run,) = {tmp_path / r.condition.run_id for r in records}
+    write_runs(tmp_path, records)
+    known = [{"overrides": ["selector=attention"]}, {"overrides": ["selector=[random,none]"]}]
+    for one, asked in zip(records[1::-1], known[::-1], strict=True):
+        described = describe(one.condition.run_id, {}, "cpu", "p", 1, **asked)
+        described.save(run, [to_json(one.condition)], None)
+    text = write_report(tmp_path).read_text()
+    (group,) = chart_data(text)["groups"]
+    told = {
+        cell["name"]: cell["command"] is not None and group["commands"][cell["command"]]
+        for cell in group["cells"]
+    }
+    assert told == {
+        "tome attention k=1": "x2l selector=attention",
+        "tome random k=1": "x2l 'selector=[random,none]'",
+        "tome oracle k=1": False,
+    }
+    (shown,) = Page(text).rows("Runs")
+    assert shown["command"] == "x2l 'selector=[random,none]'; x2l selector=attention"
 
 
 def test_runs_of_one_name_in_two_sweeps_are_told_apart(tmp_path):

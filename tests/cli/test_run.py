@@ -53,8 +53,10 @@ def test_one_run_prints_results_and_where_they_lie(tmp_path):
     names = {"records.jsonl", "run.json", "status.json", "points.csv", ".hydra"}
     assert names <= {path.name for path in folder.iterdir()}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["outputs"]
-    config = json.loads((folder / "run.json").read_text())["config"]
-    assert config["benchmark"]["root"] == "outputs/data/needle"  # resolved
+    info = json.loads((folder / "run.json").read_text())
+    assert info["config"]["benchmark"]["root"] == "outputs/data/needle"  # resolved
+    (session,) = info["sessions"]
+    assert session["overrides"][-2:] == ["selector=[all,oracle]", "top_k=[0,1]"]
 
     again = x2l(tmp_path, *SMALL, "selector=[all,oracle]", "top_k=[0,1]", "hydra.run.dir=outputs/r")
     assert (again.returncode, "0 of them new" in again.stdout) == (0, True)

@@ -156,6 +156,7 @@ def execute(config: DictConfig, folder: Path, status: StatusFile) -> int:
         checkpoint,
         _methods_digest(values),
         _original(config.model),
+        list(hydra_config.overrides.task),
     )
     summary = run(
         settings,

@@ -56,6 +56,7 @@ class RunInfo:
     original: Mapping[str, Any] | None = (
         None  # options of a model in its authors' layout, as it runs
     )
+    overrides: Sequence[str] | None = None  # of the command line; None where it was no x2l
 
     def save(
         self, folder: Path, conditions: Sequence[Mapping[str, Any]], limit: int | None
@@ -85,6 +86,7 @@ class RunInfo:
             "cpu_threads": self.cpu_threads,
             "checkpoint": self.checkpoint,
             **({} if self.original is None else {"original": dict(self.original)}),
+            **({} if self.overrides is None else {"overrides": list(self.overrides)}),
             "conditions": [dict(condition) for condition in conditions],
             "limit": limit,
         }
@@ -132,6 +134,7 @@ def describe(
     checkpoint: str | None = None,
     methods: str = "",
     original: Mapping[str, Any] | None = None,
+    overrides: Sequence[str] | None = None,
 ) -> RunInfo:
     """Collects commit, versions and the start for `config`; `methods` is a digest of those that are not of x2l."""
     commit, dirty = _commit()
@@ -148,6 +151,7 @@ def describe(
         started=now(),
         checkpoint=checkpoint,
         original=original,
+        overrides=overrides,
     )
 
 

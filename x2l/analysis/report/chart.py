@@ -34,7 +34,7 @@ class Charts:
 
     Attributes:
         groups: of comparable cells: `cells`, and the entries of the legend by which they are switched, `compressors`
-            (colours) and `looks` (marks).
+            and `looks` (marks, of what chooses chunks), one of which has colours.
         charts: name -> the scale, where each cell of the group stands on it, and its Pareto front, cheapest first.
     """
 
@@ -52,23 +52,24 @@ class Charts:
 
 
 def group_values(
-    group: Sequence[Point], called: Names, commands: Mapping[str, str]
+    group: Sequence[Point], called: Names, commands: Mapping[Condition, str]
 ) -> dict[str, Any]:
     """What all charts of some comparable cells share.
 
     Args:
         group: cells that may be compared, see `compute_axes.comparable`; at least one.
         called: names of cells.
-        commands: run id -> the command that makes the run again, as far as it is known.
+        commands: cell -> the command that asked for it, as far as it is known.
     """
     conditions = [p.condition for p in group]
     compressors = sorted({c.compressor for c in conditions if c.baseline != FULL})
     looks = _looks(conditions)
-    told = sorted({commands[c.run_id] for c in conditions if c.run_id in commands})
+    colours = _colours(conditions, compressors, looks)
+    told = sorted({commands[c] for c in conditions if c in commands})
     cells = []
     for p in group:
         condition = p.condition
-        command = commands.get(condition.run_id)
+        command = commands.get(condition)
         cells.append(
             {
                 "name": called.cell(condition),
@@ -78,6 +79,7 @@ def group_values(
                 if condition.baseline == FULL
                 else compressors.index(condition.compressor),
                 "look": list(looks).index(_look_name(condition)),
+                "colour": colours.of(condition),
                 "accuracy": [
                     round(100 * share, 2) for share in (p.accuracy, p.accuracy_low, p.accuracy_high)
                 ],
@@ -88,11 +90,14 @@ def group_values(
         )
     return {
         "cells": cells,
-        "compressors": _colours(compressors),
+        "compressors": [
+            {"name": name, "colour": colours.compressors.get(name)} for name in compressors
+        ],
         "looks": [
             {
                 "name": name,
                 "marker": style.marker,
+                "colour": colours.looks.get(name),
                 "bound": style.line == "--" and name != FULL,
                 "size": 6 if name == FULL else 5 if name.startswith("all-") else 4,
             }
@@ -151,14 +156,30 @@ def _looks(conditions: Sequence[Condition]) -> dict[str, Style]:
     return {**looks, **baselines}
 
 
-def _colours(compressors: Sequence[str]) -> list[dict[str, str | None]]:
-    """Of each compressor; none where there are more than can be told apart."""
+@dataclass(frozen=True)
+class _Colours:
+    """What colours say: the compressor, or what chooses chunks; no name has one where it would not tell it apart."""
+
+    compressors: Mapping[str, str]
+    looks: Mapping[str, str]
+
+    def of(self, condition: Condition) -> str | None:
+        """Of a cell."""
+        if condition.baseline == FULL:
+            return None
+        return self.looks.get(_look_name(condition)) or self.compressors.get(condition.compressor)
+
+
+def _colours(
+    conditions: Sequence[Condition], compressors: Sequence[str], looks: Mapping[str, Style]
+) -> _Colours:
+    """Colours of selectors where chunks are chosen with one compressor alone, else of compressors."""
+    choosing = [c for c in conditions if not c.baseline]
+    if len({c.compressor for c in choosing}) == 1 and len({c.chosen_by for c in choosing}) > 1:
+        return _Colours({}, {c.chosen_by: looks[c.chosen_by].colour for c in choosing})
     styles = compressor_styles(compressors)
     colours = {name: styles[name].colour for name in compressors}
-    told_apart = len(set(colours.values())) == len(colours)
-    return [
-        {"name": name, "colour": colour if told_apart else None} for name, colour in colours.items()
-    ]
+    return _Colours(colours if len(set(colours.values())) == len(colours) else {}, {})
 
 
 def _facts(p: Point) -> list[list[str]]:

@@ -40,7 +40,6 @@
   // What is switched off, and the figures to draw again, by group.
   const groups = data.groups.map((group) => ({ ...group, off: { compressors: new Set(), looks: new Set(), front: false, intervals: false }, figures: [] }));
   const shown = (group, cell) => !group.off.looks.has(cell.look) && !(cell.compressor !== null && group.off.compressors.has(cell.compressor));
-  const colour = (group, cell) => (cell.compressor === null ? null : group.compressors[cell.compressor].colour);
 
   // --- the legend ----------------------------------------------------------------------------------------------------
   const swatch = (...parts) => make("svg", { viewBox: "-14 -7 28 14", "aria-hidden": "true" }, ...parts);
@@ -68,7 +67,7 @@
     const compressor = of("compressors", group.compressors.length), look = of("looks", group.looks.length);
     const says = [
       ...group.compressors.map((one, index) => add(one.name, swatch(stroke("line", one.colour)), ...compressor(index))),
-      ...group.looks.map((one, index) => add(`${one.name}${one.bound ? " (bound)" : ""}`, swatch(...(one.bound ? [stroke("line dashed")] : []), mark(one, 0, 0, null)), ...look(index))),
+      ...group.looks.map((one, index) => add(`${one.name}${one.bound ? " (bound)" : ""}`, swatch(...(one.bound ? [stroke("line dashed", one.colour)] : []), mark(one, 0, 0, one.colour)), ...look(index))),
       add("Pareto front", swatch(stroke("front")), () => !group.off.front, () => { group.off.front = !group.off.front; }),
       add("intervals", swatch(make("path", { class: "interval-of", d: "M0-7V7M-3-7H3M-3 7H3" })), () => !group.off.intervals, () => { group.off.intervals = !group.off.intervals; }),
     ];
@@ -132,7 +131,7 @@
       const drawn = [...rows.values()].filter((row) => row.length > 1).map((row) => [row, `M${row.map((index) => places[index].map((value) => value.toFixed(1)).join(" ")).join("L")}`]);
       return drawn.map(([row, d], n) => { // of equal ones the first is the widest, so that each is seen
         const below = drawn.slice(n + 1).filter(([, other]) => other === d).length;
-        const of = colour(group, cells[row[0]]), dashed = row.every((index) => cells[index].bound);
+        const of = cells[row[0]].colour, dashed = row.every((index) => cells[index].bound);
         const picked = active !== null && cells[active].line === cells[row[0]].line;
         return make("path", { class: `line${dashed ? " dashed" : ""}${of ? " of" : ""}${picked ? " picked" : ""}`, style: `${painted(of) ?? ""};stroke-width:${1.4 + 2.2 * below + (picked ? 1.2 : 0)}`, d });
       });
@@ -141,7 +140,7 @@
       if (group.off.intervals) return [];
       const best = new Set(chart.front);
       return visible.filter((index) => visible.length <= data.most.intervals || best.has(index)).map((index) => {
-        const [, low, high] = cells[index].accuracy, x = across(chart.at[index]), of = colour(group, cells[index]);
+        const [, low, high] = cells[index].accuracy, x = across(chart.at[index]), of = cells[index].colour;
         return make("path", { class: `interval-of${of ? " of" : ""}`, style: painted(of), d: `M${x.toFixed(1)} ${up(low).toFixed(1)}V${up(high).toFixed(1)}M${(x - 2.5).toFixed(1)} ${up(low).toFixed(1)}h5M${(x - 2.5).toFixed(1)} ${up(high).toFixed(1)}h5` });
       });
     };
@@ -155,7 +154,7 @@
       svg.replaceChildren(...axes(scale), ...front(scale), ...lines(visible), ...intervals(visible, scale));
       for (const index of visible) {
         const cell = cells[index], [x, y] = places[index];
-        const node = mark(group.looks[cell.look], x, y, colour(group, cell), cell.hollow);
+        const node = mark(group.looks[cell.look], x, y, cell.colour, cell.hollow);
         node.dataset.cell = index;
         svg.append(node);
       }

@@ -16,6 +16,7 @@ from x2l.analysis.points import Point, pareto
 from x2l.analysis.report.chart import Charts, chart_values, group_values
 from x2l.analysis.report.table import Column, Table, number, percent, words
 from x2l.analysis.sweep_tables import sweep_title
+from x2l.runs.condition import Condition
 
 OPEN_PANELS = 4  # as many are shown at once
 MOST_GROUPS = 6  # of cells that cannot be compared with each other, e.g. several models
@@ -84,13 +85,13 @@ def curves_over_compute(rows: Sequence[Point], called: Names) -> tuple[CurvesOve
     )
 
 
-def charts(rows: Sequence[Point], called: Names, commands: Mapping[str, str]) -> Charts:
+def charts(rows: Sequence[Point], called: Names, commands: Mapping[Condition, str]) -> Charts:
     """The values that the charts of `curves_over_compute` are drawn from.
 
     Args:
         rows: cells.
         called: their names.
-        commands: run id -> the command that makes the run again.
+        commands: cell -> the command that asked for it.
     """
     groups = _groups(rows)
     alone = len(groups) == 1

@@ -11,6 +11,7 @@ import yaml
 
 from x2l.analysis.cell_names import names
 from x2l.analysis.report.table import Column, Table, number, words
+from x2l.runs.condition import Condition, from_json
 from x2l.runs.out_of_memory_log import OutOfMemory, load_out_of_memory, unanswered
 from x2l.runs.records import Record, read_json_lines
 from x2l.runs.run_info import RUN
@@ -149,32 +150,55 @@ def sessions_table(infos: Mapping[Path, Mapping[str, Any]]) -> Table:
 
 
 def commands_table(jobs: Sequence[Job], infos: Mapping[Path, Mapping[str, Any]]) -> Table:
-    """How each run is made again, and the hash of its configuration."""
+    """How each run is made again, and the hash of its configuration; a line a command, where several asked."""
     rows = []
     for job in jobs:
         info = infos.get(job.folder) if job.folder else None
         identity = info["run_id"] if info else str(job.values.get("run_id", "–"))
-        command = (run_command(job.folder) or "not recorded") if job.folder else "not started"
-        rows.append((words(job.name), words(identity), words(command)))
+        told = "not started"
+        if job.folder:
+            commands = [command for command, _ in _commands(job.folder, info) if command]
+            told = "; ".join(dict.fromkeys(commands)) or "not recorded"
+        rows.append((words(job.name), words(identity), words(told)))
     return Table(
         "Runs", _text_columns(("run", "hash of the configuration", "command")), tuple(rows)
     )
 
 
-def run_command(folder: Path) -> str | None:
-    """The command of one run, from the overrides that Hydra wrote beside it; None where it did not."""
-    overrides = _yaml(folder / ".hydra" / "overrides.yaml")
-    if not isinstance(overrides, list):
-        return None
-    return shlex.join(["x2l", *map(str, overrides)])
+def cell_commands(infos: Mapping[Path, Mapping[str, Any]]) -> dict[Condition, str]:
+    """Cell -> the last command that asked for it, as far as that is known.
 
-
-def run_commands(jobs: Sequence[Job]) -> dict[str, str]:
-    """Run id -> the command that makes the run again, as far as it is known."""
-    commands = {
-        str(job.values.get("run_id")): run_command(job.folder) for job in jobs if job.folder
+    Args:
+        infos: run.json by folder.
+    """
+    return {
+        condition: command
+        for folder, info in infos.items()
+        for command, conditions in _commands(folder, info)
+        if command is not None
+        for condition in conditions
     }
-    return {run_id: command for run_id, command in commands.items() if command is not None}
+
+
+def _commands(
+    folder: Path, info: Mapping[str, Any] | None
+) -> list[tuple[str | None, list[Condition]]]:
+    """What was called in a folder, one after the other, and for which cells; None where that is not recorded."""
+    last = _yaml(folder / ".hydra" / "overrides.yaml")  # Hydra writes it anew each time
+    last = _command(last) if isinstance(last, list) else None
+    if info is None:
+        return [(last, [])]
+    commands = []
+    for session in info["sessions"]:
+        command = _command(session["overrides"]) if "overrides" in session else None
+        if command is None and session is info["sessions"][-1]:
+            command = last
+        commands.append((command, [from_json(values) for values in session["conditions"]]))
+    return commands
+
+
+def _command(overrides: Sequence[str]) -> str:
+    return shlex.join(["x2l", *map(str, overrides)])
 
 
 def sweep_command(folder: Path) -> str | None:
