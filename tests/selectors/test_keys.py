@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from tests.selectors.stores import PROMPT, QUESTION, model_of, query_of, store_of, watched
+from x2l.compressors.base import Level
+from x2l.compressors.pruning_by_keys import KeyNorm
 from x2l.engine.meter import Meter
 from x2l.models.positions import Placement
 from x2l.selectors.base import RunFacts
@@ -80,6 +82,41 @@ def test_lse_is_the_rule_without_heads():
     store = store_of("qwen2_5_vl")
     got, _ = relevance(KeysSelector(), "qwen2_5_vl", store)
     assert torch.equal(got, relevance(KeysSelector(pool="lse"), "qwen2_5_vl", store)[0])
+
+
+def test_frames_are_rated_by_the_keys_of_their_time_step():
+    """Nothing is dropped at the level, so that a step's keys are known by counting."""
+    family = "qwen2_5_vl"
+    store = store_of(family, low=Level(KeyNorm(), 1), high=Level(KeyNorm(), 4))
+    model, query = model_of(family), query_of(family)
+    got = KeysSelector(HEADS[:1]).frame_relevance(query, store, model)
+    assert [len(frames) for frames in got] == [4, 4, 4, 2]  # two frames a step
+    ((layer, head),) = HEADS[:1]
+    _, watch = watched(family, store, ["high"] * 4, query.question)
+    keys = model.rotate(store.mix(["low"] * 4).kv.layers[layer])[0, head // 4]
+    at = len(store.prefix.layers[layer].keys[0, 0])
+    for frames, chunk in zip(got, store.prompt.chunks, strict=True):
+        for step, tokens in enumerate(chunk.steps):
+            products = watch.queries[layer][0, head] @ keys[at : at + tokens].T * model.scaling
+            assert torch.allclose(frames[2 * step : 2 * step + 2], products.max(), atol=1e-9)
+            at += tokens
+    values = torch.cat(got).tolist()
+    assert len(set(values)) == 7  # each step has its own
+
+
+@pytest.mark.parametrize("positions", ["keep", "compact"])
+@pytest.mark.parametrize("family", ["qwen3_vl", "internvl"])
+def test_the_best_frame_of_a_chunk_is_as_relevant_as_the_chunk(family, positions):
+    """By one head: the most of a chunk's keys is that of one of its steps, wherever what was kept of it stands."""
+    store, model = store_of(family, positions), model_of(family)
+    for selector in (KeysSelector(HEADS[:1]), KeysSelector(HEADS[:1], null_question="N/A")):
+        frames = selector.frame_relevance(query_of(family), store, model)
+        assert [len(of) for of in frames] == [4, 4, 4, 2]
+        if selector.null_question is None:
+            want, _ = relevance(selector, family, store)
+            best = torch.stack([of_chunk.max() for of_chunk in frames])
+            assert torch.allclose(best, want, atol=1e-9)
+        assert torch.cat(frames).isfinite().all()
 
 
 def test_a_head_that_tells_no_chunk_from_another_says_nothing():

@@ -69,6 +69,20 @@ def stock(path, family, text=TEXT):
     return torch.nn.functional.cosine_similarity(seen, asked)
 
 
+def test_frames_are_rated_by_their_own_cosine_and_those_of_a_clip_alike(checkpoints, store):
+    model, chunks = ours("qwen2_5_vl"), store.prompt.chunks
+    for family in ("clip", "x_clip"):
+        selector = load(checkpoints, family)
+        seen = remembered(selector, VIDEO, chunks)
+        query = Query(model.question(TEXT), "q", text=TEXT, prepared=seen)
+        frames = selector.frame_relevance(query, store, model)
+        scores = stock(checkpoints[family], family)
+        if family == "x_clip":
+            scores = scores.repeat_interleave(torch.tensor([4, 4, 4, 2]))
+        assert [len(of_chunk) for of_chunk in frames] == [4, 4, 4, 2]
+        assert torch.allclose(torch.cat(frames), scores, atol=1e-5)
+
+
 @pytest.mark.parametrize("family", towers.FAMILIES)
 def test_relevance_is_the_stock_models_cosine(checkpoints, store, family):
     scores = stock(checkpoints[family], family)

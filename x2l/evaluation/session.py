@@ -30,6 +30,7 @@ from x2l.models.interface import VideoModel
 from x2l.models.prompt import Chunk, Prompt, Question
 from x2l.selectors.base import (
     ChunkSelector,
+    FrameRater,
     FrameSelector,
     IndexingSelector,
     Query,
@@ -116,14 +117,7 @@ class Session:
             ConfigError: a file of chosen chunks does not fit the video, or the relevance is not a number.
             ValueError: the selector looks at frames and was not shown them.
         """
-        if isinstance(selector, FrameSelector) and name not in self.prepared:
-            raise ValueError(
-                f"selector {name}: looks at the video's frames, which are gone by now; name it at the pre-fill, "
-                "selectors=[...]"
-            )
-        features = self.prepared[name].features if name in self.prepared else None
-        spans = query.spans if selector.role == "bound" else None
-        query, meter = replace(query, prepared=features, spans=spans), Meter(self.model.device)
+        query, meter = self._query_of(name, selector, query), Meter(self.model.device)
         # A file that does not fit the sampling is the user's to correct; any other ValueError is a fault.
         expected = config_errors() if isinstance(selector, FileSelector) else nullcontext()
         with expected, meter.stage("selection"):
@@ -134,6 +128,36 @@ class Session:
                 "model overflows, another model.dtype helps (bfloat16 for float16)"
             )
         return Rating(relevance, meter)
+
+    def rate_frames(
+        self, name: str, selector: ChunkSelector, query: Query
+    ) -> tuple[Tensor, ...] | None:
+        """Relevance of each chunk's frames, see `FrameRater`; None where the selector cannot say.
+
+        Args:
+            name: see `rate`.
+            selector: rates.
+            query: see `rate`.
+
+        Raises:
+            ValueError: see `rate`.
+        """
+        if not isinstance(selector, FrameRater):
+            return None
+        return selector.frame_relevance(
+            self._query_of(name, selector, query), self.store, self.model
+        )
+
+    def _query_of(self, name: str, selector: ChunkSelector, query: Query) -> Query:
+        """The query as this selector may see it."""
+        if isinstance(selector, FrameSelector) and name not in self.prepared:
+            raise ValueError(
+                f"selector {name}: looks at the video's frames, which are gone by now; name it at the pre-fill, "
+                "selectors=[...]"
+            )
+        features = self.prepared[name].features if name in self.prepared else None
+        spans = query.spans if selector.role == "bound" else None
+        return replace(query, prepared=features, spans=spans)
 
     def assign(
         self,

@@ -139,6 +139,16 @@ class ChunkSelector(ABC):
         """
 
 
+class FrameRater(ABC):
+    """Abstract: what a selector also is that can say which frames of a chunk its relevance rests on."""
+
+    @abstractmethod
+    def frame_relevance(
+        self, query: Query, store: KVStore, model: VideoModel
+    ) -> tuple[Tensor, ...]:
+        """Of each chunk `(frames,)` float on the host: how relevant its frames are; for pictures, not for choosing."""
+
+
 class Watch(ABC):
     """Abstract: looks at the frames of one video for a selector."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -29,6 +30,9 @@ from x2l.selectors.head_keys import (
     read_index,
 )
 from x2l.selectors.question_pass import TOKENS, rated_tokens, run_question, without_content
+
+# Products `(query heads, tokens, keys)` of a (layer, KV head) -> a value for each chunk, or for each time step.
+PoolLogits = Callable[[Tensor, tuple[int, int]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -149,14 +153,39 @@ class KeyedSelector(IndexingSelector):
                 f"selector {self.name}: keeps an index of the video, which was not made; name it at the pre-fill, "
                 "selectors=[...]"
             )
-        relevance = self._scored(query, index, store, model, meter)
-        if self.null_question is not None:
-            null = without_content(query, self.null_question, model)
-            relevance = relevance - self._scored(null, index, store, model, meter)
-        return relevance
+        pool, combine = self.rule
+
+        def of_chunks(logits: Tensor, _: tuple[int, int]) -> Tensor:
+            return pooled(logits, index.counts, pool)
+
+        return self._scored(query, index, store, model, meter, of_chunks, combine)
 
     def _scored(
-        self, query: Query, index: KeyIndex, store: KVStore, model: VideoModel, meter: Meter
+        self,
+        query: Query,
+        index: KeyIndex,
+        store: KVStore,
+        model: VideoModel,
+        meter: Meter,
+        pool: PoolLogits,
+        combine: Combine,
+    ) -> Tensor:
+        """Combined scores, those of the words that ask nothing taken off."""
+        scored = self._scored_once(query, index, store, model, meter, pool, combine)
+        if self.null_question is None:
+            return scored
+        null = without_content(query, self.null_question, model)
+        return scored - self._scored_once(null, index, store, model, meter, pool, combine)
+
+    def _scored_once(
+        self,
+        query: Query,
+        index: KeyIndex,
+        store: KVStore,
+        model: VideoModel,
+        meter: Meter,
+        pool: PoolLogits,
+        combine: Combine,
     ) -> Tensor:
         heads, tokens = self._heads(model.shape), rated_tokens(query, self.tokens)
         run = run_question(query.question, store, model, meter, max(layer for layer, _ in heads))
@@ -165,9 +194,9 @@ class KeyedSelector(IndexingSelector):
         def queries_of(layer: int) -> Tensor:
             return self.matched_queries(run.queries(layer, tokens, place))
 
-        pool, combine = self.rule
+        every = products(queries_of, index, heads, model.shape, model.scaling, meter)
         scores = [
-            pooled(logits, index.counts, pool).cpu()
-            for logits in products(queries_of, index, heads, model.shape, model.scaling, meter)
+            pool(logits, of_head).cpu()
+            for of_head, logits in zip(index.vectors, every, strict=True)
         ]
         return combined(torch.cat(scores), combine)

@@ -11,14 +11,14 @@ from x2l.engine.kv_store import KVStore
 from x2l.engine.meter import Meter
 from x2l.models.interface import VideoModel
 from x2l.models.prompt import Chunk
-from x2l.selectors.base import FrameSelector, Query, Watch
+from x2l.selectors.base import FrameRater, FrameSelector, Query, Watch
 from x2l.selectors.dual_encoder import TwoTowers
 
 POOLS = ("max", "mean")
 
 
 @dataclass(frozen=True)
-class RetrieverSelector(FrameSelector):
+class RetrieverSelector(FrameSelector, FrameRater):
     """Cosine of the question and each frame, pooled over the chunk; for X-CLIP, LanguageBind of a clip a chunk. Final.
 
     The paper's relevance oracle was LanguageBind, run beforehand (selector `file` takes such results). X-CLIP's
@@ -89,19 +89,41 @@ class RetrieverSelector(FrameSelector):
         Raises:
             ValueError: the query does not carry what `prepare` made of the video.
         """
+        scores = self._scores(query)
+        meter.add("selection", self.towers.flops_text + 2 * query.prepared.numel())
+        if self.towers.clip_frames is not None:
+            return scores
+        pooled = torch.amax if self.pool == "max" else torch.mean
+        return torch.stack([pooled(of_chunk, dim=0) for of_chunk in _by_chunk(scores, store)])
+
+    def frame_relevance(
+        self, query: Query, store: KVStore, model: VideoModel
+    ) -> tuple[Tensor, ...]:
+        """Cosine of the question and each frame; the clip's for all frames of a chunk.
+
+        Raises:
+            ValueError: see `relevance`.
+        """
+        scores = self._scores(query)
+        if self.towers.clip_frames is not None:
+            frames = (chunk.frames for chunk in store.prompt.chunks)
+            scores = scores.repeat_interleave(torch.tensor([b - a for a, b in frames]))
+        return _by_chunk(scores, store)
+
+    def _scores(self, query: Query) -> Tensor:
+        """Cosine of the question and everything that was remembered."""
         if query.prepared is None:
             raise ValueError(
                 f"selector={self.name}: question {query.key!r} came without the frames' embeddings; "
                 "put what `prepare` returned for the video into Query.prepared"
             )
         words = " ".join([query.text, *query.choices]) if self.options else query.text
-        scores = query.prepared @ self.towers.text(words)
-        meter.add("selection", self.towers.flops_text + 2 * query.prepared.numel())
-        if self.towers.clip_frames is not None:
-            return scores
-        pooled = torch.amax if self.pool == "max" else torch.mean
-        spans = [chunk.frames for chunk in store.prompt.chunks]
-        return torch.stack([pooled(scores[first:after], dim=0) for first, after in spans])
+        return query.prepared @ self.towers.text(words)
+
+
+def _by_chunk(scores: Tensor, store: KVStore) -> tuple[Tensor, ...]:
+    """Scores of frames, a tensor a chunk."""
+    return tuple(scores[slice(*chunk.frames)] for chunk in store.prompt.chunks)
 
 
 class _Pictures(Watch):

@@ -183,18 +183,26 @@ def test_a_sheet_and_a_json_file_for_each_question_and_none_is_overwritten(
 def test_thumbnails_are_the_chunks_own_frames(video):
     frames = read_frames(video, 32, 1)
     prompt = load("x2l_tiny").prompt(frames, 8)
-    pictures = [own_video.thumbnail(*shown) for shown in chunk_pixels(prompt)]
-    assert [bool((p == frames.pixels[8 * i + 4]).all()) for i, p in enumerate(pictures)] == [
-        True
-    ] * 4
-    large = read_frames(video, 2, None)
-    large = type(large)(large.pixels.repeat(1, 10, 20, 1), large.seconds, 1, 2, "x", "pyav")
-    picture = own_video.thumbnail(prompt_chunk(prompt, (8, 10)), large.pixels)
-    assert picture.shape == (160, 320, 3) and picture.dtype == torch.uint8
+    pictures = [own_video.thumbnails(pixels, 320) for _, pixels in chunk_pixels(prompt)]
+    assert torch.equal(torch.cat(pictures), frames.pixels)
+    large = frames.pixels[:2].repeat(1, 10, 20, 1)
+    pictures = own_video.thumbnails(large, 320)
+    assert pictures.shape == (2, 160, 320, 3) and pictures.dtype == torch.uint8
+    assert own_video.thumbnail_side(100) == 320
+    assert 3 * own_video.thumbnail_side(9000) ** 2 * 9000 <= own_video.THUMBNAILS
 
 
-def prompt_chunk(prompt, frames):
-    return type(prompt.chunks[0])(**{**vars(prompt.chunks[0]), "frames": frames})
+def test_a_sheet_shows_the_frame_that_the_selector_rates_highest(capsys, needle, video, tmp_path):
+    (sample, *_) = [sample for sample in needle if sample.task == "retrieval"]
+    ((start, end),) = sample.spans
+    heads = "selector.keys.heads=x2l_tiny_heads"
+    told(capsys, video, sample.question, "--save", tmp_path, *FEW, heads)
+    told(capsys, video, sample.question, "--save", tmp_path, *FEW, "selector=random")
+    rated, random = saved(tmp_path).values()
+    (chosen,) = rated["reloaded"]
+    assert start <= rated["chunks"][chosen]["shown"] < end
+    assert [chunk["shown"] for chunk in random["chunks"]] == [4, 12, 20, 28]  # the middle ones
+    assert rated["chunks"][chosen]["shown"] != random["chunks"][chosen]["shown"]
 
 
 def test_an_answer_that_is_cut_off_says_so(capsys, needle, video):

@@ -220,7 +220,12 @@ def _open(
 ) -> tuple[OwnVideo, tuple[Tensor, ...]]:
     """Reads the video, loads the model, checks the questions, pre-fills; also thumbnails, if asked for."""
     import x2l.models  # noqa: F401 - before transformers
-    from x2l.cli.ask.own_video import check_questions, open_video, thumbnail
+    from x2l.cli.ask.own_video import (
+        check_questions,
+        open_video,
+        thumbnail_side,
+        thumbnails,
+    )
     from x2l.engine.disk_cache.cache import open_cache
     from x2l.engine.disk_cache.kept_frames import open_frame_cache
     from x2l.evaluation.video import sampled_frames
@@ -241,9 +246,10 @@ def _open(
             prompt = model.prompt(frames, settings.chunk_frames)
         check_questions(model, prompt, levels, settings, cell, questions)
     pictures: list[Tensor] = []
+    side = thumbnail_side(len(frames.seconds))
 
     def watch(chunk: Chunk, pixels: Tensor) -> None:
-        pictures.append(thumbnail(chunk, pixels))
+        pictures.append(thumbnails(pixels, side))
 
     shown = watch if pictured else None
     video = open_video(model, frames, prompt, levels, cell, settings, advice, cache, shown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,8 +24,10 @@ from x2l.frames import SampledFrames
 from x2l.models.interface import VideoModel
 from x2l.models.out_of_memory import MemoryAdvice
 from x2l.models.prompt import Chunk, Prompt
+from x2l.selectors.base import Query
 
 THUMBNAIL = 320  # pixels of a thumbnail's longer side, at most
+THUMBNAILS = 2**26  # bytes of all of them: those of a long video are smaller
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,25 @@ class OwnVideo:
         with self.advice.explained(f"answering about {self.session.path}", self.frames):
             taking, seed = cell.condition.taking, cell.condition.seed
             return answer(self.session, text, cell.selector, top_k, pinned, most, taking, seed)
+
+    def matters(self, text: str) -> tuple[list[int], bool]:
+        """Of each chunk the frame to show for a question, and whether the selector says so.
+
+        Of frames that it rates alike the middle one; so of all, where it cannot tell a chunk's frames apart.
+        """
+        selector, tokens = self.cell.selector, self.session.question(text, 1)
+        query = Query(tokens, text, text=text, video=self.session.path)
+        rated = self.session.rate_frames(selector.name, selector, query)
+        if rated is None:
+            frames = (chunk.frames for chunk in self.session.store.prompt.chunks)
+            rated = tuple(torch.zeros(stop - start) for start, stop in frames)
+            return [_middle_of_highest(values) for values in rated], False
+        return [_middle_of_highest(values) for values in rated], True
+
+
+def _middle_of_highest(values: Tensor) -> int:
+    highest = (values == values.max()).nonzero()[:, 0]
+    return int(highest[len(highest) // 2])
 
 
 def open_video(
@@ -151,10 +173,22 @@ def check_questions(
         check_question(model.shape.context_length, cached, start, tokens, settings.max_new_tokens)
 
 
-def thumbnail(chunk: Chunk, pixels: Tensor) -> Tensor:
-    """The middle one of a chunk's frames, small: `(height, width, 3)`, uint8."""
-    image = pixels[sum(chunk.frames) // 2 - chunk.frames[0]].permute(2, 0, 1)[None].float()
-    scale = min(1.0, THUMBNAIL / max(image.shape[2:]))
-    size = [max(1, round(scale * side)) for side in image.shape[2:]]
-    small = functional.interpolate(image, size, mode="area")[0].permute(1, 2, 0)
-    return small.round().to(torch.uint8)
+def thumbnail_side(frames: int) -> int:
+    """Pixels of the longer side of each thumbnail, so that all of a video's fit `THUMBNAILS`."""
+    return min(THUMBNAIL, math.isqrt(THUMBNAILS // (3 * frames)))
+
+
+def thumbnails(pixels: Tensor, side: int) -> Tensor:
+    """A chunk's frames, small: `(frames, height, width, 3)`, uint8.
+
+    Args:
+        pixels: `(frames, height, width, 3)`, uint8.
+        side: pixels of the longer side, at most.
+    """
+    scale = min(1.0, side / max(pixels.shape[1:3]))
+    size = [max(1, round(scale * length)) for length in pixels.shape[1:3]]
+    small = [  # one at a time: a chunk of large frames takes much room as floats
+        functional.interpolate(frame.permute(2, 0, 1)[None].float(), size, mode="area")[0]
+        for frame in pixels
+    ]
+    return torch.stack([frame.permute(1, 2, 0).round().to(torch.uint8) for frame in small])

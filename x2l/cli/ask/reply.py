@@ -96,8 +96,14 @@ def reply_text(video: OwnVideo, reply: Reply, encoding: str) -> str:
     )
 
 
-def reply_json(video: OwnVideo, reply: Reply) -> dict[str, Any]:
-    """The same, and every chunk, as plain values."""
+def reply_json(video: OwnVideo, reply: Reply, shown: Sequence[int]) -> dict[str, Any]:
+    """The same, and every chunk, as plain values.
+
+    Args:
+        video: that was asked.
+        reply: of it.
+        shown: of each chunk the frame that the contact sheet shows.
+    """
     session, condition = video.session, video.cell.condition
     settings = {name: value for name, value in asdict(video.settings).items() if name in _SETTINGS}
     choice = {
@@ -136,12 +142,20 @@ def reply_json(video: OwnVideo, reply: Reply) -> dict[str, Any]:
         "chunks": [
             {
                 "seconds": list(span),
+                "shown": chunk.frame_seconds[frame],
                 "relevance": finite(rating),
                 "reloaded": index in reply.reloaded,
                 "level": level,
             }
-            for index, (span, rating, level) in enumerate(
-                zip(video.spans, reply.relevance, reply.assigned, strict=True)
+            for index, (span, rating, level, chunk, frame) in enumerate(
+                zip(
+                    video.spans,
+                    reply.relevance,
+                    reply.assigned,
+                    session.store.prompt.chunks,
+                    shown,
+                    strict=True,
+                )
             )
         ],
         "asked": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -155,7 +169,7 @@ def save_reply(folder: Path, video: OwnVideo, reply: Reply, pictures: Sequence[T
         folder: that exists.
         video: that was asked.
         reply: of it.
-        pictures: one a chunk, `(height, width, 3)`, uint8.
+        pictures: of each chunk's frames, `(frames, height, width, 3)`, uint8.
 
     Returns:
         The contact sheet.
@@ -170,25 +184,30 @@ def save_reply(folder: Path, video: OwnVideo, reply: Reply, pictures: Sequence[T
     name = Path(video.session.path).stem
     taken = (re.fullmatch(rf"{re.escape(name)}-(\d+)", path.stem) for path in folder.iterdir())
     number = 1 + max((int(match[1]) for match in taken if match), default=0)
+    shown, are_rated = video.matters(reply.question)
     chunks = [
-        SheetChunk(span, picture.numpy(), finite(rating), index in reply.reloaded)
-        for index, (span, picture, rating) in enumerate(
-            zip(video.spans, pictures, reply.relevance, strict=True)
+        SheetChunk(span, frames[frame].numpy(), finite(rating), index in reply.reloaded)
+        for index, (span, frames, frame, rating) in enumerate(
+            zip(video.spans, pictures, shown, reply.relevance, strict=True)
         )
     ]
+    name_of_selector = video.cell.condition.selector
+    frame_words = f"the frame that {name_of_selector} rates highest"
+    if not are_rated:
+        frame_words = "the middle frame"
     notes = (
         f"{Path(video.session.path).name}: {_pictured(video)}. {_settings_text(video)}",
         f"KVs: {_bytes_text(video, reply)}. Compute: {_compute_text(video, reply)}. "
         f"Seconds: {_seconds_text(video, reply)}",
+        f"Pictures: of each chunk {frame_words}",
     )
-    name_of_selector = video.cell.condition.selector
     answer = reply.text + CUT_OFF * reply.cut_off
     figure = draw_sheet(
         reply.question, answer, chunks, _levels(video.settings), name_of_selector, notes
     )
     path = folder / f"{name}-{number:02d}.png"
     save_sheet(figure, path)
-    write_json(path.with_suffix(".json"), reply_json(video, reply))
+    write_json(path.with_suffix(".json"), reply_json(video, reply, shown))
     return path
 
 
