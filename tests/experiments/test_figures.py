@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from itertools import combinations, pairwise
 
 import pytest
 from matplotlib.colors import to_hex
@@ -14,6 +15,7 @@ from experiments.paper.figures import paper_haystack
 from experiments.paper.kit.cells import cells_of
 from experiments.paper.kit.output import result_of, write
 from experiments.paper.kit.pairs import Pair, family
+from experiments.paper.kit.remarks import REMARK
 from experiments.paper.kit.spec import SOURCED, Reported
 from experiments.paper.kit.tables import Table, latex, markdown
 from experiments.paper.page import Shown, page
@@ -49,6 +51,80 @@ def test_an_experiment_becomes_a_figure_tables_and_a_sentence(name):
             continue
         assert (line.get_markerfacecolor(), to_hex(line.get_markeredgecolor())) == ("white", OTHERS)
         assert line.get_linestyle() in (":", "None")
+
+
+def by_label(figure):
+    """Panels over one thing: (label of the lower axis, the panels)."""
+    labels = sorted({axes.get_xlabel() for axes in figure.axes} - {""})
+    return [(x, [axes for axes in figure.axes if axes.get_xlabel() == x]) for x in labels]
+
+
+def test_panels_over_one_thing_have_one_range_and_the_same_ticks():
+    """Whatever each shows: kmeans with the oracle takes a tenth of the others' bytes."""
+    records = [
+        replace(r, answer=replace(r.answer, kv_bytes_stored=r.answer.kv_bytes_stored // 10))
+        if (r.condition.compressor, r.condition.selector) == ("kmeans", "oracle")
+        else r
+        for r in paper_records.of("paper_chunk_size")
+    ]
+    ((_, panels),) = by_label(result("paper_chunk_size", records).figure)
+    assert len(panels) == 6
+    assert len({axes.get_xlim() for axes in panels}) == 1
+    assert (
+        len({tuple(label.get_text() for label in axes.get_xticklabels()) for axes in panels}) == 1
+    )
+    low, high = panels[0].get_xlim()
+    for axes in panels:
+        for container in axes.containers:
+            assert low < min(container[0].get_xdata()) <= max(container[0].get_xdata()) < high
+
+
+@pytest.mark.parametrize(
+    "name", ["paper_main", "paper_context", "paper_positions", "paper_selectors"]
+)
+def test_no_two_intervals_lie_on_each_other(name):
+    for axes in result(name).figure.axes:
+        bars = [
+            segment for c in axes.containers for bars in c[2] for segment in bars.get_segments()
+        ]
+        upright = [bar for bar in bars if bar[0][0] == bar[1][0]]
+        spans = sorted((round(x, 6), *sorted((low, high))) for (x, low), (_, high) in upright)
+        if "MFLOPs" in axes.get_xlabel() or "choosing" in axes.get_xlabel():
+            continue  # a plane of points: what takes nothing stands at one place
+        for (x, _, top), (other, bottom, _) in pairwise(spans):
+            assert x != other or bottom >= top, (name, axes.get_title(), x)
+
+
+def test_accuracy_stands_over_what_guessing_reaches():
+    figure = result("paper_pinned").figure
+    for axes in figure.axes:
+        (line,) = [line for line in axes.lines if line.get_label() == "guessing: 25 %"]
+        assert list(line.get_ydata()) == [25, 25]
+    unknown = [
+        replace(r, question=replace(r.question, options=None))
+        for r in paper_records.of("paper_pinned")
+    ]
+    assert not any(
+        "guessing" in label for label, _ in drawn(result("paper_pinned", unknown).figure)
+    )
+    labels = [label for label, _ in drawn(result("paper_efficiency").figure)]
+    assert labels and not any("guessing" in label for label in labels)
+
+
+def test_names_beside_points_lie_on_no_other_and_in_their_panel():
+    """Of the answers that are published."""
+    answers = load(make.KEPT / "answers" / "paper_selectors.json.xz")
+    figure = result("paper_selectors", answers.records).figure
+    figure.draw_without_rendering()
+    for axes in figure.axes[2:]:
+        words = [text for text in axes.texts if text.get_gid() == REMARK]
+        assert len(words) >= 15
+        boxes = [text.get_window_extent() for text in words]
+        room = axes.bbox.padded(10)
+        assert all(room.x0 < box.x0 and box.x1 < room.x1 for box in boxes)
+        for one, two in combinations(range(len(words)), 2):
+            said = words[one].get_text(), words[two].get_text(), axes.get_title()
+            assert not boxes[one].overlaps(boxes[two]), said
 
 
 @pytest.mark.parametrize("name", [n for n in make.NAMES if paper_records.needs_truth(n)])
@@ -389,7 +465,8 @@ def test_an_unknown_experiment_is_named(capsys):
 def test_forms_of_storage_stand_in_one_panel_a_compressor():
     whole = result("quantised")
     assert [axes.get_title() for axes in whole.figure.axes] == ["key_diff", "kmeans", "tome"]
-    assert [label for label, _ in drawn(whole.figure)][:3] == ["as they are", "int8", "int4"]
+    labels = [label for label, _ in drawn(whole.figure) if "guessing" not in label]
+    assert labels[:3] == ["as they are", "int8", "int4"]
     assert "of 24 paired" in whole.finding
 
 
@@ -404,7 +481,7 @@ def test_panels_beside_each_other_have_the_same_rows():
     crowded, plain = result("paper_selectors", records).figure.axes[:2]
     rows = [label.get_text() for label in crowded.get_yticklabels()]
     for axes, scene in ((crowded, "crowded"), (plain, "plain")):
-        (drawn,) = axes.containers
-        shown = {rows[round(y)]: x for x, y in drawn[0].get_xydata()}
+        shown = {rows[round(y)]: x for c in axes.containers for x, y in c[0].get_xydata()}
+        assert len(axes.containers) == 2  # bounds have a look of their own
         for cell in cells_of(records).where(scene=scene, baseline=None):
             assert shown[cell["label"]] == pytest.approx(100 * cell.point.accuracy)

@@ -6,6 +6,7 @@ from x2l.analysis.figure_style import SOFT, Style
 MATCHED = "random_as_oracle"  # random chunks of just the oracle's bytes
 IN_FINDING = ("oracle", "keys_calibrated", "keys", "retriever", "attention")
 CHOSEN = {"baseline": None}
+NO_BOUND = {"role": kit.all_but("bound")}
 OTHERS = {**CHOSEN, "system": kit.all_but("oracle", "random", MATCHED)}
 SAME = ("scene", "compressor", "coarsest")
 
@@ -40,11 +41,18 @@ def across(baseline: str, dashes: str) -> kit.Lines:
 
 
 ACCURACIES = (
-    kit.Lines(CHOSEN, (), label="", style=Style(SOFT, "o", ""), remark="KV {kv} %"),
+    kit.Lines({**CHOSEN, **NO_BOUND}, (), label="", style=Style(SOFT, "o", "")),
+    kit.Lines(
+        {**CHOSEN, "role": "bound"},
+        (),
+        label="bound, KV bytes beside it",
+        style=Style(SOFT, "d", ""),
+        remark="KV {kv} %",
+    ),
     across("all-high", ":"),
     across("all-low", "--"),
 )
-RECALLS = (kit.Lines(CHOSEN, remark="{label}"),)
+RECALLS = (kit.Lines(CHOSEN, label="", remark="{label}"),)
 SELECTORS = kit.over_trait("", "label", by_accuracy)
 SPEC = kit.FigureSpec(
     title="Selectors at one k, and what choosing takes",
@@ -53,8 +61,8 @@ SPEC = kit.FigureSpec(
         kit.Panels(kit.CHOOSING_FLOPS, RECALLS, kit.RECALL, over="scene", title="{scene} scenes"),
         kit.Panels(kit.CHOOSING_BYTES, RECALLS, kit.RECALL, over="scene", title="{scene} scenes"),
     ),
-    above=lambda c: c.where(**CHOSEN).say(
-        "{compressor}, L-KVs {finest}x, H-KVs {coarsest}x, k = {k}"
+    above=lambda c: c.where(**CHOSEN, **NO_BOUND).say(
+        "{compressor}, L-KVs {finest}x, H-KVs {coarsest}x, k = {k}: {kv} % of the KV bytes"
     ),
     pairs=(
         kit.Pairs({**CHOSEN, "system": "oracle"}, {"system": MATCHED}, SAME, "random"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis as DrawnAxis
 from matplotlib.ticker import NullLocator
 
@@ -29,6 +30,7 @@ class Axis:
         limits: of the axis, where they do not follow from the data; an upper one of None does.
         ticks: where to put them; True: at the values there are; empty: as the scale has it.
         categories: the words, in their order, or how to find them; those that no cell has are left out.
+        none: where what takes nothing of it stands, on a scale of logarithms.
         apart: how far lines over one value stand apart: a share of it where the scale is a logarithm, else in units.
     """
 
@@ -39,6 +41,7 @@ class Axis:
     limits: tuple[float, float | None] | None = None
     ticks: bool | Sequence[float] = ()
     categories: Sequence[str] | Callable[[Cells], Sequence[str]] = ()
+    none: float | None = None
     apart: float = 0.0
 
     def words(self, cells: Cells) -> list[str]:
@@ -82,16 +85,31 @@ class Axis:
             set_limits(-0.5, len(words) - 0.5)
         elif self.scale == "log":
             drawn._set_axes_scale("log")
-            ticks = log_ticks(*drawn.get_view_interval())
-            drawn.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+            self._put_ticks(drawn, log_ticks(*drawn.get_view_interval()))
         if self.ticks:
-            ticks = sorted(set(values)) if self.ticks is True else self.ticks
-            drawn.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+            self._put_ticks(drawn, sorted(set(values)) if self.ticks is True else self.ticks)
         drawn.set_minor_locator(NullLocator())
         if self.limits:
             low, high = self.limits
             set_limits(low, 1.1 * max(values) if high is None else high)
         drawn.set_label_text(self.label)
+
+    def share(self, panels: Sequence[Axes]) -> None:
+        """Gives panels whose lower axis this is one range, with room for all of them; after they are drawn."""
+        if self.categories:
+            return
+        ends = [end for axes in panels for end in axes.get_xlim()]
+        ticks = sorted({tick for axes in panels for tick in axes.get_xticks()})
+        for axes in panels:
+            axes.set_xlim(min(ends), max(ends))
+            if self.ticks:
+                self._put_ticks(axes.xaxis, ticks)
+            elif self.scale == "log":
+                self._put_ticks(axes.xaxis, log_ticks(min(ends), max(ends)))
+
+    def _put_ticks(self, drawn: DrawnAxis, ticks: Sequence[float]) -> None:
+        words = ["none" if tick == self.none else f"{tick:g}" for tick in ticks]
+        drawn.set_ticks(ticks, words)
 
 
 def of_accuracy(cell: Cell) -> float:
@@ -127,16 +145,18 @@ def interval_of_recall(cell: Cell) -> Interval:
     return 100 * found.low, 100 * found.high
 
 
-# What takes nothing stands at the left edge of a scale of logarithms.
+NOTHING = 1e-3  # stands so far to the left
 CHOOSING_FLOPS = Axis(
-    "choosing for one question (MFLOPs; none: at the left)",
-    lambda cell: max(1e-3, 1e-6 * cell.point.flops["selection"]),
+    "choosing for one question (MFLOPs)",
+    lambda cell: max(NOTHING, 1e-6 * cell.point.flops["selection"]),
     scale="log",
+    none=NOTHING,
 )
 CHOOSING_BYTES = Axis(
-    "streamed and kept for choosing (% of KV bytes; none: at the left)",
-    lambda cell: max(1e-3, 100 * cell["choosing_bytes"]),
+    "streamed and kept for choosing (% of KV bytes)",
+    lambda cell: max(NOTHING, 100 * cell["choosing_bytes"]),
     scale="log",
+    none=NOTHING,
 )
 RECALL = Axis("recall of true chunks (%)", of_recall, interval_of_recall, limits=(-4, 104))
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from typing_extensions import override
 
 from experiments.paper.kit.cells import Cell, Cells
-from experiments.paper.kit.spec import Draw, PanelGroup
+from experiments.paper.kit.spec import Panel, PanelGroup
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class HeatMaps(PanelGroup):
     y: str
 
     @override
-    def rows(self, cells: Cells) -> list[list[Draw]]:
+    def rows(self, cells: Cells) -> list[list[Panel]]:
         return [
             [self._panel(cell, cells, first=cell is row[0], last=cell is row[-1]) for cell in row]
             for name in cells.values("compressor")
             if (row := [c for s in self.systems for c in cells.where(compressor=name, system=s)])
         ]
 
-    def _panel(self, cell: Cell, cells: Cells, first: bool, last: bool) -> Draw:
+    def _panel(self, cell: Cell, cells: Cells, first: bool, last: bool) -> Panel:
         def draw(axes: Axes) -> None:
             grid = self.grid(cell, cells)
             image = axes.imshow(grid.accuracy, cmap="cividis", vmin=0, vmax=100, aspect="auto")
@@ -76,4 +76,4 @@ class HeatMaps(PanelGroup):
             system = cell["label"].removesuffix(" (bound)")
             axes.set_title(f"{cell['compressor']}, {system}", fontsize=8)
 
-        return draw
+        return Panel(draw)

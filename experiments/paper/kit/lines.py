@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -12,9 +13,11 @@ from typing_extensions import override
 
 from experiments.paper.kit.axes import ACCURACY, Axis
 from experiments.paper.kit.cells import Cell, Cells
-from experiments.paper.kit.spec import Draw, PanelGroup, Reported
+from experiments.paper.kit.remarks import REMARK
+from experiments.paper.kit.spec import Panel, PanelGroup, Reported
 from x2l.analysis import figure_style
-from x2l.analysis.figure_style import COLOURS, MARKERS, OTHERS, Style
+from x2l.analysis.curve_legend import CHANCE
+from x2l.analysis.figure_style import COLOURS, MARKERS, OTHERS, SOFT, Style
 
 
 @dataclass(frozen=True)
@@ -116,12 +119,12 @@ class Panels(PanelGroup):
     stacked: bool = False
 
     @override
-    def rows(self, cells: Cells) -> list[list[Draw]]:
+    def rows(self, cells: Cells) -> list[list[Panel]]:
         shown = cells.where(**self.where)
         if self.over is None:
             return [[self._panel(shown, cells, self.title or "", first=True)]]
         name = self.over if callable(self.over) else lambda cell: cell[self.over]
-        row: list[Draw] = []
+        row: list[Panel] = []
         for value in sorted({name(cell) for cell in shown.where(is_compressed=True)}):
             panel = Cells(cell for cell in shown if name(cell) == value)
             first = panel.where(is_compressed=True)[0]
@@ -135,7 +138,7 @@ class Panels(PanelGroup):
         )
         return Cells(dict.fromkeys(cell for line in groups for cell in line))
 
-    def _panel(self, panel: Cells, cells: Cells, title: str, first: bool) -> Draw:
+    def _panel(self, panel: Cells, cells: Cells, title: str, first: bool) -> Panel:
         lines = [(some, line) for some in self.lines for line in some.groups(panel, cells)]
         across = [(some, line) for some, line in lines if some.across]
         lines = [(some, line) for some, line in lines if not some.across]
@@ -156,6 +159,7 @@ class Panels(PanelGroup):
                 )
                 look = {"color": style.colour, "ls": style.line or ":", "lw": 0.9}
                 draw_line(measure.value(line[0]), label=some.said(line[0]), **look)
+            self._guessing(axes, shown)
             others = [x for reported in self.reported for x in draw_reported(axes, reported, words)]
             self.x.set_up(axes.xaxis, words, [*self.x.places(shown, words), *others])
             self.y.set_up(axes.yaxis, words, self.y.places(shown, words))
@@ -166,7 +170,14 @@ class Panels(PanelGroup):
                 axes.set_ylabel("")
             axes.set_title(title)
 
-        return draw
+        return Panel(draw, self.x)
+
+    def _guessing(self, axes: Axes, cells: Cells) -> None:
+        """A line across at the accuracy of guessing, where accuracy is shown and that is known."""
+        across = {self.x.label: axes.axvline, self.y.label: axes.axhline}.get(ACCURACY.label)
+        known = {round(100 * c.point.chance, 1) for c in cells if not math.isnan(c.point.chance)}
+        for share in sorted(known if across else ()):
+            across(share, label=f"guessing: {share:g} %", color=SOFT, ls=CHANCE, lw=0.9, zorder=1)
 
     def _places(self, line: Cells, words: Sequence[str]) -> list[tuple[float, float]]:
         """Where its points stand, to find lines that are equal."""
@@ -197,9 +208,9 @@ class Panels(PanelGroup):
         look |= {"mfc": "white" if is_open else style.colour, "ms": 5 + 3 * above}
         look["lw"] = 1.4 + 2.2 * above
         axes.errorbar(x, y, **bars, **look, elinewidth=0.8, capsize=2, label=lines.said(line[0]))
-        for cell, *place in zip(line, x, y, strict=True):
+        for cell, *place in zip(line, x, y, strict=True) if lines.remark else ():
             text = {"textcoords": "offset points", "fontsize": 6.5, "color": style.colour}
-            axes.annotate(lines.remark.format_map(cell), place, (4, 3), **text)
+            axes.annotate(lines.remark.format_map(cell), place, (4, 3), gid=REMARK, **text)
 
 
 def draw_reported(axes: Axes, reported: Reported, words: Sequence[str]) -> Sequence[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import matplotlib
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 
 from experiments.paper.kit.cells import Cells, cells_of, check_one_run
 from experiments.paper.kit.pairs import family
+from experiments.paper.kit.remarks import spread
 from experiments.paper.kit.spec import FigureSpec, Note
 from experiments.paper.kit.tables import Table, latex, markdown
 from x2l.analysis.figure_style import RC
@@ -78,29 +80,35 @@ def draw(spec: FigureSpec, cells: Cells) -> Figure:
     columns = max(map(len, rows))
     figure, grid = panels(len(rows), columns, (1, 1))
     for row, row_of_axes in zip(rows, grid, strict=True):
-        for draw_panel, axes in zip(row, row_of_axes, strict=True):
-            draw_panel(axes)
+        for panel, axes in zip(row, row_of_axes, strict=True):
+            panel.draw(axes)
+    drawn = list(zip(chain(*rows), chain(*grid), strict=True))
+    for x in {id(panel.x): panel.x for panel, _ in drawn if panel.x is not None}.values():
+        x.share([axes for panel, axes in drawn if panel.x is x])
     point = max((cell.point for cell in cells), key=lambda p: (p.questions, p.videos))
     more = spec.above(cells) if callable(spec.above) else cells.say(spec.above)
     words = [point.condition.benchmark, point.condition.model]
     words += [f"{point.questions} questions on {point.videos} videos", more]
     figure.suptitle(" · ".join(filter(None, words)), fontsize=9)
-    lines = legend(figure, spec.bars)
+    lines = legend(figure, spec.bars, any(cell.condition.is_bound for cell in cells))
     width, height = spec.size
     figure.set_size_inches(0.4 + width * columns, 0.4 + 0.16 * lines + height * len(rows))
+    spread(figure)
     return figure
 
 
-def legend(figure: Figure, bars: str) -> int:
+def legend(figure: Figure, bars: str, has_bounds: bool) -> int:
     """Each label once, what others reported last, and what bars and dashes are; returns how many lines it has."""
+    rows = [c[0] for axes in figure.axes for c in axes.containers]
     handles = {
         label: handle
         for axes in figure.axes
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    labels = sorted(handles, key=lambda label: "Video-XL" in label)
+    labels = sorted(handles, key=lambda label: ("Video-XL" in label, "guessing" in label))
     words = [f"bars: {bars}"] if bars else []
-    if any("(bound)" in label for label in labels):
+    dashed = (row for row in rows if row.get_linestyle() == "--" and len(row.get_xdata()) > 1)
+    if has_bounds and any(dashed):
         words.append("dashed: bounds, which are told where the answer lies")
     columns = 2 if max(map(len, labels), default=0) > LONG_LABEL else 3
     figure.legend(

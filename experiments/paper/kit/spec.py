@@ -12,13 +12,13 @@ from typing import Any
 from matplotlib.axes import Axes
 from typing_extensions import override
 
+from experiments.paper.kit.axes import Axis
 from experiments.paper.kit.cells import Cells
 from experiments.paper.kit.findings import Finding
 from experiments.paper.kit.pairs import Pairs
 from experiments.paper.kit.tables import TableSpec
 
 SOURCED = Path(__file__).with_name("sourced.json")
-Draw = Callable[[Axes], None]
 Words = str | Callable[[Cells], str]
 
 
@@ -69,13 +69,26 @@ class Note:
         return bool(cells.where(**self.where)) and missing
 
 
+@dataclass(frozen=True)
+class Panel:
+    """One panel.
+
+    Attributes:
+        draw: draws it.
+        x: its lower axis; panels with the same one have the same range. None: of its own.
+    """
+
+    draw: Callable[[Axes], None]
+    x: Axis | None = None
+
+
 class PanelGroup(ABC):
     """Panels of one kind: a row, or several."""
 
     reported: tuple[Reported, ...] = ()
 
     @abstractmethod
-    def rows(self, cells: Cells) -> list[list[Draw]]:
+    def rows(self, cells: Cells) -> list[list[Panel]]:
         """What draws each panel, row by row; an empty list where there is nothing to show."""
 
 
@@ -92,7 +105,7 @@ class Beside(PanelGroup):
         return *self.left.reported, *self.right.reported
 
     @override
-    def rows(self, cells: Cells) -> list[list[Draw]]:
+    def rows(self, cells: Cells) -> list[list[Panel]]:
         rows = zip(self.left.rows(cells), self.right.rows(cells), strict=True)
         return [left + right for left, right in rows]
 
