@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,16 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
+from x2l.analysis.curve_legend import CHANCE
 from x2l.analysis.figure_style import RC, SOFT, Style, selector_styles
 
 K = 4
 LEAST = {"flops": 1e3, "bytes": 10.0}  # where what takes nothing is drawn
 LABELS = {
-    "flops": "FLOPs a question (a selector that takes none: at the left edge)",
-    "bytes": "bytes streamed a question and resident (none: at the left edge)",
+    "flops": "FLOPs a question",
+    "bytes": "bytes streamed a question and resident",
 }
 
 
@@ -36,7 +39,7 @@ def taken(row: Mapping[str, Any], measure: str) -> float:
 def draw_panel(
     axes: Axes, rows: Sequence[Mapping[str, Any]], measure: str, styles: Mapping[str, Style]
 ) -> None:
-    """Recall@4 with its interval over one measure; chance is that of random chunks."""
+    """Recall@4 with its interval over one measure, and the recall of random chunks across it."""
     for row in rows:
         name, recall = row["selector"], row[f"recall@{K}"]
         bars = [[recall - row[f"low@{K}"]], [row[f"high@{K}"] - recall]]
@@ -46,8 +49,13 @@ def draw_panel(
             mfc="white" if row["role"] != "method" else style.colour, elinewidth=0.7, label=name,
         )  # fmt: skip
         if name == "random":
-            axes.axhline(recall, color=SOFT, lw=0.7, ls=":")
+            axes.axhline(recall, color=SOFT, lw=0.9, ls=CHANCE, zorder=1)
     axes.set(xscale="log", ylim=(0, 1.04), xlabel=LABELS[measure], ylabel=f"recall@{K} of chunks")
+    decades = range(1 + round(math.log10(LEAST[measure])), 11)
+    inside = [10.0**n for n in decades if 10.0**n <= axes.get_xlim()[1]]
+    words = [rf"$10^{{{round(math.log10(tick))}}}$" for tick in inside]
+    axes.set_xticks([LEAST[measure], *inside], ["none", *words])
+    axes.minorticks_off()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -71,6 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 draw_panel(axes, rows, measure, styles)
                 axes.set_title(scene)
         handles, names = grid[0, 0].get_legend_handles_labels()
+        handles.append(Line2D([], [], color=SOFT, lw=0.9, ls=CHANCE))
+        names.append("recall of random chunks")
         figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
         figure.suptitle("Bars: 95 % intervals by video. Hollow: controls and ground-truth chunks")
         figure.savefig(options.out, dpi=125)

@@ -23,7 +23,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from x2l.analysis.figure_style import style_of_compressor
+from x2l.analysis.curve_legend import CHANCE
+from x2l.analysis.figure_style import SOFT, style_of_compressor
 
 SCENES = ("plain", "crowded")
 RESULTS = Path("experiments/results/crowded")
@@ -48,7 +49,7 @@ def plot(
     levels: list[dict[str, str]], keys: list[dict[str, str]], picture: Path, asked: str
 ) -> None:
     """Left: different keys by layer. Then accuracy over ratio, a panel a scene."""
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
     for scene, in_view in dict.fromkeys((row["scene"], row["in_view"]) for row in keys):
         rows = [row for row in keys if (row["scene"], row["in_view"]) == (scene, in_view)]
         axes[0].plot(
@@ -56,6 +57,7 @@ def plot(
             marker="o", label=scene if scene == "plain" else f"{scene}, {in_view} in view",
         )  # fmt: skip
     axes[0].set(title="different keys of a chunk's 64", xlabel="layer", ylim=(0, None))
+    axes[0].set_ylabel("different keys")
     axes[0].legend(fontsize=8)
     for axis, scene in zip(axes[1:], SCENES, strict=True):
         rows = [row for row in levels if row["scene"] == scene and row["task"] == "all"]
@@ -81,13 +83,14 @@ def plot(
                 [r * a for r, a in zip(ratio, aside, strict=True)], value, errors, capsize=2,
                 label=name, color=style.colour, marker=style.marker,
             )  # fmt: skip
-        axis.axhline(0.25, color="gray", linewidth=0.8, linestyle=":")
+        axis.axhline(0.25, color=SOFT, linewidth=0.9, linestyle=CHANCE, label="guessing: 25 %")
         axis.set(title=f"{scene}: one level for all chunks", xscale="log", ylim=(0, 1.02))
-        axis.set(xlabel="tokens in / tokens out (bars: 95 %, by video; dotted: chance)")
+        axis.set(xlabel="tokens in / tokens out")
         axis.set_ylabel(f"accuracy ({asked})")
         axis.set_xticks([2, 4, 8, 16, 32], ["2", "4", "8", "16", "32"])
         axis.minorticks_off()
         axis.legend(fontsize=8)
+    figure.suptitle("bars: 95 % intervals, clustered by video", fontsize=9)
     figure.savefig(picture, dpi=110)
 
 
