@@ -34,6 +34,13 @@ def test_only_annotated_questions_are_asked_with_their_spans_in_time_order(tmp_p
     assert replace(first, spans=None, scenes=None) == whole[3]
 
 
+def test_annotated_questions_that_the_set_has_not_are_counted(tmp_path, caplog):
+    (tmp_path / "anno.csv").write_text(LINES + "x,0,0,75:10,75:12\n")
+    with caplog.at_level("INFO"):
+        videomme(str(layouts.videomme(tmp_path)), spans=str(tmp_path / "anno.csv")).samples()
+    assert "annotates 2 of 9 questions, and 1 that this set has not; only these are" in caplog.text
+
+
 def test_longvideobench_goes_by_its_own_ids(tmp_path):
     root = layouts.longvideobench(tmp_path)
     one = longvideobench(str(root)).samples()[1]
@@ -50,6 +57,11 @@ def test_longvideobench_goes_by_its_own_ids(tmp_path):
         ("id,scene_id,start\n1,0,0:01\n", "has no column end"),
         (HEAD + "002-1,0,0,2,0:04\n", r"anno\.csv:2: start=2: must be m:ss or h:mm:ss"),
         (HEAD + "002-1,0,0,0:05,0:04\n", "2: end=0:04 lies before start=0:05"),
+        (HEAD + "002-1,0,0,0:05\n", r"2: end is missing; must be id, scene_id, start, end; correct"),
+        ("id,start,end,scene_id\n002-1,0:01,0:02,1\n002-1,0:01,0:02\n", "3: scene_id is missing"),
+        (HEAD + " ,0,0,0:05,0:06\n", "2: id is missing"),
+        (HEAD + "002-1,0,0,0:75,1:16\n", "2: start=0:75: must be m:ss"),
+        (HEAD + "002-1,0,0,0:05,1:60:00\n", "2: end=1:60:00: must be m:ss or h:mm:ss"),
         (HEAD + "x,0,0,0:05,0:06\n", "annotates none of the 9 questions .its first is 'x'.; give"),
     ],
 )

@@ -16,7 +16,10 @@ from pathlib import Path
 from x2l.benchmarks.base import DatasetError, Sample
 
 COLUMNS = ("id", "scene_id", "start", "end")
-_TIME = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:\.\d+)?)")
+# With hours, minutes stay below 60; seconds always do.
+_TIME = re.compile(
+    r"(?:(?P<hours>\d+):(?=[0-5]?\d:))?(?P<minutes>\d{1,3}):(?P<seconds>[0-5]?\d(?:\.\d+)?)"
+)
 log = logging.getLogger(__name__)
 
 
@@ -47,7 +50,11 @@ def annotated(samples: Iterator[Sample], path: str | None) -> Iterator[Sample]:
             f"benchmark.spans={path}: annotates none of the {count} questions (its first is "
             f"{next(iter(segments))!r}); give the file of this set"
         )
-    log.info("%s annotates %d of %d questions; only these are asked", path, asked, count)
+    others = len(segments) - asked
+    log.info(
+        "%s annotates %d of %d questions%s; only these are asked",
+        *(path, asked, count, f", and {others} that this set has not" if others else ""),
+    )
 
 
 def _read(path: Path) -> dict[str, Sequence[tuple[float, float, str]]]:
@@ -64,17 +71,20 @@ def _read(path: Path) -> dict[str, Sequence[tuple[float, float, str]]]:
         )
     found: dict[str, list[tuple[float, float, str]]] = defaultdict(list)
     for number, row in enumerate(rows, start=2):
+        if blank := [name for name in COLUMNS if not (row[name] or "").strip()]:
+            raise DatasetError(
+                f"{path}:{number}: {blank[0]} is missing; must be {', '.join(COLUMNS)}; correct the line"
+            )
         start, end = (_seconds(row[name], f"{path}:{number}: {name}") for name in ("start", "end"))
         if end < start:
             raise DatasetError(
                 f"{path}:{number}: end={row['end']} lies before start={row['start']}; correct the line"
             )
-        found[row["id"]].append((start, end + 1, row["scene_id"]))
+        found[row["id"].strip()].append((start, end + 1, row["scene_id"].strip()))
     return {name: sorted(segments) for name, segments in found.items()}
 
 
-def _seconds(text: str | None, where: str) -> float:
-    if (match := _TIME.fullmatch((text or "").strip())) is None:
+def _seconds(text: str, where: str) -> float:
+    if (match := _TIME.fullmatch(text.strip())) is None:
         raise DatasetError(f"{where}={text}: must be m:ss or h:mm:ss; correct the line")
-    hours, minutes, seconds = match.groups()
-    return 3600 * int(hours or 0) + 60 * int(minutes) + float(seconds)
+    return 3600 * int(match["hours"] or 0) + 60 * int(match["minutes"]) + float(match["seconds"])
