@@ -1,9 +1,11 @@
 """What others reported, beside a sweep's own cells: on the rows of the file itself."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from tests.cli.test_compare import write
 from tests.synthetic import record
@@ -13,7 +15,7 @@ from x2l.analysis.published import base_of, beside, entries, published
 from x2l.analysis.report.build import gather, render
 from x2l.analysis.report.page_data import page_data
 from x2l.cli import compare
-from x2l.cli.compose import composed
+from x2l.cli.compose import CONF, composed
 
 DOCS = Path(__file__).parents[2] / "docs" / "reproduce.md"
 
@@ -45,7 +47,11 @@ def test_every_row_has_a_number_and_a_source():
 def test_rows_of_the_same_model_set_and_frames_stand_beside_a_cell():
     """BOLT's README has the 7B LLaVA-OneVision at 8 frames of Video-MME: uniform 54.0, BOLT 56.1."""
     (group,) = beside(points(answered()))
-    bolt = [(row.method[:4], row.accuracy, base) for row, base in group.rows if row.paper == "BOLT"]
+    bolt = [
+        (row.method[:4], row.accuracy, base and base.accuracy)
+        for row, base in group.rows
+        if row.paper == "BOLT"
+    ]
     assert bolt == [("BOLT", 56.1, 54.0), ("unif", 54.0, None)]
     lines = entries(group, names(p.condition for p in group.points))
     numbers = [float(line["accuracy"]) for line in lines]
@@ -60,12 +66,31 @@ def test_rows_of_the_same_model_set_and_frames_stand_beside_a_cell():
         {"model": "Qwen/Qwen2.5-VL-7B-Instruct-other"},
         {"benchmark": "needle"},
         {"benchmark": "mlvu_test"},
+        {"benchmark": "videomme_w_subtitle"},
         {"frames": 9},
         {"frames": 8, "fps": 1.0, "frames_sampled": 7},
     ],
 )
 def test_nothing_stands_beside_another_model_set_or_number_of_frames(changes):
     assert beside(points(answered(**changes))) == []
+
+
+def test_every_model_of_the_file_that_has_a_yaml_is_found_by_its_checkpoint():
+    """Two have none: InternVL2.5, and a checkpoint that was trained for its method."""
+    yamls = {OmegaConf.load(path).name_or_path for path in (CONF / "model").glob("*.yaml")}
+    assert {row.checkpoint for row in published()} - {""} <= yamls
+    without = {row.model for row in published() if not row.checkpoint}
+    assert without == {"InternVL2.5-8B", "Video-XL-2-8B (trained)"}
+    cell = {"model": "lmms-lab/LLaVA-Video-7B-Qwen2", "frames": 64}
+    (group,) = beside(points(answered(**cell)))
+    assert {row.paper for row, _ in group.rows} == {"FlexMem"}
+
+
+def test_a_base_of_other_frames_says_so():
+    cell = {"model": "lmms-lab/LLaVA-Video-7B-Qwen2", "benchmark": "lvbench", "frames": 512}
+    (group,) = beside(points(answered(**cell)))
+    lines = entries(group, names(p.condition for p in group.points))
+    assert any(re.search(r"^[\d.]+ \(frames: ", line["base"]) for line in lines)
 
 
 def test_a_local_copy_of_a_checkpoint_is_the_same_model_and_parts_of_a_set_are_no_headline():
@@ -78,9 +103,7 @@ def test_the_base_is_that_of_the_same_paper_and_part():
         same = [o for o in published() if (o.paper, o.model) == (row.paper, row.model)]
         base = base_of(row)
         assert base is None or base in {
-            o.accuracy
-            for o in same
-            if o.is_base and (o.benchmark, o.split) == (row.benchmark, row.split)
+            o for o in same if o.is_base and (o.benchmark, o.split) == (row.benchmark, row.split)
         }
     assert sum(base_of(row) is not None for row in published()) > 100
 
@@ -114,7 +137,8 @@ def test_the_command_and_the_report_show_them(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "LLaVA-OneVision-7B, Video-MME, 8 frames; here: videomme, protocol lmms_eval" in out
     assert re.search(
-        r"BOLT +BOLT \(inverse.* 8 frames +56\.1 +54\.0 +github\.com/sming256/BOLT", out
+        r"\n +2 +BOLT +BOLT \(inverse.* 8 frames +56\.1(.*\n)* +2 +54\.0 +github\.com/sming256/BOLT",
+        out,
     )
     page = page_of(folder)
     assert 'class="others"' in page and "github.com/sming256/BOLT" in page
@@ -124,3 +148,22 @@ def test_the_command_and_the_report_show_them(tmp_path, capsys):
         compare.main([str(other), "--published"])
     assert ended.value.code == 2
     assert "nobody reported a number of llava-hf/" in capsys.readouterr().err
+
+
+def test_the_rows_in_every_form_of_one_folder_alone(tmp_path, capsys):
+    folder = str(write(tmp_path / "sweep", answered()))
+    compare.main([folder, "--published", "--format", "csv"])
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.startswith("of,who,what") and all("Video-MME, 8 frames" in line for line in lines)
+    compare.main([folder, "--published", "--format", "markdown"])
+    assert re.search(r"^\| BOLT +\| BOLT", capsys.readouterr().out, re.MULTILINE)
+    compare.main([folder, "--published", "--json"])
+    (group,) = json.loads(capsys.readouterr().out)["published"]
+    assert {row["who"] for row in group["rows"]} >= {"here", "BOLT"}
+    compare.main([folder, "--published"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 120
+    for more in ([folder], ["--b", "selector=none"]):
+        with pytest.raises(SystemExit) as ended:
+            compare.main([folder, *more, "--published"])
+        assert ended.value.code == 2
+        assert "--published: must be of A alone, not of" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 import textwrap
 from collections.abc import Hashable, Mapping, Sequence
 
@@ -15,6 +16,7 @@ from x2l.analysis.statistics import Difference
 from x2l.runs.condition import last_resorts
 
 WIDTH = 120
+_NUMBER = re.compile(r"[-+<]?\s?[.\d]|-?$")
 FORMATS = {"text": "plain", "markdown": "github", "latex": "latex_booktabs", "csv": None}
 
 
@@ -27,7 +29,11 @@ def table(comparisons: Sequence[Comparison], points: float = 5.0, form: str = "t
         form: `text` (no line is wider than 120 columns: further columns stand below, by number), `markdown`, `latex` or
             `csv`, which has the lines alone.
     """
-    heads, columns = _content(comparisons, points)
+    return formatted(*_content(comparisons, points), form)
+
+
+def formatted(heads: Sequence[str], columns: Mapping[str, Sequence[str]], form: str) -> str:
+    """Lines above a table and the table, in one of `FORMATS`."""
     if form == "text":
         return "\n".join([*map(wrapped, heads), "", *_blocks(columns)])
     if form == "csv":
@@ -63,7 +69,10 @@ def _blocks(columns: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def _plain(columns: Mapping[str, Sequence[str]]) -> str:
-    return tabulate(columns, "keys", tablefmt="plain", disable_numparse=True, stralign="right")
+    # Words begin at the left; numbers, with or without an interval, end at the right.
+    is_number = [all(_NUMBER.match(value) for value in values) for values in columns.values()]
+    align = tuple("right" if number else "left" for number in is_number)
+    return tabulate(columns, "keys", tablefmt="plain", disable_numparse=True, colalign=align)
 
 
 def _content(

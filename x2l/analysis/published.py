@@ -13,20 +13,19 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from tabulate import tabulate
-
 from x2l.analysis.cell_names import Names
+from x2l.analysis.comparison_table import formatted
 from x2l.analysis.compute_axes import drawable
 from x2l.analysis.points import Point
-from x2l.analysis.units import number, percent, percent_range
+from x2l.analysis.units import percent, percent_range
 
 FILE = Path(__file__).with_name("published.csv")
-# How the sets are called there -> how x2l's names of the same questions begin.
+# How the sets are called there -> x2l's names of the same questions. No row is of a model that read subtitles.
 _SETS = {
-    "Video-MME": "videomme",
-    "MLVU": "mlvu_",
-    "LongVideoBench": "longvideobench_val",
-    "LVBench": "lvbench",
+    "Video-MME": ("videomme",),
+    "MLVU": ("mlvu_dev", "mlvu_test"),
+    "LongVideoBench": ("longvideobench_val_v",),
+    "LVBench": ("lvbench",),
 }
 _PARTS = ("short", "medium", "long", "first 748 samples")  # of a set: no headline number
 _BASES = (
@@ -45,7 +44,7 @@ class Published:
     Attributes:
         frames: as reported; several counts are joined by `/`, words where it does not say.
         accuracy: percent.
-        checkpoint: the model's id on the Hub; empty where x2l does not run it.
+        checkpoint: the model's id on the Hub; empty where no model of conf/model is it.
     """
 
     paper: str
@@ -75,10 +74,8 @@ class Published:
     def is_of(self, point: Point) -> bool:
         """Whether it is about the same model, the whole of the same set and as many frames."""
         condition = point.condition
-        name = _SETS.get(self.benchmark)
         return (
-            name is not None
-            and condition.benchmark.startswith(name)
+            condition.benchmark in _SETS.get(self.benchmark, ())
             and (condition.benchmark == "mlvu_test")
             == (self.benchmark == "MLVU" and self.split == "test")
             and Path(condition.model).name.lower() == Path(self.checkpoint).name.lower() != ""
@@ -95,11 +92,11 @@ class Beside:
 
     Attributes:
         points: cells, best first.
-        rows: of the file, best first, each with the base model's number of the same paper, None where it has none.
+        rows: of the file, best first, each with the base model's row of the same paper, None where it has none.
     """
 
     points: tuple[Point, ...]
-    rows: tuple[tuple[Published, float | None], ...]
+    rows: tuple[tuple[Published, Published | None], ...]
 
 
 @cache
@@ -125,8 +122,8 @@ def beside(points: Iterable[Point]) -> list[Beside]:
     return found
 
 
-def base_of(row: Published) -> float | None:
-    """The base model's number that the row's paper reports of the same set; with as many frames, if it has that."""
+def base_of(row: Published) -> Published | None:
+    """The base model's row of the same paper and set; with as many frames, if it has that."""
     same = [
         other
         for other in published()
@@ -135,7 +132,15 @@ def base_of(row: Published) -> float | None:
         and (other.benchmark, other.split) == (row.benchmark, row.split)
     ]
     same.sort(key=lambda other: other.frames != row.frames)
-    return same[0].accuracy if same and not row.is_base else None
+    return same[0] if same and not row.is_base else None
+
+
+def _base_words(row: Published, base: Published | None) -> str:
+    """Its accuracy; with its frames where they are not the row's."""
+    if base is None:
+        return ""
+    frames = "" if base.frames == row.frames else f" (frames: {base.frames})"
+    return f"{base.accuracy:.1f}{frames}"
 
 
 def entries(group: Beside, called: Names) -> list[Mapping[str, str]]:
@@ -166,7 +171,7 @@ def entries(group: Beside, called: Names) -> list[Mapping[str, str]]:
             "accuracy": f"{row.accuracy:.1f}",
             "interval": "",
             "n": "",
-            "base": "" if base is None else number(base, ".1f"),
+            "base": _base_words(row, base),
             "source": row.source + note,
         }
         lines.append((row.accuracy, words))
@@ -180,13 +185,19 @@ def heading(group: Beside) -> str:
     return f"{row.model}, {row.benchmark}, {condition.frames} frames; here: {ours}"
 
 
-def table(groups: Sequence[Beside], called: Names) -> str:
-    """The groups as text; `base`: the base model's own number in the same paper."""
+def table(groups: Sequence[Beside], called: Names, form: str = "text") -> str:
+    """The groups in one of `comparison_table.FORMATS`; `its base`: the base model's own number in the same paper."""
     titles = {"interval": "95 % interval", "base": "its base", "accuracy": "%"}
-    texts = []
+    tables = []
     for group in groups:
         rows = entries(group, called)
         columns = {titles.get(name, name): [row[name] for row in rows] for name in rows[0]}
-        text = tabulate(columns, "keys", tablefmt="plain", disable_numparse=True)
-        texts.append(f"{heading(group)}\n\n{text}")
-    return "\n\n".join(texts)
+        tables.append((heading(group), columns))
+    if form != "csv":
+        return "\n\n".join(formatted([head], columns, form) for head, columns in tables)
+    # One table, since a file has one: what is a heading elsewhere is a column.
+    whole: dict[str, list[str]] = defaultdict(list)
+    for head, columns in tables:
+        for name, values in ({"of": [head] * len(columns["who"])} | columns).items():
+            whole[name] += values
+    return formatted([], whole, form)

@@ -12,7 +12,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,10 @@ from x2l.analysis.cell_names import names
 from x2l.analysis.comparison import CellRecords, compare, pair, read_cells
 from x2l.analysis.comparison_table import FORMATS, closing, table, unequal_bytes, untested, wrapped
 from x2l.analysis.points import points
-from x2l.analysis.published import beside, published
+from x2l.analysis.published import beside, entries, heading, published
 from x2l.analysis.published import table as table_beside
 from x2l.cli.output import command, fail, show
+from x2l.runs.condition import Condition
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -70,7 +71,7 @@ def _compare(options: argparse.Namespace) -> None:
     try:
         a = read_cells(options.folder_a, _filters([*options.where, *options.a]))
         if options.published:
-            show(_published(a))
+            show(_published(a, options))
             return
         b = read_cells(options.folder_b or options.folder_a, _filters([*options.where, *options.b]))
         comparisons = compare(pair(a, b), options.points, options.bootstrap)
@@ -87,15 +88,32 @@ def _compare(options: argparse.Namespace) -> None:
         show(table(comparisons, options.points, options.format), *(() if rows else notes))
 
 
-def _published(cells: Sequence[CellRecords]) -> str:
+def _published(cells: Sequence[CellRecords], options: argparse.Namespace) -> str:
+    if options.folder_b or options.b:
+        raise ValueError(
+            f"--published: must be of A alone, not of {options.folder_b or ' '.join(options.b)}; give one folder"
+        )
     rows = points(record for cell in cells for record in cell.records)
-    if groups := beside(rows):
-        return table_beside(groups, names(row.condition for row in rows))
-    asked = {f"{c.model}, {c.benchmark}, {c.frames} frames" for c in (x.condition for x in cells)}
+    called = names(row.condition for row in rows)
+    if not (groups := beside(rows)):
+        raise ValueError(_nobody(x.condition for x in cells))
+    if not options.json:
+        return table_beside(groups, called, options.format)
+    plain = [{"of": heading(group), "rows": entries(group, called)} for group in groups]
+    return json.dumps({"published": plain}, indent=1)
+
+
+def _nobody(conditions: Iterable[Condition]) -> str:
+    """What is asked for, and what there is of the same models, or else of all."""
+    cells = list(conditions)
+    asked = {f"{c.model}, {c.benchmark}, {c.frames} frames" for c in cells}
+    models = {Path(c.model).name.lower() for c in cells}
     known = [row for row in published() if row.frame_counts and row.checkpoint]
-    there = sorted({f"{row.checkpoint}, {row.benchmark}, {row.frames} frames" for row in known})
-    raise ValueError(
-        f"--published: nobody reported a number of {'; '.join(sorted(asked))}; there are those of {'; '.join(there)}"
+    of_these = [row for row in known if Path(row.checkpoint).name.lower() in models]
+    there = {f"{row.checkpoint}, {row.benchmark}, {row.frames} frames" for row in of_these or known}
+    return (
+        f"--published: nobody reported a number of {'; '.join(sorted(asked))}; "
+        f"there are those of {'; '.join(sorted(there))}"
     )
 
 
