@@ -57,7 +57,10 @@ def test_longvideobench_goes_by_its_own_ids(tmp_path):
         ("id,scene_id,start\n1,0,0:01\n", "has no column end"),
         (HEAD + "002-1,0,0,2,0:04\n", r"anno\.csv:2: start=2: must be m:ss or h:mm:ss"),
         (HEAD + "002-1,0,0,0:05,0:04\n", "2: end=0:04 lies before start=0:05"),
-        (HEAD + "002-1,0,0,0:05\n", r"2: end is missing; must be id, scene_id, start, end; correct"),
+        (
+            HEAD + "002-1,0,0,0:05\n",
+            r"2: end is missing; must be id, scene_id, start, end; correct",
+        ),
         ("id,start,end,scene_id\n002-1,0:01,0:02,1\n002-1,0:01,0:02\n", "3: scene_id is missing"),
         (HEAD + " ,0,0,0:05,0:06\n", "2: id is missing"),
         (HEAD + "002-1,0,0,0:75,1:16\n", "2: start=0:75: must be m:ss"),

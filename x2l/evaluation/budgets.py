@@ -64,7 +64,7 @@ def budget_tokens(
         pinned: on top of top_k.
     """
     layers, tokens = model.shape.layers, prompt.prefix
-    for chunk, level, keeps in _assigned(model, prompt, levels, top_k, pinned):
+    for chunk, level, keeps in assigned_by_count(model, prompt, levels, top_k, pinned):
         if not level.dropped:
             tokens += chunk.tokens - chunk.visual_tokens + sum(keeps) // layers
     return tokens
@@ -88,7 +88,7 @@ def budget_bytes(
     """
     text = prompt.prefix
     visual = Counter[tuple[Level, tuple[int, ...]]]()
-    for chunk, level, keeps in _assigned(model, prompt, levels, top_k, pinned):
+    for chunk, level, keeps in assigned_by_count(model, prompt, levels, top_k, pinned):
         if not level.dropped:
             text += chunk.tokens - chunk.visual_tokens
             visual[level, keeps] += 1
@@ -123,7 +123,7 @@ def budget_flops(
         generated: tokens of the answer.
     """
     shape, decoding = model.shape, 0
-    for _, level, keeps in _assigned(model, prompt, levels, top_k, pinned):
+    for _, level, keeps in assigned_by_count(model, prompt, levels, top_k, pinned):
         if level.codec is not None and not level.dropped:
             for keep in keeps:
                 decoding += level.codec.flops(shape.kv_heads, keep, shape.head_dim)
@@ -144,14 +144,17 @@ def level_bytes(model: VideoModel, prompt: Prompt, level: Level) -> int:
     return kv_bytes(model.shape, text) + sum(sizes)
 
 
-def _assigned(
+def assigned_by_count(
     model: VideoModel,
     prompt: Prompt,
     levels: Mapping[str, Level],
     top_k: int | str,
     pinned: Sequence[str],
 ) -> list[tuple[Chunk, Level, tuple[int, ...]]]:
-    """Every chunk, its level, and the visual KVs that each layer keeps of it there."""
+    """Every chunk, its level, and the visual KVs that each layer keeps of it there.
+
+    Which chunks are re-loaded is not known yet: the first ones are, but the last, which may be shorter.
+    """
     chunks, names = prompt.chunks, tuple(levels)
     order = -torch.arange(len(chunks), dtype=torch.float32)
     visual = [chunk.visual_tokens for chunk in chunks]

@@ -3,7 +3,7 @@
 How many frames that is depends on the model: its processor may give each frame more tokens when there are fewer. So
 it is found for every video by preparing the prompt, and what came of it is measured: in a record `kv_bytes_stored`
 stands beside `kv_bytes_budget`, and the sum of its FLOPs beside `flops_budget`. Both come as near as whole time steps
-can; the bytes of positions and weights are not in the budget.
+can.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from x2l.compressors.base import Level
 from x2l.compressors.pruning_by_keys import KeyNorm
 from x2l.engine.disk_cache.cache import PrefillCache
 from x2l.engine.disk_cache.kept_frames import FrameCache
-from x2l.engine.flops import kv_bytes
 from x2l.engine.top_k import GT
-from x2l.evaluation.budgets import budget_bytes, budget_flops
+from x2l.evaluation.budgets import budget_flops
 from x2l.evaluation.conditions import Cell
 from x2l.evaluation.question import answer_part, method_top_k, question_part
 from x2l.evaluation.session import Session, open_session
 from x2l.evaluation.settings import EQUAL_FLOPS, Settings, config_errors
+from x2l.evaluation.stored_bytes import expected_bytes
 from x2l.evaluation.video import (
     Questions,
     SampledVideo,
@@ -61,18 +61,16 @@ def answer_with_fewer_frames(
     name = tuple(levels)[-1]
     uncompressed = {name: Level(KeyNorm(), 1)}  # at ratio 1 no compressor runs
     by_flops = settings.control == EQUAL_FLOPS
+    size: Callable[[Prompt], float] = partial(
+        expected_bytes, model, levels=uncompressed, top_k=0, pinned=()
+    )
     spending = None
     if by_flops:
         spending = _Spending(model, video, benchmark, levels, settings, questions)
+        size = spending.uncompressed
     for budget, same_budget in _by_budget(model, video, levels, settings, questions, spending):
         with advice.explained(f"pre-fill of {video.frames.path}", video.count):
-            frames, prompt = thinned(
-                model,
-                video.frames,
-                settings.chunk_frames,
-                budget / kv_bytes(model.shape, 1) if spending is None else budget,
-                tokens_of if spending is None else spending.uncompressed,
-            )
+            frames, prompt = thinned(model, video.frames, settings.chunk_frames, budget, size)
             session = open_session(
                 model,
                 frames,
@@ -153,7 +151,7 @@ def _by_budget(
                 top_k = len(truth(video.prompt.chunks, sample) or ())
             pinned = cell.condition.pinned
             if spending is None:
-                spent = budget_bytes(model, video.prompt, levels, top_k, pinned)
+                spent = expected_bytes(model, video.prompt, levels, top_k, pinned)
             else:
                 spent = spending.method(top_k, pinned)
             budgets[spent].append((sample, cell))
@@ -199,17 +197,12 @@ class _Spending:
         return budget_flops(self._model, prompt, whole, "full", 0, (), self._vision, *self._words)
 
 
-def tokens_of(prompt: Prompt) -> int:
-    """Its tokens."""
-    return prompt.tokens
-
-
 def thinned(
     model: VideoModel,
     frames: SampledFrames,
     chunk_frames: int,
     target: float,
-    size: Callable[[Prompt], float] = tokens_of,
+    size: Callable[[Prompt], float],
 ) -> tuple[SampledFrames, Prompt]:
     """As many of the frames as have the prompt whose size is nearest to a target; the more, if two are.
 
