@@ -6,7 +6,7 @@ DEMO := $(or $(X2L_OUTPUTS),outputs)/sweeps/demo
 # One thread per process: the small model gains nothing from more, and other work shares the cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo paper test test-cluster check clean help
+.PHONY: demo paper test test-cluster check docs notebooks clean help
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -39,6 +39,17 @@ $(VENV)/.installed-cluster: $(VENV)/.installed
 
 test-cluster: $(VENV)/.installed-cluster ## a sweep through every engine, minutes; SLURM where sinfo answers
 	$(BIN)/python -m pytest -m cluster tests/cluster
+
+docs: $(VENV)/.installed ## the site, its links checked -> outputs/site; pages of notebooks that have changed
+	$(BIN)/python -m experiments.docs.notebooks
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+$(VENV)/.installed-jupyter: $(VENV)/.installed
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev,jupyter]'
+	@touch $@
+
+notebooks: $(VENV)/.installed-jupyter ## opens the notebooks in Jupyter
+	$(BIN)/jupyter lab --notebook-dir=. notebooks/tour.ipynb
 
 check: $(VENV)/.installed ## lint, format, types, layers
 	$(BIN)/ruff check .

@@ -14,6 +14,7 @@ seen that they still serve after a while.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shlex
@@ -25,6 +26,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from x2l.runs.run_info import now, processor_name, write_json
 
@@ -119,7 +121,9 @@ def blocks(root: Path) -> list[Block]:
     pages = [root / name for name in FIRST if (root / name).exists()]
     fenced = re.compile(r"^```(sh|bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
     found = []
-    for page in [*pages, *sorted((root / "docs").rglob("*.md"))]:
+    docs = sorted((root / "docs").rglob("*.md"))
+    pages += [page for page in docs if page.parent.name != "notebooks"]  # which tests run
+    for page in pages:
         text = page.read_text(encoding="utf-8")
         for match in fenced.finditer(text):
             python = match[1] == "python"
@@ -179,7 +183,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--without", action="append", default=[], help="how a command begins that is not to be run"
     )
-    parser.add_argument("--out", type=Path, help="JSON file of what was run and left out")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="JSON file of what was run and left out; what it says of other pages stays",
+    )
     options = parser.parse_args(arguments)
     chosen = [block for block in blocks(ROOT) if not options.pages or block.page in options.pages]
     left_out = [
@@ -197,13 +205,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     copy_of_checkout(ROOT, folder)
     logs = folder / "block_logs"
     logs.mkdir(exist_ok=True)
+    made = {"date": now(), "commit": _commit(), "processor": processor_name()}
     ran = []
     for block in filter(scripts.get, chosen):
         log = logs / f"{re.sub(r'[/:]', '_', block.name)}.log"
         start = time.perf_counter()
         state = run(scripts[block], folder, log, options.limit)
         seconds = round(time.perf_counter() - start)
-        ran.append({"block": block.name, "seconds": seconds, "state": state})
+        ran.append({"block": block.name, "seconds": seconds, "state": state, **made})
         shown = "" if state == "ok" else f", see {log}"
         print(f"{block.name:40s} {seconds:6d} s  {state}{shown}", flush=True)
     good = sum(one["state"] == "ok" for one in ran)
@@ -211,17 +220,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{good} of {len(ran)} blocks went well, {len(left_out)} commands left out; logs in {logs}"
     )
     if options.out is not None:
-        result = {
-            "date": now(),
-            "commit": _git(ROOT, "rev-parse", "HEAD").strip(),
-            "dirty": bool(_git(ROOT, "status", "--porcelain")),
-            "processor": processor_name(),
-            "cores": os.cpu_count(),
-            "blocks": ran,
-            "left_out": left_out,
-        }
-        write_json(options.out, result)
+        pages = {block.page for block in chosen}
+        write_json(options.out, _with_others(options.out, pages, ran, left_out))
     return 0 if good == len(ran) else 1
+
+
+def _with_others(
+    out: Path, pages: set[str], ran: list[dict[str, Any]], left_out: list[dict[str, Any]]
+) -> dict[str, list[dict[str, Any]]]:
+    """What was found this time, and what the file says of other pages."""
+    before = json.loads(out.read_text()) if out.exists() else {"blocks": [], "left_out": []}
+    found = {"blocks": ran, "left_out": left_out}
+    return {
+        kind: [line for line in before[kind] if line["block"].rpartition(":")[0] not in pages]
+        + lines
+        for kind, lines in found.items()
+    }
+
+
+def _commit() -> str:
+    return _git(ROOT, "describe", "--always", "--dirty", "--abbrev=7").strip()
 
 
 def _git(root: Path, *arguments: str) -> str:

@@ -142,6 +142,8 @@ def page(results: Mapping[str, Mapping[str, Any]]) -> str:
         cells = [*(one["pins"][package] for package in ("transformers", "torch", "torchvision"))]
         cells += [one[field] for field in ("python", "passed", "failed", "skipped", "commit")]
         text += f"| {' | '.join(map(str, cells))} | {one['date'][:10]} |\n"
+    if untried := [f"`{name}`" for name in CASES if name not in results]:
+        text += f"\nNot tried yet, and therefore not allowed where not in the table: {', '.join(untried)}.\n"
     failing = {name: one["failures"] for name, one in results.items() if one["failures"]}
     if failing:
         text += "\nWhat failed:\n\n"

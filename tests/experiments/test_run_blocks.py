@@ -1,5 +1,7 @@
 """The script that executes every block of README and docs."""
 
+import json
+
 from experiments.docs.run_blocks import LEFT_OUT, ROOT, SERVES, Block, blocks, main, run
 
 
@@ -57,3 +59,20 @@ def test_what_is_not_wanted_is_told(capsys):
     shown = capsys.readouterr().out
     assert "README.md:26" in shown and "left out by --without: make test" in shown
     assert "\nmake test" not in shown and "\nmake demo" in shown
+
+
+def test_what_was_found_of_other_pages_stays(tmp_path, monkeypatch):
+    out = tmp_path / "blocks.json"
+    lines = [{"block": f"{page}:1", "state": "old"} for page in ("README.md", "docs/a.md")]
+    out.write_text(json.dumps({"blocks": lines, "left_out": lines}))
+    block = Block("README.md", 7, ("true", "make test"))
+    monkeypatch.setattr("experiments.docs.run_blocks.blocks", lambda root: [block])
+    monkeypatch.setattr("experiments.docs.run_blocks.copy_of_checkout", lambda root, to: None)
+    work = ["--work", str(tmp_path), "--out", str(out), "--without", "make test"]
+    assert main(["README.md", *work]) == 0
+    found = json.loads(out.read_text())
+    assert [(line["block"], line["state"]) for line in found["blocks"]] == [
+        ("docs/a.md:1", "old"),
+        ("README.md:7", "ok"),
+    ]
+    assert [line["block"] for line in found["left_out"]] == ["docs/a.md:1", "README.md:7"]
