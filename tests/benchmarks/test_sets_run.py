@@ -13,14 +13,15 @@ from tests.tiny import ours
 from x2l.analysis.collect import records_under
 from x2l.analysis.points import points
 from x2l.benchmarks.longvideobench import longvideobench
+from x2l.benchmarks.mlvu import mlvu
 from x2l.benchmarks.videomme import videomme
 from x2l.benchmarks.vnbench import vnbench
 from x2l.cli import data
 from x2l.cli.compose import composed, plain, run_folder
 from x2l.compressors.base import Level
 from x2l.compressors.merging import ToMe
-from x2l.evaluation import runner
-from x2l.runs.records import deterministic, load
+from x2l.evaluation import runner, video
+from x2l.runs.records import RecordWriter, deterministic, load
 from x2l.runs.run_info import describe, identity
 from x2l.runs.trackers.base import NoTracker
 from x2l.selectors.controls import SelectNone
@@ -187,6 +188,52 @@ def test_shards_side_by_side_are_the_whole_run(disk, tmp_path):
         go(tmp_path / "one", val(shard))
     assert state(tmp_path / "one")["state"] == "done"
     assert state(tmp_path / "one")["records"] == state(tmp_path / "one")["expected"] == 6
+
+
+class Killed(BaseException):
+    """What nothing catches."""
+
+
+def test_of_a_killed_worker_only_its_own_unanswered_videos_are_done_again(
+    disk, tmp_path, monkeypatch
+):
+    """How a kill by SIGKILL leaves a folder is another test's, see tests/experiments/test_kill_sweep.py."""
+    seen, opened, append = [], video.open_session, RecordWriter.append
+
+    def counted(model, frames, *arguments):
+        seen.append(frames.path)
+        return opened(model, frames, *arguments)
+
+    def part(shard):
+        return mlvu(str(disk / "mlvu"), shard=shard)
+
+    def work(shard):
+        return go(tmp_path / shard.replace("/", "of"), part(shard))
+
+    def lines(shard):
+        return (tmp_path / shard.replace("/", "of") / "records.jsonl").read_bytes()
+
+    def dying(self, record):
+        append(self, record)
+        if len(seen) == 2:  # the first answer about the second video is on disk
+            raise Killed
+
+    monkeypatch.setattr(video, "open_session", counted)
+    work("2/2")
+    of_another, left = lines("2/2"), {sample.video for sample in part("1/2").samples()}
+    assert len(left) > 2 and not left & set(seen)
+    seen.clear()
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(RecordWriter, "append", dying)
+        work("1/2")
+    answered, begun = lines("1/2"), list(seen)
+    seen.clear()
+    assert work("2/2").added == 0 and not seen and lines("2/2") == of_another
+    again = work("1/2")
+    assert again.added == len(part("1/2").samples()) - answered.count(b"\n") > 0
+    assert seen == [begun[1], *(path for path in seen if path not in begun)] and len(seen) > 1
+    assert {*begun, *seen} == left and lines("1/2").startswith(answered)
+    assert {r.video.video_id for r in again.records} == {s.video_id for s in part("1/2").samples()}
 
 
 def test_damaged_subtitles_leave_out_their_video(tmp_path):
