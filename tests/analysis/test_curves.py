@@ -7,6 +7,7 @@ from matplotlib.colors import to_hex
 from tests.synthetic import record, sweep
 from x2l.analysis.curve_layout import CHOICE, layout
 from x2l.analysis.curves import NothingToDraw, draw, save
+from x2l.analysis.figure_style import OTHERS
 from x2l.analysis.plotting import log_ticks
 from x2l.analysis.points import points
 from x2l.analysis.points_table import table
@@ -305,3 +306,35 @@ def test_runs_that_clash_are_points_by_themselves_and_split_no_other_line():
     placed = layout(points(records), 6)
     assert placed.joined == "ratio.high" and placed.columns == ()
     assert list(placed.styles) == ["", "run a", "run b"]
+
+
+def test_baselines_of_other_ratios_and_compressors_are_marks_that_are_told_apart():
+    """No line joins what differs in more than one number; those of a compressor that chooses nothing are grey."""
+    chosen = [
+        record(run_id="a", top_k=k, kv_bytes_stored=1000 * (k + 1), compressor="kmeans")
+        for k in (1, 2, 4)
+    ]
+    alike = [
+        record(
+            run_id=f"{compressor}{low}",
+            compressor=compressor,
+            ratio_low=low,
+            ratio_high=4 * low,
+            selector=selector,
+            kv_bytes_stored=int(20_000 / low),
+        )
+        for compressor in ("kmeans", "tome")
+        for low in (2.0, 4.0)
+        for selector in ("all", "none")
+    ]
+    figure = draw(points([*chosen, *alike]), "title")
+    axes = figure.axes[0]
+    joined = [line for line in axes.lines if line.get_linestyle() != "None"]
+    assert [len(line.get_xdata()) for line in joined if len(line.get_xdata()) == 3] == [3]
+    marked = [c[0] for c in axes.containers if len(c[0].get_xdata()) == 1]
+    grey = [mark for mark in marked if to_hex(mark.get_color()) == OTHERS]
+    assert sorted(mark.get_marker() for mark in grey) == ["^", "^", "v", "v"]
+    of_two = [line for line in joined if len(line.get_xdata()) == 2]
+    assert all(len(set(line.get_ydata())) == 1 for line in of_two)  # guessing, and nothing else
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert {"all-low", "all-low of tome", "all-high", "all-high of tome"} <= set(labels)

@@ -68,6 +68,7 @@ class Layout:
         styles: looks of the lines by name.
         others: names of lines that are drawn alike, in grey: there are too many to tell apart.
         baselines_alone: whether nothing chooses chunks in any cell, so that lines are of all chunks at one level.
+        compressors: of the cells that lines are of.
     """
 
     values: Values
@@ -78,6 +79,20 @@ class Layout:
     styles: Mapping[str, Style]
     others: frozenset[str]
     baselines_alone: bool
+    compressors: frozenset[str]
+
+    def is_apart(self, condition: Condition) -> bool:
+        """Whether it is of all chunks at one level by a compressor with which no cell chooses."""
+        return condition.baseline not in (None, FULL) and (
+            condition.compressor not in self.compressors
+        )
+
+    def joins(self, conditions: Sequence[Condition]) -> bool:
+        """Whether a line may go through some cells: baselines beside others only where they differ in what it joins."""
+        if not conditions[0].baseline or self.baselines_alone:
+            return True
+        places = {self.place(condition) for condition in conditions}
+        return len(places) == len(conditions) and not any(map(math.isnan, places))
 
     def shows(self, condition: Condition, panel: Key) -> bool:
         """Whether a panel shows the cell; one without choice stands wherever what it depends on is equal."""
@@ -101,6 +116,8 @@ class Layout:
                 replace(self.styles[name], line="--") if condition.is_bound else self.styles[name]
             )
         base = style_of_baseline(condition)
+        if self.is_apart(condition):
+            return Style(OTHERS, base.marker, ":")
         own = name in self.styles and condition.baseline != FULL
         return Style(self.styles[name].colour if own else base.colour, base.marker, ":")
 
@@ -161,6 +178,7 @@ def layout(shown: Sequence[Point], most_panels: int) -> Layout:
         {name: looks.get(name, Style(OTHERS, "", "-")) for name in ordered},
         others,
         all(c.baseline for c in choosing),
+        frozenset(c.compressor for c in choosing),
     )
 
 

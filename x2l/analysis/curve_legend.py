@@ -1,6 +1,7 @@
 """The words of the curve: its legend, and what all of its cells share."""
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 
 from matplotlib.lines import Line2D
@@ -39,11 +40,19 @@ def legend(
         p.condition.baseline: style_of_baseline(p.condition)
         for p in shown
         if p.condition.baseline and (p.condition.baseline == FULL or not placed.baselines_alone)
+        if not placed.is_apart(p.condition)
     }
     for name, style in baselines.items():
         label = "full (no compression)" if name == FULL else str(name)
-        line = (0, (4, 3)) if name == FULL else ":"
+        line = (0, (4, 3)) if name == FULL else ":" if placed.joined != "top_k" else ""
         handles.append(plotting.handle(label, Style(style.colour, style.marker, line), 8))  # type: ignore[arg-type]
+    apart: dict[str, set[str]] = defaultdict(set)
+    for condition in (p.condition for p in shown if placed.is_apart(p.condition)):
+        apart[str(condition.baseline)].add(condition.compressor)
+        baselines[condition.baseline] = style_of_baseline(condition)
+    for name, compressors in apart.items():
+        style = Style(OTHERS, baselines[name].marker, "")
+        handles.append(plotting.handle(f"{name} of {', '.join(sorted(compressors))}", style, 8))
     if any(p.condition.is_bound for p in shown):
         label = "dashed: told where the answer lies"
         handles.append(Line2D([], [], color=SOFT, ls="--", label=label))

@@ -225,21 +225,23 @@ def _lines(
 
     Over a trait all lines have points at the same places: there they stand a little aside of each other.
     """
-    lines: dict[tuple[str, str | None], list[Point]] = defaultdict(list)
+    lines: dict[tuple[object, ...], list[Point]] = defaultdict(list)
     for p in sorted(members, key=lambda p: placed.order(p.condition)):
         if not math.isnan(at[id(p)]):
-            lines[placed.line(p.condition), p.condition.baseline].append(p)
-    drawn: dict[tuple[tuple[float, float], ...], list[str]] = defaultdict(list)
-    for (name, _), row in lines.items():
+            c = p.condition
+            by = c.compressor if placed.is_apart(c) else None
+            lines[placed.line(c), c.baseline, by].append(p)
+    drawn: dict[tuple[tuple[float, float], ...], list[object]] = defaultdict(list)
+    for (name, *_), row in lines.items():
         drawn[tuple((at[id(p)], p.accuracy) for p in row)].append(name)
-    for number, ((name, baseline), row) in enumerate(lines.items()):
+    for number, ((name, baseline, _), row) in enumerate(lines.items()):
         style, grey = placed.style(row[0].condition), name in placed.others
         x = [at[id(p)] for p in row]
         step = 0.0 if side.front else number - (len(lines) - 1) / 2
         equal = drawn[tuple(zip(x, (p.accuracy for p in row), strict=True))]
         below = len(equal) - 1 - equal.index(name) if side.front else 0
         x = [value * 1.02**step if side.is_log else value + 0.03 * step for value in x]
-        if len(row) > 1:
+        if len(row) > 1 and placed.joins([p.condition for p in row]):
             width = 0.8 if grey else 1.0 if baseline else 1.4 + 2.2 * below
             plotting.line(axes, x, row, style, linewidth=width, zorder=2 if grey or below else 3)
         for p, where in zip(row, x, strict=True):
