@@ -88,7 +88,7 @@ def lowest_capital(text: str, _: int) -> str | None:
 
 
 def best_formatted(text: str, _: int) -> str | None:
-    """lmms-eval's rule for VideoMME since April 2026: of A to D, the one in the form that says most.
+    """lmms-eval's rule for VideoMME of April 2026: of A to D, the one in the form that says most.
 
     A letter at the very start says most, then one at the end, after a phrase like `the answer is`, in brackets,
     before `.`, `:`, `)` or a space; within one form the last of them, and where there is none, any. After a phrase

@@ -72,8 +72,8 @@ def videomme(
 
     Args:
         root: holds videomme/*.parquet, data/*.mp4 and subtitle/*.srt.
-        protocol: `lmms_eval`, `lmms_eval_2026` (its present extraction), `official` (counts parsed answers only) or
-            `video_xl_2`.
+        protocol: `lmms_eval`, `lmms_eval_2026` (its extraction of April 2026), `official` (counts parsed answers only)
+            or `video_xl_2`.
         subtitles: put those that stand on the model's frames before the question.
         tasks: of the 12 task types; None = all.
         durations: of `short`, `medium`, `long`; None = all.
