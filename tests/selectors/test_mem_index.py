@@ -175,6 +175,8 @@ def test_summary_tokens_leave_no_keys_of_chunks_to_write():
         ({"layers": []}, r"mem_index\.layers=\[\]: must be null .* or a list of layers"),
         ({"layers": "14"}, r"mem_index\.layers=14: must be null"),
         ({"layers": 14}, r"mem_index\.layers=14: must be null"),
+        ({"layers": 0.5}, r"mem_index\.layers=0\.5: must be null"),
+        ({"layers": {"a": 1}}, r"mem_index\.layers=.*: must be null"),
         ({"layers": [True]}, r"mem_index\.layers=\[True\]: must be null"),
         ({"layers": [1, -2]}, r"mem_index\.layers=\[1, -2\]: must be null"),
         ({"keys": 0}, r"mem_index\.keys=0: must be a whole number of at least 1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +54,7 @@ class MemIndexSelector(IndexingSelector):
         """
         if layers is None:
             return MemIndexSelector(**settings)
-        listed = not isinstance(layers, str | int) and len(layers) > 0
+        listed = isinstance(layers, Sequence) and not isinstance(layers, str) and len(layers) > 0
         if not listed or not all(type(layer) is int and layer >= 0 for layer in layers):
             raise ValueError(
                 f"selector.mem_index.layers={layers}: must be null (all from first_layer on) or a list of layers "
