@@ -48,8 +48,9 @@ def legend(
         handles.append(plotting.handle(label, Style(style.colour, style.marker, line), 8))  # type: ignore[arg-type]
     apart: dict[str, set[str]] = defaultdict(set)
     for condition in (p.condition for p in shown if placed.is_apart(p.condition)):
-        apart[str(condition.baseline)].add(condition.compressor)
-        baselines[condition.baseline] = style_of_baseline(condition)
+        name = str(condition.baseline)
+        apart[name].add(condition.compressor)
+        baselines[name] = style_of_baseline(condition)
     for name, compressors in apart.items():
         style = Style(OTHERS, baselines[name].marker, "")
         handles.append(plotting.handle(f"{name} of {', '.join(sorted(compressors))}", style, 8))
