@@ -18,6 +18,8 @@ GROUPS = ("benchmark", "compressor", "codec", "selector", "tracker", "prefill", 
 MORE = {
     "model.device": {"null"},
     "model.device_map": {"text", "map"},
+    "selector.retriever.device": {"null"},
+    "selector.retrieval_heads.null_question": {"null"},
     "model.revision": {"text"},
     "model.video_processor": {"map"},
     "video.frames": {"null"},

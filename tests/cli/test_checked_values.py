@@ -51,6 +51,21 @@ def test_what_cannot_be_meant_is_refused_in_one_line():
         assert "append" not in str(caught.value), override  # Hydra advises a `+`
 
 
+@pytest.mark.parametrize(
+    ("selector", "override", "message"),
+    [
+        ("retrieval_heads", "null_question=true", "null_question=true: must be text or null"),
+        ("mem_index", "keys=x", "keys=x: must be a whole number"),
+        ("retriever", "device=word", "device='word': must be cpu, cuda, cuda:1, ..., or null for"),
+    ],
+)
+def test_settings_that_a_function_hands_on_to_its_class_are_of_the_classs_types(
+    selector, override, message
+):
+    with pytest.raises(UserError, match=message):
+        engine([f"selector={selector}", f"selector.{selector}.{override}"])
+
+
 def test_what_is_meant_is_taken():
     engine(["+levels.mid={ratio:8,layers:[1,2,3]}", "+compressor@levels.mid.compressor=kmeans"])
     engine(["codec=int8"])

@@ -165,9 +165,11 @@ def check_arguments(at: str, node: Mapping[str, Any], target: Any) -> None:
         parameters = dict(inspect.signature(target).parameters)
     except (TypeError, ValueError):
         return  # a class of C
-    hints, owner = _hints(target), getattr(target, "__self__", None)
+    hints = _hints(target)
+    # A class method, or a function that says which class it makes, hands the others on to the class.
+    owner = getattr(target, "__self__", hints.pop("return", None))
     others = [name for name, p in parameters.items() if p.kind is p.VAR_KEYWORD]
-    if others and inspect.isclass(owner):  # a class method that hands the others on
+    if others and inspect.isclass(owner):
         parameters |= inspect.signature(owner).parameters
         hints = _hints(owner) | hints
         del parameters[others[0]]

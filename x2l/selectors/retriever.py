@@ -73,6 +73,12 @@ class RetrieverSelector(FrameSelector, FrameRater):
             raise ValueError(f"selector.retriever.pool={pool!r}: must be one of {POOLS}")
         if not isinstance(batch, int) or batch < 1:
             raise ValueError(f"selector.retriever.batch={batch!r}: must be a whole number above 0")
+        try:
+            torch.device(device or "cpu")
+        except RuntimeError:
+            raise ValueError(
+                f"selector.retriever.device={device!r}: must be cpu, cuda, cuda:1, ..., or null for the first GPU"
+            ) from None
         place = device or ("cuda" if torch.cuda.is_available() else "cpu")
         towers = TwoTowers.load(name_or_path, place, dtype, revision, batch)
         return RetrieverSelector(
