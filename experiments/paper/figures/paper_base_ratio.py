@@ -2,7 +2,9 @@
 
 from experiments.paper import kit
 
-RATIOS = kit.over_trait("base ratio (tokens in / tokens out)", "coarsest", scale="log", ticks=True)
+RATIOS = kit.over_trait(
+    "base ratio (tokens in / tokens out)", "coarsest", scale="log", ticks=True, apart=0.03
+)
 LINES = (
     kit.Lines({"system": "all-high"}, label="without (all-high)", joined="-"),
     kit.Lines({"system": "oracle"}, label="with ground-truth chunks at the low ratio (bound)"),

@@ -12,7 +12,9 @@ LINES = (
     ),
     kit.Lines({"system": "all-low", "coarsest": max}, across=True),
 )
-HITS = kit.over_trait("hit rate: questions with a\nground-truth chunk re-loaded (%)", "hit")
+HITS = kit.over_trait(
+    "hit rate: questions with a\nground-truth chunk re-loaded (%)", "hit", apart=1.2
+)
 SPEC = kit.FigureSpec(
     title="Accuracy against hit rate",
     panels=(kit.Panels(HITS, LINES, reported=(kit.Reported("hit_rate"),)),),
