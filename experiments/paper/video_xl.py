@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
     print(f"\nMLVU dev against {NOTEBOOK} % (2x / 32x / mixed, top-3 by LanguageBind):")
     base = "x2l -m model=video_xl_7b prefill=paper benchmark=mlvu video=mlvu max_new_tokens=16"
-    print(f"  {base} compressor=vst,vst_edges selector=[all,none,retriever] top_k=3")
+    print(f"  {base} compressor=vst,vst_edges selector=[all,none,languagebind] top_k=3")
     return int(wrong > 0)
 
 

@@ -11,10 +11,12 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 from torch.nn import functional
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
 
 from experiments.x2l_tiny import folder  # noqa: F401  (first: it makes transformers importable without CUDA)
+
+# isort: split
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
 
 IGNORED = -100
 

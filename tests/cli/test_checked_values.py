@@ -19,6 +19,7 @@ REFUSED = {
     "+benchmark.video=2": "benchmark.video: there is no such setting; did you mean videos?",
     "+levels.low.compressor.proportion=1": "did you mean proportional?",
     "+selector.keys.layer=1": "selector.keys.layer: there is no such setting; there are calibration",
+    "selector.retriever.pool=max": "selector retriever is not chosen; add it: selector=.none,retriever.",
     "+nonsense=1": "nonsense: there is no such setting; there are ",
     "model.device=0": "model.device=0: must be text or null",
     "model.trust_remote_code=maybe": "model.trust_remote_code=maybe: must be true or false",
@@ -64,6 +65,12 @@ def test_settings_that_a_function_hands_on_to_its_class_are_of_the_classs_types(
 ):
     with pytest.raises(UserError, match=message):
         engine([f"selector={selector}", f"selector.{selector}.{override}"])
+
+
+def test_an_error_of_a_selector_calls_it_by_the_name_that_it_has_here():
+    words = ["selector=[keys,languagebind]", "selector.languagebind.pool=median"]
+    with pytest.raises(UserError, match=r"^selector\.languagebind\.pool='median': must be one of"):
+        engine(words)
 
 
 def test_what_is_meant_is_taken():

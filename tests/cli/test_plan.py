@@ -1,8 +1,11 @@
 """x2l-plan: its numbers are those that a run records; bad values and what cannot fit are told before anything runs."""
 
+from inspect import signature
+
 import pytest
 
 from tests.evaluation.test_settings import settings as settings_with
+from tests.llava_video import checkpoint
 from x2l.cli import plan
 from x2l.cli.plan import jobs_of, plan_job
 from x2l.compressors.base import Level
@@ -79,6 +82,37 @@ def test_what_cannot_fit_is_a_warning(tmp_path, capsys):
     assert "1 jobs, 3 pre-fills, 3 answers" in printed and "h at 0.001 TFLOP/s" in printed
     code, printed, errors = run(capsys, *words, "--memory-gb", "80")
     assert code == 0 and not errors and "time      not known: --tflops N" in printed
+
+
+def test_options_of_the_checkpoint_change_the_plan_as_they_change_the_run(tmp_path):
+    """Visual tokens and newlines of 16 frames: a grid of 5 x 5 or 4 x 4, with the newlines as text or in their row."""
+    checkpoint(tmp_path / "model")
+    (tmp_path / "data").mkdir()
+
+    def planned(*words):
+        model = (
+            "model=llava_video_7b",
+            f"model.name_or_path={tmp_path / 'model'}",
+            "selector=none",
+        )
+        few = (*model, *FEW, f"paths.data={tmp_path / 'data'}")
+        (cost,) = plan_job((*few, "model.device=cpu", *words), {}, (None, None, None)).costs
+        return cost
+
+    plain = planned("model.original={add_time_instruction:false}")
+    average = planned("model.original={mm_spatial_pool_mode:average,add_time_instruction:false}")
+    assert plain.tokens - average.tokens == 16 * (5 * 6 - 4 * 5)
+    assert planned().tokens > plain.tokens  # the sentence about times
+    row = planned("model.original={newlines:row,add_time_instruction:false}")
+    assert row.tokens == plain.tokens and row.stored_bytes < plain.stored_bytes
+    with pytest.raises(plan.ConfigError, match=r"model\.original\.foo=1: must be one of newlines"):
+        planned("model.original={foo:1}")
+
+
+def test_every_setting_of_a_model_that_makes_its_prompt_is_planned_with():
+    """What `outline` does not take changes no token and no weight."""
+    others = {"device", "device_map", "attn_implementation", "check_shape"}
+    assert set(signature(load).parameters) - set(signature(outline).parameters) == others
 
 
 def test_workers_share_videos_by_shards():

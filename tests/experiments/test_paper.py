@@ -67,6 +67,17 @@ def test_the_retriever_is_one_override_away():
     assert owners == ["openai", "LanguageBind"]
 
 
+@pytest.mark.parametrize("name", ["paper_main", "paper_selectors"])
+def test_the_paper_s_own_retriever_is_one_override_away(name):
+    with hydra_of_its_own():
+        words = [f"experiment={name}", "selector=[all,none,languagebind,random]"]
+        told = plain(compose("config", words))["selector"]["languagebind"]
+    bind("selector.languagebind", told)
+    assert told["name_or_path"] == "LanguageBind/LanguageBind_Video_FT"
+    head = (CONF / "experiment" / f"{name}.yaml").read_text().partition("defaults:")[0]
+    assert "LanguageBind" in head and "languagebind" in head
+
+
 def tiny(command):
     """A command cut to one question and to the last value of each of its axes."""
     config = OmegaConf.load(CONF / "experiment" / f"{command.name}.yaml")

@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import logging
 import re
 import shutil
 import threading
@@ -417,7 +418,7 @@ def test_layers_that_cannot_be_chunked_are_refused_before_weights_are_read(folde
     [
         ("config.json", OSError, "holds no config.json; name the folder"),
         ("processor_config.json", OSError, "its processor cannot be used: Can't load image"),
-        ("tokenizer.json", ValueError, "knows no words; tokenizer.json is missing"),
+        ("tokenizer.json", ValueError, "knows no words, all texts would be alike; tokenizer.json"),
         ("chat_template.jinja", ValueError, "its chat template cannot be used: Cannot use"),
         ("model.safetensors", OSError, "it holds no weights, neither model.safetensors nor"),
     ],
@@ -501,6 +502,102 @@ def test_weights_of_another_size_are_refused(folder):
     assert re.search(
         r"1 of its weights have other sizes .*, model\.\S+ for one: \[3.*\], not \[", told
     )
+
+
+@pytest.mark.parametrize(
+    ("added", "message"),
+    [
+        ("self_attn.q_proj.lora_A.weight", "an adapter that was not merged: `merge_and_unload()`"),
+        ("self_attn.q_proj.lora_A.default.weight", "an adapter that was not merged"),
+        ("self_attn.q_norm.weight", "it is another model than its config.json says"),
+        ("mlp.gate_proj.bias", "it is another model than its config.json says"),
+    ],
+)
+def test_weights_that_would_be_left_out_are_refused_in_one_line(folder, added, message, caplog):
+    def change(weights, name):
+        weights[name.replace("input_layernorm.weight", added)] = torch.zeros(4, 4)
+
+    spoilt(folder, change)
+    told = refused(folder, OSError)
+    assert "1 of its weights belong to no part of the model, model." in told
+    assert added in told and message in told
+    assert "LOAD REPORT" not in caplog.text, "transformers says it too"
+
+
+def test_a_layer_more_than_the_configuration_says_is_refused(folder):
+    def change(weights, name):
+        prefix = name.partition("layers.2.")[0] + "layers."
+        last = {n: t for n, t in weights.items() if n.startswith(f"{prefix}3.")}
+        weights |= {n.replace(f"{prefix}3.", f"{prefix}4."): t.clone() for n, t in last.items()}
+
+    spoilt(folder, change)
+    assert "layers.4." in refused(folder, OSError)
+
+
+@pytest.mark.parametrize(
+    ("family", "unused"),
+    [
+        ("qwen2_5_vl", "model.language_model.layers.0.self_attn.rotary_emb.inv_freq"),
+        ("qwen2_5_vl", "model.visual.rotary_pos_emb.inv_freq"),
+        ("llava_onevision", "model.vision_tower.vision_model.head.probe"),
+        ("llava_onevision", "model.vision_tower.vision_model.embeddings.position_ids"),
+    ],
+)
+def test_weights_that_published_checkpoints_have_and_nothing_computes_with_are_left_out(
+    family, unused, tmp_path, caplog
+):
+    save(family, tmp_path)
+    weights = load_file(tmp_path / "model.safetensors") | {unused: torch.ones(4)}
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert (first_logits(load(str(tmp_path))) - first_logits(ours(family))).abs().max() < 1e-5
+    assert "LOAD REPORT" not in caplog.text
+
+
+def test_the_report_that_an_error_points_to_is_shown(saved, monkeypatch, caplog):
+    logger = logging.getLogger("transformers.modeling_utils")
+
+    def fail(*given, **options):
+        logger.warning("Model LOAD REPORT from: nowhere")
+        raise RuntimeError("look at the above report")
+
+    monkeypatch.setattr(loading.AutoModelForImageTextToText, "from_pretrained", fail)
+    logger.addHandler(caplog.handler)
+    try:
+        with pytest.raises(RuntimeError, match="above report"):
+            load(str(saved))
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert "LOAD REPORT" in caplog.text and not logger.filters
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_key_value_heads": 0}, "text_config.num_key_value_heads=0: must be a whole number"),
+        ({"hidden_act": "nonsense"}, "its config.json cannot be used: "),
+        ({"num_attention_heads": -1}, "text_config.num_attention_heads=-1: must be a whole number"),
+        ({"num_attention_heads": 3}, "its config.json cannot be used: "),
+    ],
+)
+def test_sizes_that_no_model_has_are_refused_before_weights_are_read(folder, values, message):
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    changed(folder, text_config=text | values)
+    (folder / "model.safetensors").unlink()
+    assert message in refused(folder)
+
+
+def test_a_tower_whose_building_would_not_end_is_refused(folder):
+    vision = json.loads((folder / "config.json").read_text())["vision_config"]
+    changed(folder, vision_config=vision | {"depth": 10**9})
+    assert "vision_config.depth=1000000000: must be a whole number from 1 to 1000" in refused(
+        folder
+    )
+
+
+def test_a_tokenizer_with_half_of_its_files_is_refused(folder):
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(json.dumps({"W": 0, "h": 1, "a": 2, "t": 3, "i": 4}))
+    assert "its processor cannot be used: `vocab` and `merges` must be both" in refused(folder)
 
 
 # --- memory -------------------------------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ def test_published_sizes_are_those_of_clip_and_qwen2(tmp_path):
         ({"mm_hidden_size": 1152}, "mm_hidden_size=1152: must be 32"),
         ({"mm_vision_select_layer": None}, "mm_vision_select_layer is missing"),
         ({"use_sliding_window": True}, "use_sliding_window=True: must be False"),
-        ({"vocab_size": 251}, "at most vocab_size=251"),
+        ({"vocab_size": 252}, "at most vocab_size=252"),
         ({"beacon_param": None}, "mm_resampler_type='spatial_pool': must be None"),  # as LongVA
     ],
 )

@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from transformers.activations import ACT2FN
 
 from experiments.selection import language_bind
 from tests.selectors.stores import remembered
+from tests.strange import accepted
 from tests.tiny import frames, ours
 from x2l.compressors.base import Level
 from x2l.compressors.pruning_by_keys import KeyNorm
@@ -190,10 +192,20 @@ def test_it_rates_chunks_by_one_clip_each(ft, tmp_path):
         ({"add_time_attn": False}, r"vision_config\.add_time_attn=False: must be True"),
         ({"tube_size": 2}, r"vision_config\.tube_size=2: must be 1"),
         ({"clip_type": "al"}, r"vision_config\.clip_type='al': must be 'vl' or 'vl_new'"),
-        ({"num_frames": None}, r"vision_config\.num_frames is missing"),
+        ({"num_frames": None}, r"vision_config\.num_frames=None: must be a whole number from 1 to"),
+        ({"num_frames": -8}, r"vision_config\.num_frames=-8: must be a whole number from 1 to"),
+        ({"num_hidden_layers": 10**9}, r"num_hidden_layers=1000000000: must be a whole number"),
+        ({"hidden_size": 10**6}, r"of other sizes.*\(\[1, 32\] and \[1, 1000000\]\)"),
+        (
+            {"num_attention_heads": 3},
+            r"not a multiple of the number of attention heads \(3\)",
+        ),
+        ({"patch_size": 64}, r"vision_config\.patch_size=64: must be at most image_size=32"),
+        ({"hidden_act": "nonsense"}, r"hidden_act='nonsense': must be the name of an activation"),
         ({"num_frames": 4}, r"temporal_embedding for one \(\[1, 8, 32\] and \[1, 4, 32\]\)"),
         ({"num_hidden_layers": 3}, r"weights are missing.*layers\.2"),
-        ({"lora_r": 4}, r"lora_r=4, lora_alpha=16 with 0 adapters"),
+        ({"lora_r": 4}, r"lora_r=4 with 0 adapters"),
+        ({"lora_r": -1}, r"lora_r=-1: must be a whole number, 0 without adapters"),
     ],
 )
 def test_what_was_not_shown_equal_is_refused(tmp_path, vision, message):
@@ -201,6 +213,150 @@ def test_what_was_not_shown_equal_is_refused(tmp_path, vision, message):
         towers(tmp_path, **vision)
     said = str(caught.value)
     assert said.startswith("selector.retriever.name_or_path=") and len(said.splitlines()) == 1
+
+
+def refused(folder):
+    with pytest.raises((ValueError, OSError)) as caught:
+        RetrieverSelector.load(str(folder))
+    said = str(caught.value)
+    assert said.startswith(f"selector.retriever.name_or_path={str(folder)!r}: ")
+    assert len(said.splitlines()) == 1
+    return said
+
+
+def changed(folder, **values):
+    told = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(told | values))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"vision_config": []}, "vision_config=[]: must be a mapping"),
+        ({"text_config": None}, "text_config=None: must be a mapping"),
+        ({"projection_dim": 0}, "projection_dim=0: must be a whole number"),
+        ({"projection_dim": "x"}, "its config.json cannot be used: "),
+    ],
+)
+def test_a_configuration_of_another_shape_is_refused(tmp_path, values, message):
+    assert message in refused(changed(checkpoint(tmp_path), **values))
+
+
+ADAPTER = "vision_model.encoder.layers.0.temporal_attn.q_proj"
+
+
+# What nothing here reads, and what may say any size that CLIP's classes do not compute with.
+UNREAD = {
+    "text_config.projection_dim",
+    "vision_config.projection_dim",
+    "vision_config.force_patch_dropout",
+    "vision_config.lora_alpha",  # there are no adapters
+    "vision_config.lora_dropout",
+    "vision_config.video_decode_backend",
+    "text_config.bos_token_id",
+    "text_config.eos_token_id",  # the tokenizer says it
+}
+
+
+def test_no_strange_value_of_a_configuration_is_met_later(tmp_path):
+    folder = checkpoint(tmp_path)
+    values = json.loads((folder / "config.json").read_text())
+    del values["model_type"]
+
+    def load(strange):
+        RetrieverSelector.load(str(changed(folder, **strange)))
+
+    taken = accepted(values, load, f"selector.retriever.name_or_path={str(folder)!r}: ")
+    assert set(taken) <= UNREAD, taken
+
+
+def adapter(state, half):
+    (name,) = (n for n in state if ADAPTER.split("encoder.")[1] in n and f"lora_{half}" in n)
+    return name
+
+
+def without_half(state):
+    del state[adapter(state, "B")]
+
+
+def without_matrix(state):
+    del state[adapter(state, "A").split("lora_")[0] + "weight"]
+
+
+def of_another_rank(state):
+    for half, kept in (("A", slice(0, 3)), ("B", (slice(None), slice(0, 3)))):
+        name = adapter(state, half)
+        state[name] = state[name][kept].clone()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "vision", "message"),
+    [
+        (without_half, {}, r"adapter of \S+q_proj.weight has matrices of sizes \[4, 32\] and \[0"),
+        (without_matrix, {}, r"adapter of \S+q_proj.weight .* must be of a weight that there is"),
+        (of_another_rank, {}, r"\[3, 32\] and \[32, 3\]: must be \[4, 32\] and \[32, 4\]"),
+        (None, {"lora_r": 64}, r"\[4, 32\].*: must be \[64, 32\].*lora_r=64 of config.json"),
+        (None, {"lora_r": 0}, r"vision_config.lora_r=0 with \d+ adapters among the weights"),
+        (None, {"lora_alpha": None}, "lora_alpha=None: must be a number above 0"),
+        (None, {"lora_alpha": "x"}, "lora_alpha='x': must be a number above 0"),
+    ],
+)
+def test_adapters_that_are_not_whole_are_refused(tmp_path, spoil, vision, message):
+    state = load_file(ORACLE / "weights_lora.safetensors")
+    if spoil is not None:
+        spoil(state)
+    assert re.search(message, refused(checkpoint(tmp_path, "lora", weights=state, **vision)))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("model.safetensors", b"x" * 100, "its model.safetensors cannot be read: "),
+        ("pytorch_model.bin", b"x" * 100, "its pytorch_model.bin cannot be read: "),
+        ("pytorch_model.bin", [1, 2], "its pytorch_model.bin must hold weights by name"),
+        ("pytorch_model.bin", Path("x"), "its pytorch_model.bin cannot be read: "),
+        ("config.json", b"{", "its config.json is no JSON"),
+        ("config.json", b"[1]", "its config.json must hold a JSON object"),
+    ],
+)
+def test_broken_files_are_named(tmp_path, file, content, message):
+    folder = checkpoint(tmp_path)
+    if file.endswith("bin"):
+        (folder / "model.safetensors").unlink()
+    if isinstance(content, bytes):
+        (folder / file).write_bytes(content)
+    else:
+        torch.save(content, folder / file)
+    assert message in refused(folder)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_files_that_were_cut_are_named(tmp_path, file):
+    folder = checkpoint(tmp_path)
+    if file.endswith("bin"):
+        torch.save(load_file(folder / "model.safetensors"), folder / file)
+        (folder / "model.safetensors").unlink()
+    (folder / file).write_bytes((folder / file).read_bytes()[:-1000])
+    assert f"its {file} cannot be read: " in refused(folder)
+
+
+def test_without_its_words_all_questions_would_be_alike(tmp_path):
+    folder = checkpoint(tmp_path)
+    (folder / "tokenizer.json").unlink()
+    told = refused(folder)
+    assert "knows no words" in told and "tokenizer.json or vocab.json and merges.txt is" in told
+    words = {word: number for number, word in enumerate(["<|startoftext|>", "<|endoftext|>"])}
+    (folder / "vocab.json").write_text(json.dumps(words))
+    assert "its tokenizer cannot be used: `vocab` and `merges` must be both" in refused(folder)
+
+
+def test_a_tokenizer_with_more_words_than_the_tower_is_refused(tmp_path):
+    folder = checkpoint(tmp_path)
+    tokenizer = CLIPTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["more"])
+    tokenizer.save_pretrained(folder)
+    assert "knows 65 tokens: must be at most text_config.vocab_size=64" in refused(folder)
 
 
 def test_other_modalities_and_missing_files_are_refused(tmp_path):

@@ -1,9 +1,14 @@
 """The retriever on real two-tower classes with random weights: what it computes, counts and refuses."""
 
+import json
+import re
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoProcessor
 
 from tests import towers
@@ -202,6 +207,79 @@ def test_a_model_without_two_towers_is_refused(tmp_path):
     towers._clip_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="model type 'bert' has no text and picture towers"):
         RetrieverSelector.load(str(tmp_path))
+
+
+def copied(checkpoints, family, tmp_path):
+    return Path(shutil.copytree(checkpoints[family], tmp_path / family))
+
+
+def refused(folder):
+    with pytest.raises((ValueError, OSError)) as caught:
+        RetrieverSelector.load(str(folder))
+    said = str(caught.value)
+    assert said.startswith(f"selector.retriever.name_or_path={str(folder)!r}: ")
+    assert len(said.splitlines()) == 1
+    return said
+
+
+@pytest.mark.parametrize(
+    ("family", "file", "message"),
+    [
+        ("clip", "tokenizer.json", "knows no words, all texts would be alike; tokenizer.json or"),
+        ("siglip", "spiece.model", "its processor cannot be used: "),
+        ("siglip2", "tokenizer.json", "knows no words, all texts would be alike; tokenizer.json"),
+        ("x_clip", "tokenizer.json", "knows no words, all texts would be alike; tokenizer.json or"),
+        ("clip", "processor_config.json", "its processor cannot be used: Can't load image"),
+        ("clip", "config.json", "it holds no config.json; name the folder"),
+        ("clip", "model.safetensors", "its weights or its config.json cannot be used: "),
+    ],
+)
+def test_a_missing_file_is_told_in_one_line(checkpoints, tmp_path, family, file, message):
+    folder = copied(checkpoints, family, tmp_path)
+    (folder / file).unlink()
+    assert message in refused(folder)
+
+
+def test_a_repository_of_weights_and_words_alone_has_no_processor(checkpoints, tmp_path):
+    folder = copied(checkpoints, "x_clip", tmp_path)
+    for file in ("processor_config.json", "tokenizer_config.json", "tokenizer.json"):
+        (folder / file).unlink()
+    assert "has no tokenizer; preprocessor_config.json is missing" in refused(folder)
+
+
+NAME = "text_model.encoder.layers.0.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({f"{NAME}.weight": None}, f"1 weights are missing from it, {NAME}.weight for one"),
+        ({f"{NAME}.lora_A.weight": torch.zeros(4, 32)}, "an adapter that was not merged"),
+        ({f"{NAME}.weight": torch.zeros(4, 32)}, r"\[4, 32\], not \[32, 32\]"),
+        ({"text_model.embeddings.position_ids": torch.arange(77)[None]}, None),
+    ],
+)
+def test_weights_of_another_model_are_refused(checkpoints, tmp_path, changes, message, caplog):
+    folder = copied(checkpoints, "clip", tmp_path)
+    weights = load_file(folder / "model.safetensors") | changes
+    weights = {name: tensor for name, tensor in weights.items() if tensor is not None}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    if message is None:
+        fingerprint = load(checkpoints, "clip").weights
+        assert RetrieverSelector.load(str(folder)).weights == fingerprint
+    else:
+        assert re.search(message, refused(folder))
+    assert "LOAD REPORT" not in caplog.text
+
+
+@pytest.mark.parametrize("value", [None, "x", [1], -1, 0, 10**9])
+@pytest.mark.parametrize("name", ["hidden_size", "num_attention_heads", "num_hidden_layers"])
+def test_a_strange_size_is_told_in_one_line(checkpoints, tmp_path, name, value):
+    folder = copied(checkpoints, "clip", tmp_path)
+    told = json.loads((folder / "config.json").read_text())
+    told["text_config"][name] = value
+    (folder / "config.json").write_text(json.dumps(told))
+    refused(folder)
 
 
 def test_frames_of_another_video_give_other_embeddings(checkpoints, store):

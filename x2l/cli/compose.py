@@ -200,6 +200,12 @@ def one_line(error: Exception, overrides: Sequence[str] = ()) -> str:
                 return f"{word}: must name a file of conf/{group}: {files}"
     if key := re.search(r"Could not override '([^']*)'", text):
         # Hydra advises a `+`, which makes a setting that nothing reads.
+        group, _, rest = key[1].partition(".")
+        name = rest.partition(".")[0]
+        if group == "selector" and (CONF / group / f"{name}.yaml").is_file():
+            return (
+                f"{key[1]}: selector {name} is not chosen; add it: selector=[none,{name}], for one"
+            )
         known = known_settings(CONF)
         return f"{key[1]}: there is no such setting; {suggestion(key[1], known)}"
     text = re.split(r"\nConfig search path|\nSee https|\n    full_key", text)[0]
@@ -295,7 +301,20 @@ def build_methods(
             check_prefill(levels, settings.context, settings.positions)
     # The control of fewer frames selects nothing, so none is loaded for it.
     chosen = {} if settings.fewer_frames else config.selector
-    return levels, {str(name): build(node, f"selector.{name}") for name, node in chosen.items()}
+    return levels, {str(name): _build_selector(str(name), node) for name, node in chosen.items()}
+
+
+def _build_selector(name: str, node: DictConfig) -> Any:
+    """A selector, whose errors call it by the name that it has in this run.
+
+    Raises:
+        ConfigError: a value that cannot work.
+    """
+    try:
+        return build(node, f"selector.{name}")
+    except ConfigError as error:
+        named = re.sub(r"^selector\.\w+(?=[.=])", f"selector.{name}", str(error))
+        raise ConfigError(named) from error
 
 
 def build_level(level: DictConfig) -> Any:

@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from tabulate import tabulate
 
@@ -171,9 +172,9 @@ def _outlined(node: DictConfig, models: dict[str, HFVideoModel]) -> HFVideoModel
 
     if node["_target_"] != "x2l.models.loading.load":
         raise ConfigError(f"model._target_={node['_target_']}: only checkpoints can be planned")
-    names = ("name_or_path", "dtype", "positions", "revision", "trust_remote_code")
-    values = {name: node[name] for name in names if name in node}
-    values["video_processor"] = dict(node.get("video_processor") or {}) or None
+    settings = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(settings, dict)
+    values = {name: settings[name] for name in signature(outline).parameters if name in settings}
     key = repr(values)
     if key not in models:
         try:

@@ -33,9 +33,11 @@ from transformers import (
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from transformers.utils.hub import cached_file, has_file
 
+from x2l.models.config_values import check_stock
 from x2l.models.families import FAMILIES, REFUSED
 from x2l.models.huggingface import check_supported
 from x2l.models.original_layouts import OriginalLayout, layout_of
+from x2l.models.tokenizer_files import check_words
 
 PACKAGED = {"x2l_tiny": Path(__file__).with_name("x2l_tiny")}
 # Models that cannot know the world, and what they were made for.
@@ -59,15 +61,17 @@ class Source:
         name: as the user gave it, for errors.
         path: folder, or repository of the Hub.
         options: what every `from_pretrained` is given: revision, trust_remote_code, local_files_only.
+        setting: that names it, for errors.
     """
 
     name: str
     path: str
     options: Mapping[str, Any]
+    setting: str = "model.name_or_path"
 
     def error(self, what: str) -> str:
         """One line about this checkpoint."""
-        return f"model.name_or_path={self.name!r}: {what}"
+        return f"{self.setting}={self.name!r}: {what}"
 
     def has(self, file: str) -> bool:
         """Whether the folder or repository holds a file.
@@ -75,8 +79,20 @@ class Source:
         Raises:
             OSError: the Hub refuses to tell.
         """
-        with _explained(self, f"its {file}"):
+        with explained(self, f"its {file}"):
             return bool(has_file(self.path, file, **self._hub()))
+
+    def fetched(self, file: str) -> str | None:
+        """Where a file lies on this machine, fetched from the Hub if need be; None = there is no such file.
+
+        Raises:
+            OSError: the Hub refuses it.
+        """
+        with explained(self, f"its {file}"):
+            path = cached_file(
+                self.path, file, _raise_exceptions_for_missing_entries=False, **self._hub()
+            )
+        return None if path is None else str(path)
 
     def read_object(self, file: str) -> dict[str, Any] | None:
         """A JSON file, which must hold an object; None = there is no such file.
@@ -84,10 +100,7 @@ class Source:
         Raises:
             OSError: it is broken, or holds something else.
         """
-        with _explained(self, f"its {file}"):
-            path = cached_file(
-                self.path, file, _raise_exceptions_for_missing_entries=False, **self._hub()
-            )
+        path = self.fetched(file)
         if path is None:
             return None
         try:
@@ -147,7 +160,7 @@ def _hub_answers() -> bool:
 
 
 @contextmanager
-def _explained(source: Source, what: str) -> Iterator[None]:
+def explained(source: Source, what: str) -> Iterator[None]:
     """Turns what transformers raises about a file of the checkpoint into one line.
 
     Raises:
@@ -159,6 +172,19 @@ def _explained(source: Source, what: str) -> Iterator[None]:
     except Exception as error:  # on a strange value transformers stumbles in every way there is
         kind = OSError if isinstance(error, OSError) else ValueError
         raise kind(source.error(_reason(source, what, error))) from error
+
+
+@contextmanager
+def naming(source: Source) -> Iterator[None]:
+    """What is said inside of the checkpoint's content begins with its name.
+
+    Raises:
+        ValueError: as inside.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(source.error(str(error))) from error
 
 
 def _reason(source: Source, what: str, error: BaseException) -> str:
@@ -236,19 +262,21 @@ def read_config(source: Source, original: Mapping[str, Any] | None = None) -> De
                 "it holds no config.json; name the folder that a checkpoint was saved or downloaded to"
             )
         )
-    with _explained(source, "its config.json"):
+    with explained(source, "its config.json"):
         values, _ = PreTrainedConfig.get_config_dict(source.path, **source.options)
     _check_quantisation(source, values)
     layout = layout_of(values)
     values = values | _chosen(layout, original or {})
     if layout is None:
         _check_class(source, values)
-    with _explained(source, "its config.json"):
+    with explained(source, "its config.json"):
         if layout is None:
             config = AutoConfig.from_pretrained(source.path, **source.options)
         else:
             config = layout.config(values)
             config._commit_hash = values.get("_commit_hash")
+    with naming(source):
+        check_stock(config)
     check_supported(config)
     return Description(config, layout)
 
@@ -329,7 +357,7 @@ def read_processor(
     """
     for file in _PROCESSOR_FILES:
         source.read_object(file)
-    with _explained(source, "its processor"):
+    with explained(source, "its processor"):
         processor = _stored_processor(source, described)
     if getattr(processor, "video_processor", None) is None:
         raise ValueError(
@@ -338,14 +366,10 @@ def read_processor(
                 "processor_config.json or video_preprocessor_config.json"
             )
         )
-    if not processor.tokenizer("What?")["input_ids"]:
-        raise ValueError(
-            source.error(
-                "its tokenizer knows no words; tokenizer.json is missing from the checkpoint"
-            )
-        )
+    with naming(source):
+        check_words(processor.tokenizer)
     content = [{"type": "video"}, {"type": "text", "text": "What?"}]
-    with _explained(source, "its chat template"):
+    with explained(source, "its chat template"):
         processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
     if overrides:
         processor.video_processor = overridden(processor.video_processor, overrides)

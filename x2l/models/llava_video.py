@@ -26,14 +26,21 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from x2l.models.config_values import (
+    check_counts,
+    check_mapping,
+    check_tower,
+    check_values,
+    unsupported,
+)
 from x2l.models.video_xl import (
     CHAT_TEMPLATE,
     CLIP_L_336,
     IMAGE,
+    NEEDED,
     VIDEO,
-    check_values,
+    add_placeholders,
     text_config,
-    unsupported,
 )
 from x2l.models.video_xl import KEY_MAPPING as VIDEO_XL_MAPPING
 
@@ -245,7 +252,7 @@ def llava_video_config(values: Mapping[str, Any]) -> LlavaVideoConfig:
     if merge not in _MORE:
         kinds = "'spatial_unpad' (LLaVA-Video) or 'unires' (LongVA)"
         raise ValueError(unsupported("mm_patch_merge_type", merge, kinds))
-    check_values(values, _ONLY | _MORE[merge])
+    check_values(values, _ONLY | _MORE[merge], NEEDED)
     mode = values.get("mm_spatial_pool_mode")
     default = "no_token" if merge == "unires" else "one_token"
     position = values.get("mm_newline_position", default)
@@ -263,20 +270,24 @@ def llava_video_config(values: Mapping[str, Any]) -> LlavaVideoConfig:
             f"model.original.newlines={newlines!r}: must be {' or '.join(map(repr, allowed))} {said}; use 'text'"
         )
     clip = merge == "unires"
-    sizes = dict(values.get("vision_config", CLIP_L_336 if clip else SIGLIP_SO400M))
+    sizes = values.get("vision_config", CLIP_L_336 if clip else SIGLIP_SO400M)
+    check_mapping(sizes, "vision_config")
     vision: Any
     if clip:
         vision = CLIPVisionConfig(**sizes)
     else:
-        sizes["num_hidden_layers"] -= 1
-        vision = SiglipVisionConfig(**sizes, vision_use_head=False)
+        used = {"num_hidden_layers": sizes["num_hidden_layers"] - 1, "vision_use_head": False}
+        vision = SiglipVisionConfig(**{**sizes, **used})
+    check_tower(vision.to_dict(), "vision_config")
     if values.get("mm_hidden_size", vision.hidden_size) != vision.hidden_size:
         width = f"{vision.hidden_size}, the width of its tower"
         raise ValueError(unsupported("mm_hidden_size", values["mm_hidden_size"], width))
     text, tokens = text_config(values)
     # The official code cuts a longer prompt off, question included.
-    longest = values.get("tokenizer_model_max_length") or text.max_position_embeddings
-    text.max_position_embeddings = min(text.max_position_embeddings, longest)
+    if values.get("tokenizer_model_max_length") is not None:
+        check_counts(values, ("tokenizer_model_max_length",))
+        longest = values["tokenizer_model_max_length"]
+        text.max_position_embeddings = min(text.max_position_embeddings, longest)
     return LlavaVideoConfig(
         text_config=text,
         vision_config=vision,
@@ -297,17 +308,11 @@ def llava_video_processor(tokenizer: Any, config: Any) -> LlavaVideoProcessor:
     LLaVA-Video squashes a frame to a square, LongVA brings its shorter side to the tower's and cuts the longer one.
 
     Raises:
-        ValueError: the placeholders have no row in the embedding, where stock classes look them up.
+        ValueError: see `add_placeholders`.
     """
     answer_tokens = len(tokenizer)
-    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE, VIDEO, NEWLINE]})
-    ids = tokenizer.convert_tokens_to_ids([IMAGE, VIDEO, NEWLINE])
     rows = config.get_text_config().vocab_size
-    if max(ids) >= rows:
-        raise ValueError(
-            f"its tokenizer knows {len(tokenizer)} tokens with {IMAGE}, {VIDEO} and {NEWLINE}: must be at most "
-            f"vocab_size={rows} of config.json; fetch the tokenizer that belongs to it"
-        )
+    ids = add_placeholders(tokenizer, [IMAGE, VIDEO, NEWLINE], rows)
     config.image_token_id, config.video_token_id, config.newline_token_index = ids
     config.answer_tokens = min([answer_tokens, *ids])
     side = config.vision_config.image_size

@@ -14,6 +14,7 @@ from transformers import AutoModelForImageTextToText
 from x2l.models.checkpoint import (
     PACKAGED,
     Source,
+    explained,
     first_sentence,
     locate,
     read_config,
@@ -23,7 +24,7 @@ from x2l.models.huggingface import POSITION_RULES, HFVideoModel
 from x2l.models.interface import ModelShape
 from x2l.models.out_of_memory import available_bytes, is_out_of_memory
 from x2l.models.shape import model_shape
-from x2l.models.weight_files import check_weights
+from x2l.models.weight_files import check_read, check_weights, report_withheld
 
 __all__ = ["ATTENTION", "DEVICE_MAPS", "DTYPES", "PACKAGED", "load", "outline", "weight_bytes"]
 DTYPES = ("float32", "float64", "bfloat16", "float16")
@@ -76,15 +77,20 @@ def load(
     placed = _placement(device, device_map)
     source = locate(name_or_path, revision, trust_remote_code)
     described = read_config(source, original)
+    needed = None  # what quantised weights need depends on the method
+    if not _quantised_by(described.config):
+        with explained(source, "its config.json"):
+            needed = weight_bytes(described.config, getattr(torch, dtype))
     if check_shape is not None:
         text = described.config.get_text_config()
         check_shape(model_shape(text, getattr(torch, dtype).itemsize))
     processor = read_processor(source, described, video_processor)
-    if device is not None:
-        _check_fits(source, described.config, dtype, device)
+    if device is not None and needed is not None:
+        _check_fits(source, needed, dtype, device)
     check_weights(source)
     layout = described.layout
-    with _explained(source, described.config, dtype, device or f"device_map {device_map}"):
+    where = device or f"device_map {device_map}"
+    with report_withheld(), _explained(source, described.config, dtype, where):
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             source.path,
             config=described.config,
@@ -98,7 +104,7 @@ def load(
             **source.options,
         )
     hf, info = loaded
-    _check_complete(source, info, layout is not None)
+    check_read(source, info)
     return HFVideoModel(hf, processor, positions)
 
 
@@ -109,6 +115,7 @@ def outline(
     revision: str | None = None,
     trust_remote_code: bool = False,
     video_processor: Mapping[str, Any] | None = None,
+    original: Mapping[str, Any] | None = None,
 ) -> HFVideoModel:
     """The model without weights, from configuration and processor alone: sizes and prompts, for planning.
 
@@ -119,50 +126,18 @@ def outline(
         revision: on the Hub.
         trust_remote_code: passed on.
         video_processor: settings that replace the checkpoint's own.
+        original: values that replace those of its config.json.
 
     Raises:
         ValueError: a value or a checkpoint that cannot work.
         OSError: the checkpoint is not there, or incomplete.
     """
     source = locate(name_or_path, revision, trust_remote_code)
-    described = read_config(source)
+    described = read_config(source, original)
     processor = read_processor(source, described, video_processor)
-    return HFVideoModel(_hollow(described.config, getattr(torch, dtype)), processor, positions)
-
-
-def _check_complete(source: Source, info: Mapping[str, Any], translated: bool) -> None:
-    """Checks what `from_pretrained` says of the weights that it read.
-
-    Args:
-        source: for errors.
-        info: names of weights: missing, unexpected, and with two sizes mismatched.
-        translated: whether names were; then a name that is not known is of another model.
-
-    Raises:
-        OSError: some would be random, or left out.
-    """
-    if mismatched := sorted(info["mismatched_keys"], key=str):
-        name, stored, wanted = mismatched[0]
-        raise OSError(
-            source.error(
-                f"{len(mismatched)} of its weights have other sizes than its config.json says, {name} for one: "
-                f"{list(stored)}, not {list(wanted)}; fetch the checkpoint again"
-            )
-        )
-    if missing := sorted(info["missing_keys"]):
-        raise OSError(
-            source.error(
-                f"{len(missing)} weights are missing from it, {missing[0]} for one: they would be random; "
-                "fetch the checkpoint again"
-            )
-        )
-    if translated and (unexpected := sorted(info["unexpected_keys"])):
-        raise OSError(
-            source.error(
-                f"{len(unexpected)} of its weights belong to no part of the model, {unexpected[0]} for one: it is "
-                "another model than its config.json says"
-            )
-        )
+    with explained(source, "its config.json"):
+        hollow = _hollow(described.config, getattr(torch, dtype))
+    return HFVideoModel(hollow, processor, positions)
 
 
 def weight_bytes(config: Any, dtype: torch.dtype) -> int:
@@ -217,12 +192,9 @@ def _placement(
     return dict(device_map)
 
 
-def _check_fits(source: Source, config: Any, dtype: str, device: str) -> None:
+def _check_fits(source: Source, needed: int, dtype: str, device: str) -> None:
     """Before loading: a process that takes too much memory on the CPU is killed without a word."""
-    if _quantised_by(config):  # what is needed depends on the method
-        return
     free = available_bytes(torch.device(device))
-    needed = weight_bytes(config, getattr(torch, dtype))
     if free is not None and needed > free:
         raise ValueError(source.error(_too_large(dtype, device, f"{needed / 1e9:.1f} GB", free)))
 

@@ -27,6 +27,16 @@ from transformers import (
     Qwen2Config,
 )
 
+from x2l.models.config_values import (
+    check_counts,
+    check_heads,
+    check_mapping,
+    check_number,
+    check_tower,
+    check_values,
+    unsupported,
+    wrong,
+)
 from x2l.models.summary_tokens import SummaryLinear
 
 # Sizes of openai/clip-vit-large-patch14-336, which config.json only names.
@@ -59,8 +69,9 @@ _ONLY: dict[str, tuple[Any, ...]] = {
     "mm_use_im_patch_token": (False,),
     "use_mm_proj": (True,),
     "use_sliding_window": (False,),
+    "hidden_act": ("silu",),
 }
-_NEEDED = (
+NEEDED = (
     "hidden_size",
     "intermediate_size",
     "num_hidden_layers",
@@ -72,7 +83,7 @@ _NEEDED = (
     "rms_norm_eps",
 )
 # Of the language model; `rope_scaling` is not read, as the official class sets it to None.
-_TEXT = (*_NEEDED[:-2], "rms_norm_eps", "hidden_act", "initializer_range")
+_TEXT = (*NEEDED[:-2], "rms_norm_eps", "hidden_act", "initializer_range")
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 # Names of weights there -> here. Order matters: the last line takes what is left of the decoder.
 KEY_MAPPING = {
@@ -86,6 +97,7 @@ KEY_MAPPING = {
     r"^model\.(embed_tokens|layers|norm)\.": r"model.language_model.\1.",
 }
 IMAGE, VIDEO = "<image>", "<video>"
+_MARKS = ("<|im_start|>", "<|im_end|>")
 # The evaluation's prompt; that of the official demo has one more line break behind the question.
 CHAT_TEMPLATE = (
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
@@ -173,13 +185,20 @@ def video_xl_config(values: Mapping[str, Any]) -> VideoXLConfig:
     Raises:
         ValueError: a value that changes the arithmetic and is not supported, or one that is missing.
     """
-    check_values(values, _ONLY, (*_NEEDED, "mm_vision_select_layer"))
+    check_values(values, _ONLY, (*NEEDED, "mm_vision_select_layer"))
     if sorted(values["beacon_param"]) != ["k", "q", "v"]:
         raise ValueError(unsupported("beacon_param", values["beacon_param"], "['q', 'k', 'v']"))
     if values.get("beacon_window") != values.get("beacon_stride"):
         window = f"as large as beacon_stride={values.get('beacon_stride')}"
         raise ValueError(unsupported("beacon_window", values.get("beacon_window"), window))
-    vision = CLIPVisionConfig(**values.get("vision_config", CLIP_L_336))
+    sizes = values.get("vision_config", CLIP_L_336)
+    check_mapping(sizes, "vision_config")
+    vision = CLIPVisionConfig(**sizes)
+    check_tower(vision.to_dict(), "vision_config")
+    layer, layers = values["mm_vision_select_layer"], vision.num_hidden_layers
+    if type(layer) is not int or not -layers - 1 <= layer <= layers:
+        rule = f"a whole number from {-layers - 1} to {layers}, one of its tower's layers"
+        raise ValueError(wrong("mm_vision_select_layer", layer, rule))
     if values.get("mm_hidden_size", vision.hidden_size) != vision.hidden_size:
         width = f"{vision.hidden_size}, the width of its tower (CLIP-L/336, or vision_config)"
         raise ValueError(unsupported("mm_hidden_size", values["mm_hidden_size"], width))
@@ -187,38 +206,35 @@ def video_xl_config(values: Mapping[str, Any]) -> VideoXLConfig:
     return VideoXLConfig(
         text_config=text,
         vision_config=vision,
-        vision_feature_layer=values["mm_vision_select_layer"],
+        vision_feature_layer=layer,
         vision_feature_select_strategy="default",
         **tokens,
     )
 
 
-def check_values(
-    values: Mapping[str, Any],
-    only: Mapping[str, tuple[Any, ...]],
-    needed: tuple[str, ...] = _NEEDED,
-) -> None:
-    """Checks a config.json of the official layout.
-
-    Args:
-        values: of it.
-        only: keys and what they may say; the first value stands for a key that is absent.
-        needed: keys that must be there.
+def text_config(values: Mapping[str, Any]) -> tuple[Qwen2Config, dict[str, Any]]:
+    """The language model that a config.json of the official layout describes, and its special tokens' ids.
 
     Raises:
-        ValueError: a key is missing, or says something else.
+        ValueError: a size that no model has, or a token that is none of its vocabulary.
     """
-    for name in needed:
-        if name not in values:
-            raise ValueError(f"config.json: {name} is missing; fetch the checkpoint again")
-    for name, allowed in only.items():
-        value = values.get(name, allowed[0])
-        if value not in allowed:
-            raise ValueError(unsupported(name, value, " or ".join(map(repr, allowed))))
-
-
-def text_config(values: Mapping[str, Any]) -> tuple[Qwen2Config, dict[str, Any]]:
-    """The language model that a config.json of the official layout describes, and its special tokens' ids."""
+    check_counts(values, NEEDED[:-2])
+    check_heads(values)
+    for name in ("rope_theta", "rms_norm_eps"):
+        check_number(values, name)
+    heads, shared = values["num_attention_heads"], values["num_key_value_heads"]
+    if heads % shared:
+        rule = f"a divisor of {heads}, num_attention_heads"
+        raise ValueError(wrong("num_key_value_heads", shared, rule))
+    if values["hidden_size"] // heads % 2:
+        rule = f"an even multiple of {heads}, num_attention_heads, for RoPE"
+        raise ValueError(wrong("hidden_size", values["hidden_size"], rule))
+    for name in _TOKENS:
+        ids = values.get(name)
+        for token in ids if isinstance(ids, list) else [] if ids is None else [ids]:
+            if type(token) is not int or not 0 <= token < values["vocab_size"]:
+                rule = f"one of {values['vocab_size']} tokens, vocab_size, from 0"
+                raise ValueError(wrong(name, ids, rule))
     tokens = {name: values[name] for name in _TOKENS if values.get(name) is not None}
     text = Qwen2Config(
         **{name: values[name] for name in _TEXT if name in values},
@@ -229,9 +245,34 @@ def text_config(values: Mapping[str, Any]) -> tuple[Qwen2Config, dict[str, Any]]
     return text, tokens
 
 
-def unsupported(name: str, value: Any, rule: str) -> str:
-    """One line about a value of a config.json."""
-    return f"config.json: {name}={value!r}: must be {rule}, as no other arithmetic is supported"
+def add_placeholders(tokenizer: Any, placeholders: list[str], rows: int) -> list[int]:
+    """Adds what stands for frames to a tokenizer.
+
+    Args:
+        tokenizer: is changed.
+        placeholders: words to add.
+        rows: of the embedding, where stock classes look them up before frames take their place.
+
+    Returns:
+        Their ids.
+
+    Raises:
+        ValueError: they have no row, or a mark of the template is no token.
+    """
+    for mark in _MARKS:
+        if len(tokenizer(mark, add_special_tokens=False)["input_ids"]) != 1:
+            raise ValueError(
+                f"its tokenizer takes {mark} apart: must be one token, as in training; fetch tokenizer_config.json "
+                "and added_tokens.json, which belong to it"
+            )
+    tokenizer.add_special_tokens({"additional_special_tokens": placeholders})
+    ids: list[int] = tokenizer.convert_tokens_to_ids(placeholders)
+    if max(ids) >= rows:
+        raise ValueError(
+            f"its tokenizer knows {len(tokenizer)} tokens with {' and '.join(placeholders)}: must be at most "
+            f"vocab_size={rows} of config.json; fetch the tokenizer that belongs to it"
+        )
+    return ids
 
 
 def video_xl_processor(tokenizer: Any, config: Any) -> VideoXLProcessor:
@@ -240,17 +281,9 @@ def video_xl_processor(tokenizer: Any, config: Any) -> VideoXLProcessor:
     A frame is brought to the tower's size by its shorter side (bicubic) and loses what sticks out on the longer one.
 
     Raises:
-        ValueError: the placeholders have no row in the embedding, where stock classes look them up before frames
-            take their place.
+        ValueError: see `add_placeholders`.
     """
-    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE, VIDEO]})
-    ids = tokenizer.convert_tokens_to_ids([IMAGE, VIDEO])
-    rows = config.get_text_config().vocab_size
-    if max(ids) >= rows:
-        raise ValueError(
-            f"its tokenizer knows {len(tokenizer)} tokens with {IMAGE} and {VIDEO}: must be at most vocab_size={rows} "
-            "of config.json; fetch the tokenizer that belongs to it"
-        )
+    ids = add_placeholders(tokenizer, [IMAGE, VIDEO], config.get_text_config().vocab_size)
     config.image_token_id, config.video_token_id = ids
     side = config.vision_config.image_size
     return VideoXLProcessor(

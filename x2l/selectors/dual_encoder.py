@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import x2l.models  # noqa: F401 - before transformers: it lets the processors import
+
+# isort: split
 import torch
 from torch import Tensor
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.utils.hub import cached_file
 
+from x2l.models.checkpoint import Source, explained, naming
+from x2l.models.config_values import check_stock
 from x2l.models.flop_counter import flop_counter
+from x2l.models.out_of_memory import available_bytes
+from x2l.models.tokenizer_files import check_words
+from x2l.models.weight_files import check_read, report_withheld
 from x2l.selectors import language_bind
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -34,22 +42,15 @@ class TwoTowers:
         """Wraps a loaded model and its processor.
 
         Args:
-            hf: a model with `get_text_features`, and `get_image_features` or `get_video_features`.
+            hf: a model with two towers: `get_text_features`, and `get_image_features` or `get_video_features`.
             processor: its processor, of which the tokenizer and the image processor are used.
             batch: pictures embedded at once.
 
-        Raises:
-            ValueError: a model without the two towers.
         """
-        image, clip = hasattr(hf, "get_image_features"), hasattr(hf, "get_video_features")
-        if not hasattr(hf, "get_text_features") or not (image or clip):
-            raise ValueError(
-                f"selector.retriever.name_or_path: a checkpoint of model type {hf.config.model_type!r} has no "
-                "text and picture towers; use a CLIP, SigLIP, SigLIP 2, X-CLIP or LanguageBind (video)"
-            )
         self.hf, self.processor, self.batch = hf.eval(), processor, batch
         config = hf.config
-        self.clip_frames: int | None = None if image else int(config.vision_config.num_frames)
+        clip = not hasattr(hf, "get_image_features")
+        self.clip_frames: int | None = int(config.vision_config.num_frames) if clip else None
         # SigLIP was trained on padded texts without a mask, in lower case, and only so gives its embeddings.
         self._siglip = str(config.model_type).startswith("siglip")
         self._length = int(config.text_config.max_position_embeddings)
@@ -67,9 +68,9 @@ class TwoTowers:
         """Loads a checkpoint with Hugging Face's Auto classes, or LanguageBind's.
 
         Raises:
-            ValueError: a dtype or device that cannot work, a model without two towers, or a value of LanguageBind's
-                that is not supported.
-            OSError: the checkpoint is not there; the message names the command that fetches it.
+            ValueError: a dtype or device that cannot work, a model without two towers, a value that is not supported,
+                or a tokenizer without its words.
+            OSError: the checkpoint is not there (the message names the command that fetches it), or broken.
         """
         if dtype not in DTYPES:
             raise ValueError(f"selector.retriever.dtype={dtype!r}: must be one of {DTYPES}")
@@ -77,20 +78,16 @@ class TwoTowers:
             raise ValueError(
                 f"selector.retriever.device={device!r}: torch sees no CUDA device; use cpu"
             )
-        place = str(PACKAGED.get(name_or_path, name_or_path))
-        try:
-            hf, processor = _loaded(place, revision, getattr(torch, dtype))
-        except OSError as error:
-            wanted = name_or_path + (f" --revision {revision}" if revision else "")
-            raise OSError(
-                f"selector.retriever.name_or_path={name_or_path!r}: no such checkpoint here and the Hub did not give "
-                f"it ({str(error).splitlines()[0]}); fetch it with `hf download {wanted}` or name a local folder"
-            ) from error
-        except ValueError as error:
-            raise ValueError(
-                f"selector.retriever.name_or_path={name_or_path!r}: {error}"
-            ) from error
-        return TwoTowers(hf.to(device), processor, batch)
+        source = Source(
+            name_or_path,
+            str(PACKAGED.get(name_or_path, name_or_path)),
+            {"revision": revision},
+            "selector.retriever.name_or_path",
+        )
+        values = _config(source)
+        hf, processor = _loaded(source, values, getattr(torch, dtype))
+        with explained(source, "its configuration or processor"):
+            return TwoTowers(hf.to(device), processor, batch)
 
     def sampled(self, count: int) -> Tensor:
         """Which of a chunk's `count` frames make its clip, `(clip_frames,)`: spread over it, whatever its length."""
@@ -143,19 +140,77 @@ class TwoTowers:
         return _unit(self.hf.get_video_features(clip))
 
 
-def _loaded(place: str, revision: str | None, dtype: torch.dtype) -> tuple[Any, Any]:
-    path = cached_file(place, "config.json", revision=revision)
-    values = json.loads(Path(str(path)).read_text(encoding="utf-8"))
+def _config(source: Source) -> dict[str, Any]:
+    revision = source.options["revision"]
+    try:
+        cached_file(source.path, "config.json", revision=revision)
+    except OSError as error:
+        wanted = source.name + (f" --revision {revision}" if revision else "")
+        raise OSError(
+            source.error(
+                f"no such checkpoint here and the Hub did not give it ({str(error).splitlines()[0]}); fetch it with "
+                f"`hf download {wanted}` or name a local folder"
+            )
+        ) from error
+    values = source.read_object("config.json")
+    if values is None:
+        what = (
+            "it holds no config.json; name the folder that a checkpoint was saved or downloaded to"
+        )
+        raise OSError(source.error(what))
+    return values
+
+
+def _loaded(source: Source, values: dict[str, Any], dtype: torch.dtype) -> tuple[Any, Any]:
     kind = str(values.get("model_type"))
     if kind == language_bind.MODEL_TYPE:
-        hf, processor = language_bind.load(place, revision, values)
+        hf, processor = language_bind.load(source, values)
         return hf.to(dtype), processor
     if kind.startswith("LanguageBind"):
-        raise ValueError(
-            f"model type {kind!r} takes no video; use LanguageBind/LanguageBind_Video_FT"
+        what = f"model type {kind!r} takes no video; use LanguageBind/LanguageBind_Video_FT"
+        raise ValueError(source.error(what))
+    with explained(source, "its config.json"):
+        config = AutoConfig.from_pretrained(source.path, **source.options)
+    with naming(source):
+        check_stock(config)
+    with explained(source, "its config.json"), torch.device("meta"):
+        hollow = AutoModel.from_config(copy.deepcopy(config), dtype=dtype)
+    needed = sum(parameter.nbytes for parameter in hollow.parameters())
+    free = available_bytes(torch.device("cpu"))
+    if free is not None and needed > free:
+        what = f"out of memory: its weights ({needed / 1e9:.1f} GB) do not fit on the host ({free / 1e9:.1f} GB free)"
+        raise ValueError(source.error(f"{what}; use a smaller checkpoint"))
+    with report_withheld(), explained(source, "its weights or its config.json"):
+        stock, info = AutoModel.from_pretrained(
+            source.path,
+            config=config,
+            dtype=dtype,
+            ignore_mismatched_sizes=True,  # refused below, by name
+            output_loading_info=True,
+            **source.options,
         )
-    stock = AutoModel.from_pretrained(place, revision=revision, dtype=dtype)
-    return stock, AutoProcessor.from_pretrained(place, revision=revision)
+    pictures = hasattr(stock, "get_image_features") or hasattr(stock, "get_video_features")
+    if not hasattr(stock, "get_text_features") or not pictures:
+        raise ValueError(
+            source.error(
+                f"a checkpoint of model type {stock.config.model_type!r} has no text and picture towers; use a CLIP, "
+                "SigLIP, SigLIP 2, X-CLIP or LanguageBind (video)"
+            )
+        )
+    check_read(source, info)
+    with explained(source, "its processor"):
+        processor = AutoProcessor.from_pretrained(source.path, **source.options)
+    parts = ("tokenizer", "image_processor")
+    if missing := [part for part in parts if getattr(processor, part, None) is None]:
+        raise ValueError(
+            source.error(
+                f"its processor ({type(processor).__name__}) has no {missing[0]}; preprocessor_config.json is missing "
+                "from the checkpoint: fetch it"
+            )
+        )
+    with naming(source):
+        check_words(processor.tokenizer)
+    return stock, processor
 
 
 def _unit(features: Any) -> Tensor:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import x2l.models  # noqa: F401 - before transformers: it lets the processors import
+
+# isort: split
 import torch
 from safetensors.torch import load_file
 from tokenizers.normalizers import Replace, Sequence
@@ -23,7 +25,17 @@ from transformers.models.clip.modeling_clip import (
     CLIPEncoderLayer,
     CLIPVisionEmbeddings,
 )
-from transformers.utils.hub import cached_file
+
+from x2l.models.checkpoint import Source, explained, first_sentence, naming
+from x2l.models.config_values import (
+    check_counts,
+    check_mapping,
+    check_number,
+    check_text_tower,
+    check_tower,
+    wrong,
+)
+from x2l.models.tokenizer_files import check_words
 
 MODEL_TYPE = "LanguageBindVideo"
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -146,7 +158,8 @@ def merged(state: Mapping[str, Tensor], vision: Mapping[str, Any]) -> dict[str, 
         vision: `vision_config` of its config.json.
 
     Raises:
-        ValueError: adapters without what scales them, or none where the configuration says that there are.
+        ValueError: adapters without what scales them, of another rank or of no matrix, or none where the configuration
+            says that there are.
     """
     plain: dict[str, Tensor] = {}
     adapters: dict[str, dict[str, Tensor]] = {}
@@ -157,15 +170,25 @@ def merged(state: Mapping[str, Tensor], vision: Mapping[str, Any]) -> dict[str, 
             adapters.setdefault(adapter[1] + ".weight", {})[adapter[2]] = tensor
         elif not name.endswith("position_ids"):
             plain[name] = tensor
-    if bool(vision.get("lora_r")) != bool(adapters) or (adapters and "lora_alpha" not in vision):
+    rank = vision.get("lora_r") or 0
+    if bool(rank) != bool(adapters):
         raise ValueError(
-            f"config.json: lora_r={vision.get('lora_r')!r}, lora_alpha={vision.get('lora_alpha')!r} with "
-            f"{len(adapters)} adapters among the weights: both must be given where there are adapters, and lora_r "
-            "be 0 where there are none; fetch the checkpoint again"
+            f"config.json: vision_config.lora_r={vision.get('lora_r')!r} with {len(adapters)} adapters among the "
+            "weights: must be their rank where there are any, else 0; fetch the checkpoint again"
         )
+    if adapters:
+        check_number(vision, "lora_alpha", "vision_config.")
     for name, pair in adapters.items():
-        up, down = pair["B"], pair["A"]
-        plain[name] = plain[name] + vision["lora_alpha"] / len(down) * (up @ down)
+        matrix = plain.get(name)
+        down, up = (pair.get(half, torch.empty(0, 0)) for half in "AB")
+        sizes = None if matrix is None else [[rank, matrix.shape[1]], [matrix.shape[0], rank]]
+        if sizes != [list(down.shape), list(up.shape)]:
+            raise ValueError(
+                f"the adapter of {name} has matrices of sizes {list(down.shape)} and {list(up.shape)}: must be "
+                f"{' and '.join(map(str, sizes)) if sizes else 'of a weight that there is'}, with "
+                f"vision_config.lora_r={rank} of config.json; fetch the checkpoint again"
+            )
+        plain[name] = matrix + vision["lora_alpha"] / rank * (up @ down)
     patches, classes = (
         f"vision_model.embeddings.{name}" for name in ("patch_embedding.weight", "class_embedding")
     )
@@ -177,7 +200,11 @@ def merged(state: Mapping[str, Tensor], vision: Mapping[str, Any]) -> dict[str, 
 
 
 def _check(values: Mapping[str, Any]) -> None:
-    vision = values.get("vision_config") or {}
+    """What changes the arithmetic; sizes are checked when what is absent has its default."""
+    vision = values.get("vision_config")
+    check_mapping(vision, "vision_config")
+    check_mapping(values.get("text_config"), "text_config")
+    assert isinstance(vision, Mapping)
     rules = {
         "vision_config.add_time_attn": (vision.get("add_time_attn"), (True,)),
         "vision_config.tube_size": (vision.get("tube_size", 1), (1,)),
@@ -189,57 +216,95 @@ def _check(values: Mapping[str, Any]) -> None:
                 f"config.json: {name}={value!r}: must be {' or '.join(map(repr, allowed))}, as no other arithmetic "
                 "is supported; use LanguageBind/LanguageBind_Video_FT"
             )
-    for name in ("num_frames", "image_size", "hidden_size"):
-        if not isinstance(vision.get(name), int):
-            raise ValueError(
-                f"config.json: vision_config.{name} is missing; fetch the checkpoint again"
-            )
+    check_counts(vision, ("num_frames", "image_size", "hidden_size"), "vision_config.")
+    rank = vision.get("lora_r", 0)
+    if type(rank) is not int or rank < 0:
+        raise ValueError(wrong("vision_config.lora_r", rank, "a whole number, 0 without adapters"))
 
 
-def load(
-    place: str, revision: str | None, values: Mapping[str, Any]
-) -> tuple[LanguageBindVideo, Processor]:
+def load(source: Source, values: Mapping[str, Any]) -> tuple[LanguageBindVideo, Processor]:
     """A checkpoint as published: config.json, weights in one file, CLIP's vocabulary.
 
     Args:
-        place: folder or repository.
-        revision: on the Hub.
+        source: folder or repository.
         values: of its config.json.
 
     Raises:
-        ValueError: a value that is not supported, or weights that are not those of the configuration.
-        OSError: a file is not there.
+        ValueError: a value that is not supported, or files or weights that are not those of the configuration.
+        OSError: a file is not there or is broken.
     """
-    _check(values)
-    config = LanguageBindConfig(**{k: v for k, v in values.items() if k != "model_type"})
-    tokenizer = CLIPTokenizer.from_pretrained(place, revision=revision or "main")
+    with naming(source):
+        _check(values)
+    with explained(source, "its config.json"):
+        config = LanguageBindConfig(**{k: v for k, v in values.items() if k != "model_type"})
+    vision: Any = config.vision_config
+    text: Any = config.text_config
+    with naming(source):
+        check_tower(vision.to_dict(), "vision_config")
+        check_text_tower(text.to_dict(), "text_config")
+        check_counts(config.to_dict(), ("projection_dim",))
+    with explained(source, "its tokenizer"):
+        tokenizer = CLIPTokenizer.from_pretrained(
+            source.path, revision=source.options["revision"] or "main"
+        )
+    with naming(source):
+        check_words(tokenizer)
+        rows = text.vocab_size
+        if len(tokenizer) > rows:
+            raise ValueError(
+                f"its tokenizer knows {len(tokenizer)} tokens: must be at most text_config.vocab_size={rows} of "
+                "config.json; fetch the tokenizer that belongs to it"
+            )
     # The official tokenizer straightens quotes first, by ftfy.
     backend = tokenizer.backend_tokenizer
     straight = [Replace(curly, plain) for curly, plain in _CURLY]
     backend.normalizer = Sequence([*straight, backend.normalizer])
-    config.get_text_config().eos_token_id = tokenizer.eos_token_id
+    text.eos_token_id = tokenizer.eos_token_id
+    stored = _weights(source)
+    with naming(source):
+        weights = merged(stored, values["vision_config"])
+        with torch.device("meta"):  # sizes may be such that there is no memory for them
+            expected = LanguageBindVideo(config).clip.state_dict()
+        _check_sizes(weights, expected)
     model = LanguageBindVideo(config)
-    weights = merged(_weights(place, revision), values["vision_config"])
-    expected = {name: tensor.shape for name, tensor in model.clip.state_dict().items()}
-    other = {name: tensor.shape for name, tensor in weights.items()}
-    if wrong := sorted(name for name, _ in expected.items() ^ other.items()):
-        sizes = [list(shapes[wrong[0]]) for shapes in (other, expected) if wrong[0] in shapes]
-        raise ValueError(
-            f"{len(set(wrong))} of its weights are missing, of no part of the model or of other sizes than its "
-            f"config.json says, {wrong[0]} for one ({' and '.join(map(str, sizes))}); fetch the checkpoint again"
-        )
     model.clip.load_state_dict(weights)
-    return model, Processor(tokenizer, ClipPixels(values["vision_config"]["image_size"]))
+    return model, Processor(tokenizer, ClipPixels(vision.image_size))
 
 
-def _weights(place: str, revision: str | None) -> dict[str, Tensor]:
-    for file in _WEIGHTS:
-        path = cached_file(
-            place, file, revision=revision, _raise_exceptions_for_missing_entries=False
+def _check_sizes(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    ours, theirs = (
+        {name: tensor.shape for name, tensor in state.items()} for state in (expected, weights)
+    )
+    if wrong_ones := sorted(name for name, _ in ours.items() ^ theirs.items()):
+        sizes = [
+            list(shapes[wrong_ones[0]]) for shapes in (theirs, ours) if wrong_ones[0] in shapes
+        ]
+        raise ValueError(
+            f"{len(set(wrong_ones))} of its weights are missing, of no part of the model or of other sizes than its "
+            f"config.json says, {wrong_ones[0]} for one ({' and '.join(map(str, sizes))}); fetch the checkpoint again"
         )
-        if path is not None and Path(path).suffix == ".safetensors":
-            return load_file(path)
-        if path is not None:
-            state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-            return state
-    raise OSError(f"it holds neither {' nor '.join(_WEIGHTS)}")
+
+
+def _weights(source: Source) -> dict[str, Tensor]:
+    for file in _WEIGHTS:
+        path = source.fetched(file)
+        if path is None:
+            continue
+        try:
+            if file.endswith(".safetensors"):
+                return load_file(path)
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (
+            Exception
+        ) as error:  # a broken file, or one that is no checkpoint, fails in every way there is
+            raise OSError(
+                source.error(f"its {file} cannot be read: {first_sentence(error)}; fetch it again")
+            ) from error
+        if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+            raise OSError(
+                source.error(
+                    f"its {file} must hold weights by name and nothing else; fetch it again"
+                )
+            )
+        return state
+    raise OSError(source.error(f"it holds neither {' nor '.join(_WEIGHTS)}; fetch it again"))
