@@ -101,12 +101,15 @@ def test_every_option_composes_and_binds(turn):
 
 
 def expanded(axis, values):
-    """The values of a sweep's axis; Hydra's glob stands for the files of a group."""
+    """The values of a sweep's axis; Hydra's glob stands for the files of a group, of which two are as good as all.
+
+    Each composes and binds by itself, see `turns`.
+    """
     if not values.startswith("glob("):
         return re.split(r",(?![^\[]*\])", values)  # not inside a list
     pattern, _, excluded = values.removeprefix("glob(").rstrip(")").partition(",exclude=")
     files = [path.stem for path in (CONF / axis).glob(f"{pattern}.yaml")]
-    return sorted(name for name in files if name != excluded)
+    return sorted(name for name in files if name != excluded)[:2]
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -7,8 +7,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 import weakref
@@ -18,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import fork_server
 from tests.clips import Clips, flat
 from tests.evaluation.test_settings import levels, settings
 from x2l.analysis.points import points
@@ -245,31 +244,21 @@ def test_full_kvs_share_is_one(tmp_path, data, model):
 
 
 KILLED = """
-import signal, sys
+import sys
 from pathlib import Path
-# A shell that runs the tests in the background has its children ignore this signal.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 from tests.evaluation.test_runner import go
 from x2l.models import loading
 go(Path(sys.argv[1]), Path(sys.argv[2]), lambda: loading.load("x2l_tiny"))
 """
 
 
-def start(folder, data):
-    return subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(folder), str(data)],
-        cwd=Path(__file__).parents[2],
-        stderr=subprocess.PIPE,
-    )
-
-
 def wait_for_records(process, folder, number):
     path = folder / "records.jsonl"
-    while process.poll() is None:
+    while not process.ended():
         if path.exists() and path.read_bytes().count(b"\n") >= number:
             return
         time.sleep(0.01)
-    raise AssertionError(process.stderr.read().decode())
+    raise AssertionError("ended before it was interrupted")
 
 
 @pytest.mark.slow
@@ -277,11 +266,15 @@ def test_an_interrupted_run_goes_on_without_losing_or_doubling(done, tmp_path, d
     """SIGKILL: tests/experiments/test_kill_sweep.py."""
     whole, _ = done
     folder = tmp_path / "run"
-    process = start(folder, data)
-    wait_for_records(process, folder, 20)
-    os.kill(process.pid, signal.SIGINT)
-    process.wait()
-    process.stderr.close()
+    (tmp_path / "killed.py").write_text(KILLED)
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": f"{root}:{tmp_path}"}
+    with (tmp_path / "told").open("w") as file:
+        streams = [0, file.fileno(), file.fileno()]
+        process = fork_server.Process("killed", [folder, data], root, environment, streams)
+        wait_for_records(process, folder, 20)
+        os.kill(process.pid, signal.SIGINT)
+        process.wait()
     survived = load(folder)
     assert 20 <= len(survived) < EXPECTED
     state = json.loads((folder / "status.json").read_text())["state"]
@@ -684,19 +677,19 @@ def test_a_finished_run_of_fewer_frames_does_nothing_when_run_again(tmp_path, da
 
 
 class Many(Clips):
-    """Two hundred videos, two files."""
+    """Fifty videos, two files."""
 
     def samples(self):
         two = super().samples()
         return tuple(
             replace(two[number % 2 * self.questions], id=f"v{number}/0", video_id=f"v{number}")
-            for number in range(200)
+            for number in range(50)
         )
 
 
 @pytest.mark.slow
-def test_two_hundred_videos_leave_nothing_behind(tmp_path, data, model, monkeypatch):
-    """At most one video's KVs at any time; as many open files and threads after 200 videos as after 20."""
+def test_fifty_videos_leave_nothing_behind(tmp_path, data, model, monkeypatch):
+    """At most one video's KVs at any time; as many open files and threads after 50 videos as after 20."""
     stores, pixels, open_things = [], [], []
     real_prefill, real_read = session.prefill, video.open_frames
 
@@ -725,7 +718,7 @@ def test_two_hundred_videos_leave_nothing_behind(tmp_path, data, model, monkeypa
     one = {"none": SelectNone()}
     values = dict(frames=2, ratios=(1, 1), top_k=(0,))
     summary = go(tmp_path, data, lambda: model, one, benchmark, **values)
-    assert summary.added == len(stores) == 200
+    assert summary.added == len(stores) == 50
     assert open_things[-1] == open_things[19]
 
 

@@ -99,15 +99,16 @@ def videos(tmp_path_factory):
 
 @pytest.mark.parametrize("name", make.NAMES)
 def test_an_experiment_runs_on_the_tiny_model(tmp_path, videos, monkeypatch, name):
-    """Every command of it, in this process: one question about one video, one value of each axis."""
+    """Every command of it, in this process: one question about one video, one value of each axis, so one run."""
     monkeypatch.chdir(tmp_path)
     level = logging.getLogger().level
-    for command in make.commands(name):
+    for number, command in enumerate(make.commands(name)):
         assert command.words[:2] == ("x2l", "-m")
         words = [*tiny(command), "benchmark.videos=1", "limit=1", f"benchmark.root={videos}"]
-        words += ["max_new_tokens=1", "hydra/job_logging=none", "hydra/hydra_logging=none"]
+        words += ["hydra.mode=RUN", f"hydra.run.dir=runs/{number}", "max_new_tokens=1"]
+        words += ["hydra/job_logging=none", "hydra/hydra_logging=none"]
         words = list({word.partition("=")[0]: word for word in words}.values())
-        monkeypatch.setattr(sys, "argv", ["x2l", "-m", *words])
+        monkeypatch.setattr(sys, "argv", ["x2l", *words])
         run.main()
     logging.getLogger().setLevel(level)
     found = [load(path) for path in tmp_path.rglob("records.jsonl")]

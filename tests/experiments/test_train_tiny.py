@@ -22,7 +22,7 @@ def train(out, stop):
 
 @pytest.mark.slow
 def test_the_first_losses_are_the_recorded_ones_also_across_a_stop(tmp_path):
-    train(tmp_path, 2)
-    losses = train(tmp_path, 4)
+    train(tmp_path, 1)
+    losses = train(tmp_path, 3)  # the third is of what the optimizer kept across the stop
     # on one machine they agree to the last digit; bfloat16 products differ between kinds of CPU
-    assert losses == pytest.approx(json.loads(RECORDED.read_text())[:4], abs=0.02)
+    assert losses == pytest.approx(json.loads(RECORDED.read_text())[:3], abs=0.02)

@@ -21,6 +21,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 
+from tests import fork_server
 from tests.test_video_formats import H265, cover_picture, damaged, write
 from tests.tiny import FAMILIES, save
 from x2l.benchmarks.needle.benchmark import Needle
@@ -292,12 +293,10 @@ def test_the_command_on_a_terminal(needle, video):
     question, answer = next(iter(colours(needle).items()))
     ours, theirs = pty.openpty()
     ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    process = subprocess.Popen(
-        [Path(sys.executable).with_name("x2l-ask"), video, "--", "levels.high.ratio=2"],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    process = fork_server.Process(
+        *("x2l.cli.ask.command", [video, "--", "levels.high.ratio=2"], Path.cwd()),
+        {**os.environ, "OMP_NUM_THREADS": "1"},
+        [theirs] * 3,
     )
     os.close(theirs)
     out, typed = "", [f"{question}\n", "\x04"]
@@ -521,15 +520,20 @@ def test_videos_of_other_tools(capsys, tmp_path, name, codec, options, pix_fmt, 
     assert set(re.findall(r"\d\d:\d\d\.\d", spans)) <= edges and "(2 of 4 chunks)" in spans
 
 
+@pytest.fixture(scope="module")
+def mkv(tmp_path_factory):
+    path = tmp_path_factory.mktemp("mkv") / "video.mkv"
+    return write(path, "libx264", {"bf": "2"}, "yuv420p", (66, 98))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_from_a_folder(capsys, tmp_path, family):
+def test_every_family_from_a_folder(capsys, tmp_path, mkv, family):
     """Random weights: what is said is noise, but said of the right chunks, at the right compute."""
     save(family, tmp_path / "model")
-    path = write(tmp_path / "video.mkv", "libx264", {"bf": "2"}, "yuv420p", (66, 98))
     own = ["video.fps=5", "prefill.chunk_frames=6", "selector=uniform", "top_k=1"]
     words = ["What?", "--max-new-tokens", "3", "--save", tmp_path]
     capsys.readouterr()
-    code, out, err = told(capsys, path, *words, "--", f"model.name_or_path={tmp_path}/model", *own)
+    code, out, err = told(capsys, mkv, *words, "--", f"model.name_or_path={tmp_path}/model", *own)
     assert code == 0, err
     assert "24 frames of 66 x 98, 4 chunks of 6" in lines(out, "video")[0]
     assert lines(out, "re-loaded") == ["00:02.4-00:03.6 (1 of 4 chunks)"]
