@@ -52,7 +52,8 @@ IMPORTED = (
     "ipykernel.kernelapp",  # the last: tqdm, imported behind it, would look for widgets
     "matplotlib_inline.backend_inline",
 )
-SHARED = "X2L_TESTS_FORK_SERVER"
+SHARED = "X2L_TESTS_FORK_SERVER"  # the socket of a server
+EXECUTABLE = "X2L_TESTS_PYTHON"  # `sys.executable` of what is forked, where it is to fork as well
 
 
 # --- the client ------------------------------------------------------------------------------------------------------
@@ -119,12 +120,21 @@ def run(module: str, *arguments, cwd, env) -> subprocess.CompletedProcess:
 
 
 def give_kernels(patch, folder: Path) -> None:
-    """Notebooks run in forked kernels and keep what Jupyter writes in the folder; `patch` is a MonkeyPatch."""
+    """Notebooks and the commands that they start are forked, and keep what Jupyter writes in the folder.
+
+    `patch` is a MonkeyPatch.
+    """
+    # Has the imports done: Jupyter waits a minute for a kernel, no longer.
+    run("platform", cwd=folder, env=os.environ)
     words = [sys.executable, "-I", __file__, address(), "ipykernel_launcher"]
     spec = {"argv": [*words, "-f", "{connection_file}"], "display_name": "Python 3 (ipykernel)"}
     kernel = folder / "jupyter" / "kernels" / "python3"
     kernel.mkdir(parents=True)
     (kernel / "kernel.json").write_text(json.dumps(spec | {"language": "python"}))
+    forked = f'exec "{sys.executable}" -I "{__file__}" "{address()}" "$@"'
+    (folder / "python").write_text(f"#!/bin/sh\nshift  # -m\n{forked}\n")
+    (folder / "python").chmod(0o755)
+    patch.setenv(EXECUTABLE, str(folder / "python"))
     patch.setenv("JUPYTER_PATH", str(folder / "jupyter"))
     patch.setenv("IPYTHONDIR", str(folder / "ipython"))
 
@@ -194,6 +204,7 @@ def serve(path: str) -> list[str]:
     os.chdir(asked["cwd"])
     os.environ.clear()
     os.environ.update(asked["env"])
+    sys.executable = asked["env"].get(EXECUTABLE, sys.executable)
     found = [word for word in asked["env"].get("PYTHONPATH", "").split(os.pathsep) if word]
     sys.path[:0] = [asked["cwd"], *found]
     return asked["words"]

@@ -88,11 +88,21 @@ def write(path, codec, options, pix_fmt, size, first=0, audio=False):
     return path
 
 
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory):
+    """The file of a name, written once."""
+    folder = tmp_path_factory.mktemp("formats")
+
+    def file(name):
+        return folder / name if (folder / name).exists() else write(folder / name, *FILES[name])
+
+    return file
+
+
 @pytest.mark.parametrize("name", FILES)
-def test_frames_are_those_that_were_asked_for(name, tmp_path):
+def test_frames_are_those_that_were_asked_for(name, encoded):
     """One by one and with jumps: where GOPs are open a decoder that counts frames is off by some."""
-    codec, options, pix_fmt, size = FILES[name]
-    path = write(tmp_path / name, codec, options, pix_fmt, size)
+    path, size = encoded(name), FILES[name][-1]
     for frames in (FRAMES, 7, 2):
         found = read_frames(path, frames, None)
         wanted = np.linspace(0, FRAMES - 1, frames, dtype=int).tolist()
@@ -102,10 +112,9 @@ def test_frames_are_those_that_were_asked_for(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_decord_gives_the_same_frames_or_is_refused(name, tmp_path):
+def test_decord_gives_the_same_frames_or_is_refused(name, encoded):
     """It counts frames, which is right where no picture stands before the key frame that it follows."""
-    codec, options, pix_fmt, size = FILES[name]
-    path = write(tmp_path / name, codec, options, pix_fmt, size)
+    path = encoded(name)
     for frames in (FRAMES, 7, 2):
         try:
             found = read_frames(path, frames, None, "decord")

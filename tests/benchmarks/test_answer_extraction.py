@@ -54,6 +54,11 @@ def test_a_rule_sees_letters_and_nothing_in_the_table(rule):
     assert {"A", "B", "C", "D", "-"} <= found
 
 
+def test_of_letters_in_one_form_the_last_counts():
+    """Also where another letter's first place lies behind that of the last one."""
+    assert extraction.best_formatted("(A) or (B)? Hmm, (A)", 4) == "A"
+
+
 def test_own_rule_never_reads_a_letter_beyond_the_options():
     for row in table():
         letter = extraction.lone_letter(row["answer"], 2)

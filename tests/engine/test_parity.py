@@ -397,6 +397,10 @@ def test_compact_never_goes_back_where_steps_are_blocks(family, context):
             starts = [float(layer.positions[..., a:b].min()) for a, b in spans]
             assert all(end < start for end, start in zip(ends[:-1], starts[1:], strict=True))
             assert ends[-1] < mixed.place.next_position <= prompt.next_position
+    text = [chunk.tokens - chunk.visual_tokens for chunk in prompt.chunks]
+    kept = [count + kept for count, kept in zip(text, store.kept("high"), strict=True)]
+    end = compact_end(prompt, kept, [0] * 4)  # what the context check uses
+    assert store.mix(["high"] * 4).place.next_position <= end
 
 
 @dataclass(frozen=True)

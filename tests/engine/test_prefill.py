@@ -11,6 +11,7 @@ from x2l.compressors.base import Level
 from x2l.compressors.merging import ToMe
 from x2l.compressors.pooling import MeanPool
 from x2l.compressors.pruning_base import ScoredPruning
+from x2l.compressors.pruning_by_attention import TaskAware
 from x2l.compressors.pruning_by_keys import KeyNorm
 from x2l.compressors.pruning_controls import RandomPruning, UniformPruning
 from x2l.engine.decode import answer, ask
@@ -48,6 +49,30 @@ def test_every_chunk_keeps_exactly_its_share_the_short_last_one_too(compressor):
         assert store.measured_ratio("low") == sum(visual) / sum(store.kept("low"))
         for level in ("low", "high"):
             assert all(len(set(kv.tokens)) == 1 for kv in store.levels[level])
+
+
+def test_text_inside_a_chunk_is_none_of_its_share():
+    """Qwen3-VL has timestamps there, which every level keeps."""
+    store = filled(Level(KeyNorm(), 3), Level(KeyNorm(), 32), ours("qwen3_vl"))
+    visual = [chunk.visual_tokens for chunk in store.prompt.chunks]
+    assert all(chunk.tokens > chunk.visual_tokens for chunk in store.prompt.chunks)
+    assert store.kept("low") == tuple(ceil(n / 3) for n in visual)
+
+
+def test_a_probe_text_stands_right_behind_its_chunk(monkeypatch):
+    model, level = ours("qwen2_5_vl"), Level(TaskAware(), 2)
+    spans, real = [], model.prefill_span
+
+    def placed(embedded, positions, *others):
+        spans.append(positions)
+        return real(embedded, positions, *others)
+
+    monkeypatch.setattr(model, "prefill_span", placed)
+    chunks = filled(level, level, model).prompt.chunks
+    tokens = torch.arange(len(model.question(TaskAware().probe).input_ids))
+    assert len(spans) == 1 + 2 * len(chunks)  # what stands before the video; each chunk, its probe
+    for chunk, probe in zip(spans[1::2], spans[2::2], strict=True):
+        assert torch.equal(probe, (tokens + chunk.max() + 1).expand(len(probe), -1))
 
 
 @pytest.mark.parametrize("positions", ["keep", "compact"])

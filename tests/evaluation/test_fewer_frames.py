@@ -1,6 +1,7 @@
 """The control of fewer frames: its budget is the method's, to the byte; what it spends is as near as frames allow."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -29,16 +30,24 @@ CODED = {
     "high": Level(KeyNorm(), 4, Quantised(8, 8), layers="pyramid"),
 }
 
+LEVELS = {"plain": PLAIN, "coded": CODED}
 
-@pytest.mark.parametrize("levels", [PLAIN, CODED], ids=["plain", "coded"])
+
+@cache
+def stored(family, levels):
+    """6 chunks, the last of half the length."""
+    model = ours(family)
+    return prefill(model, model.prompt(frames(22), 4), LEVELS[levels])
+
+
+@pytest.mark.parametrize("levels", LEVELS)
 @pytest.mark.parametrize("top_k", [0, 3, 9])
 @pytest.mark.parametrize("pinned", [(), ("first", "last")])
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
 def test_the_budget_is_what_the_method_decodes_from(family, top_k, pinned, levels):
     """Of the real mixed cache; Qwen3-VL has timestamps inside its chunks, which stay whole."""
-    model = ours(family)
-    prompt = model.prompt(frames(22), 4)  # 6 chunks, the last of half the length
-    store = prefill(model, prompt, levels)
+    model, store, levels = ours(family), stored(family, levels), LEVELS[levels]
+    prompt = model.prompt(frames(22), 4)
     reloaded = {0, 5} if pinned else set()
     rest = [chunk for chunk in range(6) if chunk not in reloaded]
     reloaded |= set(rest[:top_k])
@@ -49,14 +58,14 @@ def test_the_budget_is_what_the_method_decodes_from(family, top_k, pinned, level
         assert kv_bytes(model.shape, tokens) == mixed.nbytes
 
 
-@pytest.mark.parametrize("levels", [PLAIN, CODED], ids=["plain", "coded"])
+@pytest.mark.parametrize("levels", LEVELS)
 @pytest.mark.parametrize("pinned", [(), ("first", "last")])
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
 def test_of_a_budget_no_more_counts_than_chunks_can_spend(family, pinned, levels):
     """Else fewer frames would have the part that the method leaves over."""
-    model = ours(family)
+    model, store, levels = ours(family), stored(family, levels), LEVELS[levels]
     prompt = model.prompt(frames(22), 4)
-    store, full = prefill(model, prompt, levels), kv_bytes(model.shape, prompt.tokens)
+    full = kv_bytes(model.shape, prompt.tokens)
     spent = set()
     least, most = (budget_bytes(model, prompt, levels, k, pinned) for k in (0, 6))
     for share in (0.01, 0.3, 0.6, 1.01):
