@@ -21,6 +21,7 @@ COMMANDS = {
     "x2l-collect": ("collect", ("{0}", "--lmms-eval")),
     "x2l-compare": ("compare", ("{0}",)),
     "x2l-data": ("data", ("check", "benchmark=mlvu", "benchmark.root='{2}'")),
+    "x2l-plan": ("plan", (*SMALL, "-m", "top_k=1,2", "benchmark.root='{2}'")),
     "x2l-report": ("report", ("{0}",)),
     "x2l-status": ("status", ("{0}",)),
 }
