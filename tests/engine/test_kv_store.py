@@ -106,29 +106,37 @@ def test_a_chunk_can_be_left_out_of_a_mix(family, positions):
     assert store.mix([None] * 4).kv.tokens == store.prefix.tokens
 
 
-@pytest.mark.parametrize("form", ["plain", "ragged codes"])
-def test_each_row_of_several_mixes_is_the_mix_itself(form):
-    store = store_of("qwen3_vl", FORMS[form])
+@pytest.mark.parametrize("family", ["internvl", "qwen3_vl", "qwen2_5_vl"])
+@pytest.mark.parametrize(
+    ("form", "positions"), [("plain", "keep"), ("plain", "compact"), ("ragged codes", "keep")]
+)
+def test_each_row_of_several_mixes_is_the_mix_itself(form, family, positions):
+    store = store_of(family, FORMS[form], positions)
     chosen = [store.reloading((chunk,)) for chunk in range(4)] + [("low", None, "high", None)]
     rows = store.mix_rows(chosen)
+    joined = list(rows.layers())
     for row, assignment in enumerate(chosen):
         mixed = store.mix(assignment)
-        assert (rows.place, rows.mean_tokens[row]) == (mixed.place, mixed.mean_tokens)
-        for layer, at, want in zip(rows.kv.layers, rows.rows, mixed.kv.layers, strict=True):
+        assert rows.places[row] == mixed.place
+        assert (rows.tokens[row], rows.mean_tokens[row]) == (mixed.tokens, mixed.mean_tokens)
+        for layer, at, want in zip(joined, rows.rows, mixed.kv.layers, strict=True):
             assert torch.equal(at[row, want.tokens :], torch.full_like(at[row, want.tokens :], -1))
             held = layer.take(at[row, : want.tokens])
             assert torch.equal(held.keys, want.keys) and torch.equal(held.values, want.values)
             assert bool((held.weights == want.weights).all())
             assert bool((held.positions == want.positions).all())
-    assert sum(rows.kv.tokens) < sum(sum(store.mix(one).kv.tokens) for one in chosen)
+    alone = sum(sum(store.mix(one).kv.tokens) for one in chosen)
+    assert sum(layer.tokens for layer in joined) < alone  # what rows share is there once
 
 
-def test_mixes_whose_chunks_move_are_made_one_at_a_time():
-    store = store_of("internvl", FORMS["plain"], "compact")
-    one = store.mix_rows([store.reloading((1,))])
-    mixed = store.mix(store.reloading((1,)))
-    assert one.place == mixed.place and torch.equal(one.kv.layers[2].keys, mixed.kv.layers[2].keys)
-    with pytest.raises(ValueError, match="positions=compact: mixed caches differ in where"):
-        store.mix_rows([store.reloading((1,)), store.reloading((2,))])
+def test_rows_of_a_mix_need_a_level_for_every_chunk():
+    store = store_of("internvl", FORMS["plain"])
     with pytest.raises(ValueError, match="must name one of the levels"):
         store.mix_rows([["low"]])
+
+
+def test_a_mix_is_as_long_as_the_store_says():
+    for form in ("plain", "ragged codes"):
+        store = store_of("qwen3_vl", FORMS[form])
+        assignment = store.reloading((1, 3))
+        assert store.mixed_tokens(assignment) == sum(store.mix(assignment).tokens)

@@ -8,8 +8,9 @@ over several devices, KVs of a layer go to the device of that layer, which is wh
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate, pairwise
 
 import torch
@@ -17,10 +18,18 @@ from torch import Tensor
 
 from x2l.engine.attended_keys import AttendedKeys, ChunkKeys
 from x2l.kv import KV, LayerKV, StoredKV, concat, concat_layers
-from x2l.models.positions import Placement, compacted, first_cursor, furthest, placement
+from x2l.models.positions import (
+    Cursor,
+    Placement,
+    compacted,
+    first_cursor,
+    furthest,
+    placement,
+)
 from x2l.models.prompt import Prompt
 
 POSITIONS = ("keep", "compact")
+_Held = tuple[int, str | None, Cursor | None]  # a chunk, its level, and where it starts
 
 
 @dataclass(frozen=True)
@@ -51,41 +60,44 @@ class Mixed:
         """KVs of a layer, the mean over layers."""
         return round(sum(self.tokens) / len(self.tokens))
 
-    @property
-    def decode_flops(self) -> int:
-        """Floating point operations of decoding what a codec stored."""
-        return sum(part.decode_flops for part in self.parts if isinstance(part, StoredKV))
-
     def layers(self, stop: int | None = None) -> Iterator[LayerKV]:
         """Layers up to `stop`, joined and decoded where the first part has them.
 
         What is copied there is the stored form; of copies and decoded KVs only one layer's live at a time, if each is
         used up before the next.
         """
-        for index in range(len(self.spans) if stop is None else stop):
-            yield concat_layers([part.layers[index] for part in self.parts])
+        return _joined(self.parts, len(self.spans) if stop is None else stop)
 
     @property
     def kv(self) -> KV:
         """All layers, joined and decoded."""
-        return KV(tuple(self.layers()))
+        return concat(self.parts)
 
 
 @dataclass(frozen=True)
 class MixedRows:
-    """Several mixed caches that stand at the same positions: what any of them holds, once, and which of it is whose.
+    """Several mixed caches before RoPE: what any of them holds, once, and which of it is whose.
 
     Attributes:
-        kv: prefix, and each chunk at every level that a cache has it at, in time order.
-        rows: of each layer, `(caches, T)` indices into `kv`, rising; -1 behind those of shorter caches.
-        place: first position of the question.
-        mean_tokens: KVs of a layer of each cache, the mean over layers.
+        parts: prefix, and each chunk in every form and place that a cache holds it in, in time order.
+        rows: of each layer, `(caches, T)` indices into its joined parts, rising; -1 behind those of shorter caches.
+        places: of each cache, the first position of its question.
+        tokens: of each cache, KVs a head, layer by layer.
     """
 
-    kv: KV
+    parts: tuple[KV | StoredKV, ...]
     rows: tuple[Tensor, ...]
-    place: Placement
-    mean_tokens: tuple[int, ...]
+    places: tuple[Placement, ...]
+    tokens: tuple[tuple[int, ...], ...]
+
+    @property
+    def mean_tokens(self) -> tuple[int, ...]:
+        """KVs of a layer of each cache, the mean over layers."""
+        return tuple(round(sum(of_layers) / len(of_layers)) for of_layers in self.tokens)
+
+    def layers(self) -> Iterator[LayerKV]:
+        """The joined parts layer by layer, decoded where the first part has them; see `Mixed.layers`."""
+        return _joined(self.parts, len(self.rows))
 
 
 @dataclass(frozen=True)
@@ -103,6 +115,25 @@ class LevelKeys:
     positions: Tensor
     counts: tuple[int, ...]
     streamed_bytes: int
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Of each chunk at one level, added up over layers."""
+
+    tokens: tuple[int, ...]
+    nbytes: tuple[int, ...]
+    stored_bytes: tuple[int, ...]
+    decode_flops: tuple[int, ...]
+
+    @staticmethod
+    def of(chunks: Sequence[StoredKV]) -> _Sizes:
+        return _Sizes(
+            tuple(sum(kv.tokens) for kv in chunks),
+            tuple(kv.nbytes for kv in chunks),
+            tuple(kv.stored_bytes for kv in chunks),
+            tuple(kv.decode_flops for kv in chunks),
+        )
 
 
 @dataclass(frozen=True)
@@ -156,11 +187,25 @@ class KVStore:
 
     def nbytes(self, level: str) -> tuple[int, ...]:
         """Bytes of keys and values of each chunk, as stored."""
-        return tuple(kv.nbytes for kv in self.levels[level])
+        return self._sizes[level].nbytes
 
     def stored_bytes(self, level: str) -> tuple[int, ...]:
         """Bytes of each chunk as stored, positions and weights included."""
-        return tuple(kv.stored_bytes for kv in self.levels[level])
+        return self._sizes[level].stored_bytes
+
+    def mixed_tokens(self, assignment: Sequence[str]) -> int:
+        """KVs a head of the mixed cache that `mix` would make, of all layers together."""
+        chunks = (self._sizes[level].tokens[i] for i, level in enumerate(assignment))
+        return sum(self.prefix.tokens) + sum(chunks)
+
+    def decode_flops(self, level: str) -> tuple[int, ...]:
+        """Operations of decoding each chunk from the form that it is stored in."""
+        return self._sizes[level].decode_flops
+
+    @cached_property
+    def _sizes(self) -> Mapping[str, _Sizes]:
+        """Of every level, added up once: each answer asks for them."""
+        return {name: _Sizes.of(chunks) for name, chunks in self.levels.items()}
 
     @property
     def nbytes_host(self) -> int:
@@ -217,7 +262,7 @@ class KVStore:
             ValueError: not one level a chunk, or an unknown level.
         """
         self._check(assignment)
-        chosen = self._parts(enumerate(assignment))
+        chosen = [self._part(*of_chunk) for of_chunk in enumerate(assignment)]
         nbytes = self.prefix.nbytes + sum(part.nbytes for part in chosen)
         stored = self.prefix.stored_bytes + sum(part.stored_bytes for part in chosen)
         parts, place = self._placed(chosen)
@@ -226,27 +271,40 @@ class KVStore:
         return Mixed((self.prefix, *parts), place, spans, nbytes, stored)
 
     def mix_rows(self, assignments: Sequence[Sequence[str | None]]) -> MixedRows:
-        """Several mixed caches at once, as `mix` makes each; a chunk that many hold at one level is read once. Pure.
+        """Several mixed caches at once, as `mix` makes each; what many hold at the same positions is read once. Pure.
 
         Raises:
-            ValueError: see `mix`; or more than one where chunks move those behind them (`compact`).
+            ValueError: see `mix`.
         """
+        parts: dict[_Held, tuple[StoredKV, Cursor | None]] = {}
+        of_rows, places = [], []
         for assignment in assignments:
             self._check(assignment)
-        if self.positions == "compact" and len(assignments) > 1:
-            raise ValueError(
-                "positions=compact: mixed caches differ in where chunks stand; mix one at a time"
-            )
-        chosen = [list(enumerate(assignment)) for assignment in assignments]
-        pairs = sorted(dict.fromkeys(p for row in chosen for p in row), key=lambda pair: pair[0])
-        parts, place = self._placed(self._parts(pairs))
-        holds = torch.tensor([[True, *(pair in row for pair in pairs)] for row in map(set, chosen)])
-        counts = zip(self.prefix.tokens, *(part.tokens for part in parts), strict=True)
-        held = [holds.repeat_interleave(torch.tensor(count), dim=1) for count in counts]
-        tokens = torch.stack([of_layer.sum(dim=1) for of_layer in held])
-        mean = tuple(map(round, tokens.double().mean(dim=0).tolist()))
-        kv = concat([self.prefix, *parts])
-        return MixedRows(kv, tuple(map(_indices, held)), place, mean)
+            held, cursor = [], self._first_cursor
+            for chunk, level in enumerate(assignment):
+                key = (chunk, level, cursor)
+                if key not in parts:
+                    parts[key] = self._moved(self._part(chunk, level), chunk, cursor)
+                held.append(key)
+                cursor = parts[key][1]
+            of_rows.append(held)
+            places.append(self._placement(cursor))
+        order = sorted(parts, key=lambda key: key[0])
+        column = {key: index for index, key in enumerate(order, 1)}
+        holds = torch.zeros(len(of_rows), 1 + len(order), dtype=torch.bool)
+        holds[:, 0] = True  # the prefix
+        for row, held in enumerate(of_rows):
+            holds[row, [column[key] for key in held]] = True
+        joined: tuple[KV | StoredKV, ...] = (self.prefix, *(parts[key][0] for key in order))
+        counts = torch.tensor([part.tokens for part in joined]).T  # (layers, parts)
+        rows = {of_layer: _indices(holds, of_layer) for of_layer in map(tuple, counts.tolist())}
+        tokens = holds.long() @ counts.T
+        return MixedRows(
+            joined,
+            tuple(rows[of_layer] for of_layer in map(tuple, counts.tolist())),
+            tuple(places),
+            tuple(map(tuple, tokens.tolist())),
+        )
 
     def _check(self, assignment: Sequence[str | None]) -> None:
         unknown = {level for level in assignment if level is not None} - set(self.levels)
@@ -256,36 +314,63 @@ class KVStore:
                 f"for each of the {len(self.prompt.chunks)} chunks"
             )
 
-    def _parts(self, pairs: Iterable[tuple[int, str | None]]) -> list[StoredKV]:
-        """Chunks, each at a level; nothing of one without a level."""
-        empty = nothing_of(self.prefix)
-        return [empty if level is None else self.levels[level][chunk] for chunk, level in pairs]
+    def _part(self, chunk: int, level: str | None) -> StoredKV:
+        """A chunk at a level; nothing where it has none."""
+        return nothing_of(self.prefix) if level is None else self.levels[level][chunk]
 
-    def _placed(self, parts: Sequence[StoredKV]) -> tuple[Sequence[StoredKV], Placement]:
+    def _placed(self, parts: Sequence[StoredKV]) -> tuple[list[StoredKV], Placement]:
         """Every chunk at the positions of a cache that holds these, and where the question goes. Copies no KVs."""
-        if self.positions == "keep":
-            return parts, Placement(self.prompt.next_position, self.prompt.video_end)
-        return self._compact(parts)
+        cursor, moved = self._first_cursor, []
+        for chunk, part in enumerate(parts):
+            there, cursor = self._moved(part, chunk, cursor)
+            moved.append(there)
+        return moved, self._placement(cursor)
 
-    def _compact(self, parts: Sequence[StoredKV]) -> tuple[list[StoredKV], Placement]:
-        cursor, closed = first_cursor(self.prompt), []
-        for part, chunk in zip(parts, self.prompt.chunks, strict=True):
-            layers, ends = [], []
-            for layer in part.layers:
-                moved, after = compacted(self.prompt, chunk, layer.decoded_positions(), cursor)
-                layers.append(layer.with_positions(moved))
-                ends.append(after)
-            cursor = furthest(ends)
-            closed.append(StoredKV(tuple(layers)))
-        return closed, placement(self.prompt, cursor)
+    @property
+    def _first_cursor(self) -> Cursor | None:
+        """Where the first chunk starts; None where chunks stay where they were."""
+        return None if self.positions == "keep" else first_cursor(self.prompt)
+
+    def _moved(
+        self, part: StoredKV, index: int, cursor: Cursor | None
+    ) -> tuple[StoredKV, Cursor | None]:
+        """A chunk that starts at the cursor, and where the next one starts."""
+        if cursor is None:
+            return part, None
+        layers, ends = [], []
+        for layer in part.layers:
+            chunk, positions = self.prompt.chunks[index], layer.decoded_positions()
+            moved, after = compacted(self.prompt, chunk, positions, cursor)
+            layers.append(layer.with_positions(moved))
+            ends.append(after)
+        return StoredKV(tuple(layers)), furthest(ends)
+
+    def _placement(self, cursor: Cursor | None) -> Placement:
+        """Where the question goes behind chunks that end at the cursor."""
+        if cursor is None:
+            return Placement(self.prompt.next_position, self.prompt.video_end)
+        return placement(self.prompt, cursor)
 
 
-def _indices(held: Tensor) -> Tensor:
-    """Indices of what each row of `(rows, KVs)` holds, rising, and -1 behind them, `(rows, T)`."""
-    order = held.int().argsort(dim=1, descending=True, stable=True)
-    counts = held.sum(dim=1, keepdim=True)
-    most = int(counts.max())
-    return order[:, :most].masked_fill(torch.arange(most) >= counts, -1)
+def _joined(parts: Sequence[KV | StoredKV], layers: int) -> Iterator[LayerKV]:
+    for index in range(layers):
+        yield concat_layers([part.layers[index] for part in parts])
+
+
+def _indices(holds: Tensor, counts: Sequence[int]) -> Tensor:
+    """Indices of the KVs that each row holds, rising, and -1 behind them, `(rows, T)`.
+
+    Args:
+        holds: `(rows, parts)` bool.
+        counts: KVs of each part.
+    """
+    held = holds.repeat_interleave(torch.tensor(counts), dim=1)
+    row, index = held.nonzero(as_tuple=True)
+    sizes = held.sum(dim=1)
+    before = sizes.cumsum(dim=0) - sizes
+    indices = torch.full((len(holds), int(sizes.max())), -1)
+    indices[row, torch.arange(len(row)) - before[row]] = index
+    return indices
 
 
 def nothing_of(kv: KV) -> StoredKV:

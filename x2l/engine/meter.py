@@ -62,6 +62,12 @@ class Meter:
                 if (peak := self._peak()) is not None:
                     self.peaks[name] = max(peak, self.peaks[name] or 0)
 
+    def take(self, whole: Meter, stage: str, share: float) -> None:
+        """Adds a share of the seconds that several had one stage together for; its peak is that of all of them."""
+        self.seconds[stage] += share * whole.seconds[stage]
+        if (peak := whole.peaks[stage]) is not None:
+            self.peaks[stage] = max(peak, self.peaks[stage] or 0)
+
     def add(self, stage: str, flops: int) -> None:
         """Counts operations."""
         self.flops[stage] += flops

@@ -18,19 +18,20 @@ import torch
 from x2l.benchmarks.base import Benchmark, Sample
 from x2l.compressors.base import Level
 from x2l.compressors.pruning_by_keys import KeyNorm
+from x2l.engine.decode import Request
 from x2l.engine.disk_cache.cache import PrefillCache
 from x2l.engine.disk_cache.kept_frames import FrameCache
 from x2l.engine.top_k import GT
+from x2l.evaluation.answering import Answering, Ask
 from x2l.evaluation.budgets import budget_flops
 from x2l.evaluation.conditions import Cell
 from x2l.evaluation.question import answer_part, method_top_k, question_part
-from x2l.evaluation.session import Session, open_session
+from x2l.evaluation.session import Decoding, Session, open_session
 from x2l.evaluation.settings import EQUAL_FLOPS, Settings, config_errors
 from x2l.evaluation.stored_bytes import expected_bytes
 from x2l.evaluation.video import (
     Questions,
     SampledVideo,
-    answered,
     read_video,
     truth,
     video_part,
@@ -92,13 +93,27 @@ def answer_with_fewer_frames(
             budget if by_flops else None,
             count,
         )
-        for sample, cell in same_budget:
-            gt = truth(video.prompt.chunks, sample)
-            record = partial(_record, session, part, benchmark, settings, sample, cell, gt)
-            yield answered(record, advice, count, sample, cell, str(model.device))
+        answering = Answering(session, settings, advice, count)
+        yield from answering.answers(
+            answering.asked(
+                partial(
+                    _ask,
+                    session,
+                    part,
+                    benchmark,
+                    settings,
+                    sample,
+                    cell,
+                    truth(video.prompt.chunks, sample),
+                ),
+                sample,
+                cell,
+            )
+            for sample, cell in same_budget
+        )
 
 
-def _record(
+def _ask(
     session: Session,
     video: VideoPart,
     benchmark: Benchmark,
@@ -106,15 +121,33 @@ def _record(
     sample: Sample,
     cell: Cell,
     gt: tuple[int, ...] | None,
-) -> Record:
+) -> Ask:
     """Nothing is rated and nothing re-loaded: there are no chunks to choose from."""
     chunks = session.store.prompt.chunks
     prompt = benchmark.prompt(sample, [second for c in chunks for second in c.frame_seconds])
     question = session.question(prompt, settings.max_new_tokens)
-    assignment = (session.store.coarsest,) * len(chunks)
+    request = Request(question, (session.store.coarsest,) * len(chunks))
+    return Ask(
+        sample,
+        cell,
+        request,
+        partial(_record, video, benchmark, settings, sample, cell, gt, request),
+    )
+
+
+def _record(
+    video: VideoPart,
+    benchmark: Benchmark,
+    settings: Settings,
+    sample: Sample,
+    cell: Cell,
+    gt: tuple[int, ...] | None,
+    request: Request,
+    decoding: Decoding,
+) -> Record:
     selection = SelectionPart(
-        relevance=(None,) * len(chunks),
-        assigned=assignment,
+        relevance=(None,) * len(request.assignment),
+        assigned=request.assignment,
         recall=None,
         precision=None,
         hit=None,
@@ -124,7 +157,6 @@ def _record(
         seconds={"retrieval": 0.0, "selection": 0.0},
         peak_memory={"retrieval": None, "selection": None},
     )
-    decoding = session.decode(question, assignment, settings.max_new_tokens)
     return Record(
         condition=cell.condition,
         video=video,

@@ -159,6 +159,7 @@ def settings_of(
         prefill_cache_gb=prefill.get("cache_gb", Settings.prefill_cache_gb),
         video_cache=video.get("cache"),
         video_cache_gb=video.get("cache_gb", Settings.video_cache_gb),
+        batch=values["decode"]["batch"],
     )
     name = settings.model
     check_checkpoint(name)
@@ -184,6 +185,7 @@ _TYPES: Mapping[str, Any] = {
     "selection.top_k_by_task": dict | None,
     "selection.tuned_on": str | None,
     "top_k": int | str | list[int | str],
+    "decode.batch": int | str,
     "seed": int,
     "paths.outputs": str,
     "paths.data": str,

@@ -1,16 +1,19 @@
-"""One question about a pre-filled video: selection, decoding and the record, for any number of cells."""
+"""One question about a pre-filled video: selection and the record, for any number of cells."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from x2l.benchmarks.base import Benchmark, Sample
 from x2l.engine.assignment import select_bytes
+from x2l.engine.decode import Request
 from x2l.engine.ground_truth import scene_hit, truth_scores
 from x2l.engine.taking import taking_rule
 from x2l.engine.top_k import TASK
+from x2l.evaluation.answering import Ask
 from x2l.evaluation.conditions import Cell
 from x2l.evaluation.session import Decoding, Rating, Session
 from x2l.evaluation.settings import Settings
@@ -21,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class PrefilledQuestion:
-    """One question about a pre-filled video: relevance once a selector, decoding once an assignment."""
+    """One question about a pre-filled video: relevance once a selector."""
 
     def __init__(
         self,
@@ -63,21 +66,20 @@ class PrefilledQuestion:
                 chunks[-1].seconds[1],
             )
         self._ratings: dict[str, Rating] = {}
-        self._decodings: dict[tuple[str, ...], Decoding] = {}
 
-    def record(self, cell: Cell) -> Record:
-        """Answers for one cell.
-
-        Raises:
-            ContextError: question and answer do not fit the model's context.
-        """
+    def ask(self, cell: Cell) -> Ask:
+        """What is to be decoded for a cell: rates the chunks and assigns their levels."""
         assignment = self._assignment(cell)
+        request = Request(self.question, assignment)
+        return Ask(self.sample, cell, request, partial(self._record, cell, assignment))
+
+    def _record(self, cell: Cell, assignment: tuple[str, ...], decoding: Decoding) -> Record:
         return Record(
             condition=cell.condition,
             video=self.video,
             question=question_part(self.benchmark, self.sample, self.gt),
             selection=self._selection_part(cell, assignment),
-            answer=answer_part(self.benchmark, self.sample, self._decoding(assignment)),
+            answer=answer_part(self.benchmark, self.sample, decoding),
         )
 
     def _assignment(self, cell: Cell) -> tuple[str, ...]:
@@ -112,14 +114,6 @@ class PrefilledQuestion:
             )
             self._ratings[name] = self.session.rate(name, cell.selector, query)
         return self._ratings[name]
-
-    def _decoding(self, assignment: tuple[str, ...]) -> Decoding:
-        """Cells that assign the same levels share one decoding and its measurements."""
-        if assignment not in self._decodings:
-            self._decodings[assignment] = self.session.decode(
-                self.question, assignment, self.settings.max_new_tokens
-            )
-        return self._decodings[assignment]
 
     def _selection_part(self, cell: Cell, assignment: tuple[str, ...]) -> SelectionPart:
         rating, name = self._rating(cell), cell.condition.selector

@@ -1,6 +1,6 @@
 """The loop: video -> KV store -> question x selector x top_k -> one record each.
 
-Each video is pre-filled once and each relevance computed once; every answer is on disk before the
+Each video is pre-filled once and each relevance computed once; every batch of answers is on disk before the
 next is begun, and a run started again does only what is missing. Knows nothing of Hydra.
 """
 
@@ -21,11 +21,12 @@ from x2l.compressors.base import Level
 from x2l.engine.context_length import ContextError
 from x2l.engine.disk_cache.cache import open_cache
 from x2l.engine.disk_cache.kept_frames import open_frame_cache
+from x2l.evaluation.answering import out_of_memory
 from x2l.evaluation.conditions import Cell, cells, check_samples
 from x2l.evaluation.fewer_frames import answer_with_fewer_frames
 from x2l.evaluation.progress import Progress
 from x2l.evaluation.settings import Settings, check_temporal_patch, config_errors
-from x2l.evaluation.video import Questions, answer_video, out_of_memory
+from x2l.evaluation.video import Questions, answer_video
 from x2l.models.interface import NotFiniteError, VideoModel
 from x2l.models.out_of_memory import MemoryShortage, loading_explained
 from x2l.runs import condition

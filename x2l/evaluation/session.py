@@ -13,8 +13,9 @@ from x2l.compressors.base import Level
 from x2l.compressors.draws import seed_of
 from x2l.engine.ahead import ahead
 from x2l.engine.assignment import assigned
+from x2l.engine.batching import Batching
 from x2l.engine.context_length import check_question
-from x2l.engine.decode import Answer, answer
+from x2l.engine.decode import Answer, Request, answers
 from x2l.engine.disk_cache.cache import PrefillCache
 from x2l.engine.disk_cache.key import pixels_digest
 from x2l.engine.flops import kv_bytes
@@ -27,6 +28,8 @@ from x2l.evaluation.progress import Progress
 from x2l.evaluation.settings import ConfigError, config_errors
 from x2l.frames import SampledFrames
 from x2l.models.interface import VideoModel
+from x2l.models.kv_cache import Buffers
+from x2l.models.out_of_memory import available_bytes
 from x2l.models.prompt import Chunk, Prompt, Question
 from x2l.selectors.base import (
     ChunkSelector,
@@ -179,9 +182,40 @@ class Session:
         Raises:
             ContextError: question and answer do not fit the model's context.
         """
-        meter = Meter(self.model.device)
-        said = answer(self.model, self.store, question, assignment, max_new_tokens, meter)
-        return Decoding(said, meter)
+        request = Request(question, tuple(assignment))
+        (decoding,) = self._decoded([request], max_new_tokens)
+        return decoding
+
+    def decode_together(
+        self, requests: Sequence[Request], max_new_tokens: int, batching: Batching
+    ) -> dict[int, Decoding]:
+        """Answers several requests in batches, by index; those that fail alone are left out, see `Batching.run`.
+
+        A batch takes at most half of the memory that is left: attention makes copies of its own.
+        """
+        model, store = self.model, self.store
+        layers, free = model.shape.layers, available_bytes(model.device)
+        lengths = [
+            store.mixed_tokens(request.assignment) // layers
+            + len(request.question.input_ids)
+            + max_new_tokens
+            for request in requests
+        ]
+        most_tokens = None if free is None else free // 2 // kv_bytes(model.shape, 1)
+        return batching.run(
+            lambda indices: self._decoded(
+                [requests[i] for i in indices], max_new_tokens, batching.buffers
+            ),
+            lengths,
+            most_tokens,
+        )
+
+    def _decoded(
+        self, requests: Sequence[Request], max_new_tokens: int, buffers: Buffers | None = None
+    ) -> list[Decoding]:
+        meters = [Meter(self.model.device) for _ in requests]
+        said = answers(self.model, self.store, requests, max_new_tokens, meters, buffers)
+        return [Decoding(*one) for one in zip(said, meters, strict=True)]
 
 
 def video_seed(seed: int, path: str) -> int:

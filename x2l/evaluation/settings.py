@@ -58,6 +58,7 @@ class Settings:
         prefill_cache, video_cache: folders that pre-fills and sampled frames are kept in for other runs; None keeps
             none.
         prefill_cache_gb, video_cache_gb: all that is kept there may take, 10^9 bytes each.
+        batch: answers about a video that are decoded together, at most; `auto`: what memory holds.
         levels: finest to coarsest.
         control: what stands in for the method, `equal_kv_bytes` or `equal_flops`; None = levels and a choice of chunks.
         taking: rules by which chunks are taken of those rated, see `engine/taking.py`.
@@ -95,6 +96,7 @@ class Settings:
     prefill_cache_gb: float = 20
     video_cache: str | None = None
     video_cache_gb: float = 50
+    batch: int | str = "auto"
 
     def __post_init__(self) -> None:
         """Checks every field on its own, then those that depend on each other."""
@@ -126,6 +128,8 @@ class Settings:
         _one_of("prefill.positions", self.positions, POSITIONS)
         _check_cache("prefill", self.prefill_cache, self.prefill_cache_gb, "pre-fills")
         _check_cache("video", self.video_cache, self.video_cache_gb, "frames")
+        if self.batch != "auto":
+            _whole("decode.batch", self.batch, remedy="; or auto")
         if not self.selectors:
             raise ValueError("selector=[]: must name at least one; e.g. selector=attention")
         if not self.top_k:
@@ -335,11 +339,13 @@ def _number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _whole(name: str, value: object, optional: bool = False, least: int = 1) -> None:
+def _whole(
+    name: str, value: object, optional: bool = False, least: int = 1, remedy: str = ""
+) -> None:
     if optional and value is None:
         return
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        remedy = "; null for no limit" if optional else ""
+        remedy = "; null for no limit" if optional else remedy
         raise ValueError(f"{name}={value!r}: must be a whole number of at least {least}{remedy}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,6 +14,7 @@ from x2l.engine.disk_cache.kept_frames import FrameCache
 from x2l.engine.flops import kv_bytes
 from x2l.engine.ground_truth import gt_chunks
 from x2l.engine.stages import PREFILL_STAGES
+from x2l.evaluation.answering import Answering, Ask
 from x2l.evaluation.budgets import check_budget
 from x2l.evaluation.conditions import Cell
 from x2l.evaluation.question import PrefilledQuestion
@@ -21,7 +22,7 @@ from x2l.evaluation.session import Session, open_session
 from x2l.evaluation.settings import Settings, config_errors
 from x2l.frames import SampledFrames, held
 from x2l.models.interface import VideoModel
-from x2l.models.out_of_memory import MemoryAdvice, MemoryShortage, reading_explained
+from x2l.models.out_of_memory import MemoryAdvice, reading_explained
 from x2l.models.prompt import Chunk, Prompt
 from x2l.runs.out_of_memory_log import OutOfMemory
 from x2l.runs.records import Record, VideoPart, finite
@@ -80,12 +81,16 @@ def answer_video(
     part, count = video_part(video, session, {name: name for name in levels}), video.count
     chunks = session.store.prompt.chunks
     del video  # it may hold its pixels
-    for sample, cells in questions:
-        gt = truth(chunks, sample)
-        question = PrefilledQuestion(session, part, benchmark, settings, sample, gt)
-        for cell in cells:
-            record = partial(question.record, cell)
-            yield answered(record, advice, count, sample, cell, str(model.device))
+    answering = Answering(session, settings, advice, count)
+
+    def asks() -> Iterator[Ask | OutOfMemory]:
+        for sample, cells in questions:
+            gt = truth(chunks, sample)
+            question = PrefilledQuestion(session, part, benchmark, settings, sample, gt)
+            for cell in cells:
+                yield answering.asked(partial(question.ask, cell), sample, cell)
+
+    yield from answering.answers(asks())
 
 
 @dataclass(frozen=True)
@@ -199,37 +204,6 @@ def video_part(
 def truth(chunks: Sequence[Chunk], sample: Sample) -> tuple[int, ...] | None:
     """Ground-truth chunks of a question; None where the benchmark does not say."""
     return None if sample.spans is None else gt_chunks(chunks, sample.spans)
-
-
-def answered(
-    record: Callable[[], Record],
-    advice: MemoryAdvice,
-    frames: int,
-    sample: Sample,
-    cell: Cell,
-    device: str,
-) -> Record | OutOfMemory:
-    """The record of a cell, or what stands in for it where memory runs out."""
-    try:
-        with advice.explained(f"answering {sample.id} for {cell.condition.label}", frames):
-            return record()
-    except MemoryShortage as error:
-        return out_of_memory(error, sample, cell, device)
-
-
-def out_of_memory(error: MemoryShortage, sample: Sample, cell: Cell, device: str) -> OutOfMemory:
-    """What stands in for the record of a cell that ran out of memory."""
-    return OutOfMemory(
-        condition=cell.condition,
-        sample_id=sample.id,
-        video_id=sample.video_id,
-        task=sample.task,
-        tags=dict(sample.tags),
-        stage=error.stage,
-        requested_bytes=error.requested_bytes,
-        device=device,
-        error=str(error),
-    )
 
 
 def _selectors(questions: Questions) -> dict[str, ChunkSelector]:

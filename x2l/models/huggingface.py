@@ -314,14 +314,15 @@ class HFVideoModel(VideoModel):
         return replace(embedded, embeds=longer[None], is_summary=is_summary)
 
     def _placed(self, positions: Tensor) -> Tensor:
-        """Positions `(A, T)` as the stock model takes them: `(3, 1, T)` or `(1, T)`."""
+        """Positions `(A, T)` or `(A, B, T)` as the stock model takes them: `(3, B, T)` or `(B, T)`."""
         if self.fixed is not None and int(positions.max()) >= self.fixed:
             raise ValueError(
                 f"position {int(positions.max())}: beyond the {self.fixed} that this model's dynamic RoPE is fixed "
                 "for; keys in the cache would be wrong; use fewer frames"
             )
         at = positions.to(self.device)
-        return at[:, None] if self.axes == 3 else at
+        rows = at[:, None] if at.ndim == 2 else at
+        return rows if self.axes == 3 else rows[0]
 
     @torch.no_grad()
     def prefill_span(

@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from x2l import UserError
 from x2l.frames import SampledFrames
-from x2l.kv import KV, LayerKV
+from x2l.kv import LayerKV
 from x2l.models.attention import AttentionCapture
-from x2l.models.kv_cache import BufferCache
+from x2l.models.kv_cache import BufferCache, Buffers
 from x2l.models.prompt import Chunk, Prompt, Question
 
 
@@ -170,6 +171,8 @@ class VideoModel(ABC):
     ) -> Tensor:
         """Like `prefill_span`, and returns the logits after the last token, `(B, vocabulary)`.
 
+        Positions are `(A, T)`, or `(A, B, T)` where rows differ.
+
         Raises:
             NotFiniteError: one of them is NaN or infinite; no answer may be read from them.
         """
@@ -205,21 +208,37 @@ class VideoModel(ABC):
             cache.append(index, self.rotate(layer), layer.values, layer.weights, reserve)
         return cache
 
-    def load_rows(self, kv: KV, rows: Sequence[Tensor], reserve: int = 0) -> BufferCache:
-        """A cache of several rows, each of which holds some of `kv`; all of it is rotated once.
+    def load_rows(
+        self,
+        layers: Iterable[LayerKV],
+        rows: Sequence[Tensor],
+        reserve: int = 0,
+        buffers: Buffers | None = None,
+    ) -> BufferCache:
+        """A cache of several rows, each of which holds some of the KVs given; all of them are rotated once.
+
+        Uses up one layer before it asks for the next.
 
         Args:
-            kv: what any row holds.
+            layers: what any row holds.
             rows: of each layer, `(B, T)` indices of the KVs that each row holds; -1 = a KV of weight 0, which nothing
                 attends to, so that rows are equally long.
             reserve: space for that many more tokens.
+            buffers: of a cache that is done with; None makes new ones.
         """
-        cache = self.new_cache()
-        for index, (layer, chosen) in enumerate(zip(kv.layers, rows, strict=True)):
+        cache, buffers = self.new_cache(), buffers or Buffers()
+        for index, (layer, chosen) in enumerate(zip(layers, rows, strict=True)):
             at = chosen.to(layer.device)
-            keys, values = (v[0][:, at].transpose(0, 1) for v in (self.rotate(layer), layer.values))
+            # The KVs that are still to come are indexed too, so that the buffer is filled by one copy.
+            taken = functional.pad(at.clamp(min=0), (0, reserve))
+            filled: list[Tensor] = []
+            for number, vectors in enumerate((self.rotate(layer)[0], layer.values[0])):
+                shape = vectors.shape[0], taken.numel(), vectors.shape[2]
+                buffer = buffers.take(2 * index + number, shape, vectors)
+                torch.index_select(vectors, 1, taken.flatten(), out=buffer)
+                filled.append(buffer.unflatten(1, taken.shape).transpose(0, 1))
             weights = layer.weights[:, at].transpose(0, 1) * (at >= 0)[:, None]
-            cache.append(index, keys, values, weights, reserve)
+            cache.fill(index, filled[0], filled[1], weights)
         return cache
 
     def new_cache(self, reserve: int = 0) -> BufferCache:

@@ -6,11 +6,34 @@ Knows nothing of positions: they are always given explicitly beside the cache.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+class Buffers:
+    """Memory for the KVs of one batch after another. Final.
+
+    The host asks the system for large buffers anew every time, which takes longer than to fill them; a GPU's allocator
+    keeps them by itself.
+    """
+
+    def __init__(self) -> None:
+        """Without any."""
+        self._flat: dict[int, Tensor] = {}
+
+    def take(self, index: int, shape: Sequence[int], like: Tensor) -> Tensor:
+        """The buffer of that index, of a shape; what it held before is lost."""
+        size = math.prod(shape)
+        if like.device.type != "cpu":
+            return like.new_empty(*shape)
+        if index not in self._flat or len(self._flat[index]) < size:
+            self._flat[index] = like.new_empty(size)
+        return self._flat[index][:size].view(*shape)
 
 
 class BufferLayer(CacheLayerMixin):
@@ -62,6 +85,16 @@ class BufferLayer(CacheLayerMixin):
         self.values[:, :, self.length : end] = value_states
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def fill(self, keys: Tensor, values: Tensor, length: int) -> None:
+        """Takes `(B, H, capacity, D)` buffers over, whose first `length` KVs count, in place of what it held."""
+        self.lazy_initialization(keys, values)
+        self.keys, self.values, self.length = keys, values, length
+
+    def keep_rows(self, rows: Tensor) -> None:
+        """Forgets all but some rows of the batch, `(B',)` indices."""
+        assert self.keys is not None and self.values is not None
+        self.keys, self.values = self.keys[rows], self.values[rows]
 
     def tail(self, start: int) -> tuple[Tensor, Tensor]:
         """Views of the KVs from `start` on, `(1, H, length - start, D)`."""
@@ -158,3 +191,36 @@ class BufferCache(Cache):
         heads = torch.broadcast_shapes(old.shape[:-1], new.shape[:-1])
         gap = new.new_zeros(*heads, before - old.shape[-1])
         self._bias[layer] = torch.cat([old.expand(*heads, -1), gap, new.expand(*heads, -1)], dim=-1)
+
+    def fill(self, layer: int, keys: Tensor, values: Tensor, weights: Tensor) -> None:
+        """Puts rotated KVs into an empty layer without a copy.
+
+        Args:
+            layer: its index.
+            keys: `(B, H, n + reserve, D)`, rotated; what lies behind the first n is space for more.
+            values: `(B, H, n + reserve, D)`.
+            weights: `(B, h, n)`, see `append`.
+        """
+        self.layers[layer].fill(keys, values, weights.shape[-1])
+        if not bool((weights == 1).all()):
+            self._bias[layer] = weights.log()
+
+    def hide_next(self, counts: Tensor) -> None:
+        """Nothing will attend to the next KVs of each row, `(B,)` counts of them: what fills shorter rows up."""
+        most = int(counts.max())
+        for index, (layer, old) in enumerate(zip(self.layers, self._bias, strict=True)):
+            assert layer.keys is not None
+            weights = (torch.arange(most) >= counts[:, None]).to(layer.keys)
+            new = weights.log()[:, None]  # (B, 1, most)
+            if old is None:
+                old = new.new_zeros(len(counts), 1, 0)
+            gap = new.new_zeros(*old.shape[:-1], layer.length - old.shape[-1])
+            self._bias[index] = torch.cat([old, gap, new.expand(-1, old.shape[1], -1)], dim=-1)
+
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Forgets all but some rows of the batch."""
+        for index, (layer, bias) in enumerate(zip(self.layers, self._bias, strict=True)):
+            assert layer.keys is not None
+            at = torch.tensor(rows, device=layer.keys.device)
+            layer.keep_rows(at)
+            self._bias[index] = None if bias is None else bias[at]

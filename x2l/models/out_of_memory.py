@@ -73,10 +73,18 @@ def _stage_of(error: BaseException) -> str | None:
     return notes[0].removeprefix(_STAGE) if notes else None
 
 
+def let_go(error: BaseException) -> None:
+    """Frees what did not fit, which the frames of an error hold."""
+    traceback.clear_frames(error.__traceback__)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def available_bytes(device: torch.device) -> int | None:
     """Memory that can still be taken on a device; None where that cannot be told."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     return psutil.virtual_memory().available if device.type == "cpu" else None
 
 
@@ -158,7 +166,5 @@ def _explained(line: str) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, MemoryShortage) or not is_out_of_memory(error):
             raise
-        traceback.clear_frames(error.__traceback__)  # they hold the tensors that did not fit
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        let_go(error)
         raise MemoryShortage(line, _stage_of(error), requested_bytes(error)) from None

@@ -19,7 +19,7 @@ RUN = "run.json"
 PACKAGE = Path(__file__).parents[1]
 # What may differ between two runs that compute the same: where things lie, how much of it is asked
 # for (records carry selector and top_k themselves), and `compressor`, the default of both levels;
-# and where pre-fills and frames are kept.
+# where pre-fills and frames are kept, and how many answers are decoded together.
 NOT_IDENTITY = (
     "compressor",
     "selector",
@@ -34,6 +34,7 @@ NOT_IDENTITY = (
     "prefill.cache_gb",
     "video.cache",
     "video.cache_gb",
+    "decode.batch",
 )
 _VERSIONS = ("x2l", "torch", "transformers", "hydra-core", "omegaconf", "numpy", "av")
 

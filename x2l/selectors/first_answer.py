@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from x2l.engine.decode import ask_batch
+from x2l.engine.decode import ask_rows
 from x2l.engine.flops import question_flops
 from x2l.engine.kv_store import KVStore
 from x2l.engine.meter import Meter
@@ -31,15 +31,13 @@ def first_logits(
         model: the model.
         meter: counts stage `selection`, and the bytes of chunks that come from the host.
         assignments: of each cache, as in `KVStore.mix`.
-        batch: caches that are in memory, and run, at once; with positions `compact` one, since there each has chunks
-            at positions of its own.
+        batch: caches that are in memory, and run, at once.
     """
     count, logits = len(question.input_ids), []
-    step = 1 if store.positions == "compact" else batch
-    for start in range(0, len(assignments), step):
-        mixed = store.mix_rows(assignments[start : start + step])
-        cache = model.load_rows(mixed.kv, mixed.rows, reserve=count)
-        rows = ask_batch(model, cache, question, mixed.place, len(mixed.mean_tokens))
+    for start in range(0, len(assignments), batch):
+        mixed = store.mix_rows(assignments[start : start + batch])
+        cache = model.load_rows(mixed.layers(), mixed.rows, reserve=count)
+        rows = ask_rows(model, cache, [question] * len(mixed.places), mixed.places)
         logits.append(rows.cpu().double())
         for tokens in mixed.mean_tokens:
             meter.add("selection", question_flops(model.shape, tokens, count))

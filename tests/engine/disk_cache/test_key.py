@@ -150,6 +150,7 @@ def test_every_prefill_setting_of_a_run_is_told_or_is_in_the_prompt():
         "run_id", "selectors", "top_k", "pinned", "max_new_tokens", "limit", "seconds", "benchmark", "split",
         "top_k_by_task", "tuned_on", "control", "taking", "prefill_cache", "prefill_cache_gb",
         "video_cache", "video_cache_gb",
+        "batch",
     }  # fmt: skip
     known = told | in_model_or_prompt | in_levels | as_seed | after_the_prefill
     assert {f.name for f in fields(Settings)} == known
