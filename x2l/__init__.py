@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from x2l.analysis import plot
     from x2l.analysis.frames import points, records
     from x2l.compressors.base import Level
-    from x2l.evaluation.library import Reply, answer, prefill
+    from x2l.evaluation.library import Reply, answer, answers, prefill
     from x2l.models.loading import load
     from x2l.video import open_frames, read_frames
 
@@ -23,6 +23,7 @@ __all__ = [
     "Reply",
     "UserError",
     "answer",
+    "answers",
     "load",
     "open_frames",
     "plot",
@@ -60,6 +61,7 @@ __getattr__ = lazy(
         "Level": "x2l.compressors.base",
         "Reply": "x2l.evaluation.library",
         "answer": "x2l.evaluation.library",
+        "answers": "x2l.evaluation.library",
         "load": "x2l.models.loading",
         "open_frames": "x2l.video",
         "plot": "x2l.analysis.plot",

@@ -3,10 +3,10 @@
     python -m experiments.speed.sweep      # two lengths of video, about four minutes on one core of its own
 
 One process and one thread, the model loaded once (what start-up takes is told apart). In turn: one cell, the sweep of
-4 selectors x 6 top_k, the sweep with an empty `prefill.cache`, a second sweep over other selectors with that cache, and
-without one; the whole order again `--repeats` times, medians of seconds and of ratios within a round. Stages are
-summed over what was really computed: cells that re-load the same chunks share one decoding, a selector's relevance
-serves all its top_k.
+4 selectors x 6 top_k, both with `decode.batch=1`, the sweep with an empty `prefill.cache`, a second sweep over other
+selectors with that cache, and without one; the whole order again `--repeats` times, medians of seconds and of ratios
+within a round. Stages are summed over what was really computed: cells that re-load the same chunks share one decoding,
+a selector's relevance serves all its top_k.
 """
 
 import argparse
@@ -66,9 +66,11 @@ def distinct(records, kind):
     return totals
 
 
-def measured(made, benchmark, model, folder, selectors, top_k, cache=None):
+def measured(made, benchmark, model, folder, selectors, top_k, cache=None, batch="auto"):
     """Runs some cells over all videos; seconds, and what they went into."""
-    used = replace(made.settings, selectors=selectors, top_k=top_k, prefill_cache=cache)
+    used = replace(
+        made.settings, selectors=selectors, top_k=top_k, prefill_cache=cache, batch=batch
+    )
     info = describe(used.run_id, {}, "cpu", "", 1)
     chosen = {name: made.selectors[name] for name in selectors}
     start, started = time.perf_counter(), _wall()
@@ -112,12 +114,14 @@ def rounds(frames, videos, repeats, model):
         with tempfile.TemporaryDirectory() as place:
             root, cache = Path(place), str(Path(place) / "cache")
 
-            def one(name, selectors, top_k, cache=None, root=root):
-                return measured(made, benchmark, model, root / name, selectors, top_k, cache)
+            def one(name, selectors, top_k, cache=None, batch="auto", root=root):
+                return measured(made, benchmark, model, root / name, selectors, top_k, cache, batch)
 
             result = {
                 "cell": one("cell", FIRST[:1], (2,)),
                 "sweep": one("sweep", FIRST, TOP_K),
+                "cell, decode.batch=1": one("cell1", FIRST[:1], (2,), batch=1),
+                "sweep, decode.batch=1": one("sweep1", FIRST, TOP_K, batch=1),
                 "sweep, cache empty": one("empty", FIRST, TOP_K, cache),
                 "second sweep, cache warm": one("warm", SECOND, TOP_K, cache),
                 "second sweep, no cache": one("second", SECOND, TOP_K),
@@ -126,6 +130,11 @@ def rounds(frames, videos, repeats, model):
             sizes = [path.stat().st_size for path in Path(cache).iterdir()]
         found.append(result)
     return found, statistics.mean(sizes)
+
+
+def answering(result):
+    """Seconds of re-loading and decoding."""
+    return result["by_stage"]["reload"] + result["by_stage"]["decode"]
 
 
 def ratio(found, one, other, kind="seconds"):
@@ -153,6 +162,12 @@ def summary(found, file_bytes):
         "stages": stages,
         "sweep / cell": ratio(found, "sweep", "cell"),
         "sweep / cell, wall": ratio(found, "sweep", "cell", "wall"),
+        "sweep / cell, decode.batch=1": ratio(
+            found, "sweep, decode.batch=1", "cell, decode.batch=1"
+        ),
+        "re-load and decode, decode.batch=1 / auto": statistics.median(
+            answering(r["sweep, decode.batch=1"]) / answering(r["sweep"]) for r in found
+        ),
         "sweep / cell, FLOPs": total["sweep"] / total["cell"],
         "second sweep warm / sweep": ratio(found, "second sweep, cache warm", "sweep"),
         "second sweep warm / sweep, wall": ratio(
@@ -205,6 +220,14 @@ def table(results, given, start_up):
         "**24 cells / 1 cell**",
         lambda r: f"**{r['sweep / cell']:.2f}x** ({r['sweep / cell, wall']:.2f}x)",
     )
+    row(
+        "24 cells / 1 cell, both with `decode.batch=1`",
+        lambda r: f"{r['sweep / cell, decode.batch=1']:.2f}x",
+    )
+    row(
+        "re-loading and decoding of the sweep, `decode.batch=1` / `auto`",
+        lambda r: f"{r['re-load and decode, decode.batch=1 / auto']:.1f}x",
+    )
     row("24 cells / 1 cell, FLOPs", lambda r: f"{r['sweep / cell, FLOPs']:.2f}x")
     row(
         "24 cells / 1 cell, had each video one question (computed from the stages)",
@@ -234,7 +257,7 @@ def table(results, given, start_up):
         "Where the seconds go (the rest is bookkeeping: records, selection of chunks, status):",
         "",
     ]
-    names = ("cell", "sweep", "second sweep, cache warm")
+    names = ("cell", "sweep", "sweep, decode.batch=1", "second sweep, cache warm")
     shown = ("read", "load", "vision", "prefill", "compression", *QUESTION_STAGES)
     lines += ["| | " + " | ".join(shown) + " | rest |", "| --- |" + " --- |" * (len(shown) + 1)]
     for length, r in results.items():

@@ -281,6 +281,12 @@ def test_a_control_is_recorded_where_it_stands_in_for_the_choice_of_chunks():
             ["levels.high=none", "prefill.context=high"],
             r"context='high': must be one of full, own, low",
         ),
+        (["decode.batch=0"], r"decode\.batch=0: must be a whole number of at least 1; or auto"),
+        (
+            ["decode.batch=all"],
+            r"decode\.batch='all': must be a whole number of at least 1; or auto",
+        ),
+        (["decode.batch=1.5"], r"decode\.batch=1\.5: must be"),
         (["selection.taking=best"], r"selection\.taking=best: must be one of top, aks"),
         (["+levels.mid=8", "top_k=1+2+4"], r"top_k=1\+2\+4: .*so give 2"),
         (["top_k=2+4"], "levels are low, high, so give 1"),

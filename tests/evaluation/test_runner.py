@@ -25,6 +25,7 @@ from x2l.compressors.merging import ToMe
 from x2l.evaluation import runner, session, video
 from x2l.evaluation.settings import ConfigError
 from x2l.models import loading
+from x2l.models.interface import NotFiniteError
 from x2l.runs.records import RecordWriter, deterministic, load
 from x2l.runs.run_info import describe, identity
 from x2l.runs.trackers.base import NoTracker
@@ -248,6 +249,7 @@ import sys
 from pathlib import Path
 from tests.evaluation.test_runner import go
 from x2l.models import loading
+from x2l.models.interface import NotFiniteError
 go(Path(sys.argv[1]), Path(sys.argv[2]), lambda: loading.load("x2l_tiny"))
 """
 
@@ -676,6 +678,95 @@ def test_a_finished_run_of_fewer_frames_does_nothing_when_run_again(tmp_path, da
     assert go(tmp_path, data, never, **values).added == 0
 
 
+@pytest.mark.parametrize("batch", [1, 4])
+def test_records_are_the_same_however_many_are_decoded_together(done, tmp_path, data, model, batch):
+    folder, _ = done  # decode.batch=auto
+    go(tmp_path, data, lambda: model, batch=batch)
+    assert list(stable(tmp_path).items()) == list(stable(folder).items())
+
+
+@pytest.mark.parametrize("positions", ["compact", "keep"])
+def test_fewer_frames_are_the_same_however_many_are_decoded_together(
+    tmp_path, data, model, positions
+):
+    values = dict(control="equal_kv_bytes", top_k=(0, 2), positions=positions)
+    go(tmp_path / "alone", data, lambda: model, batch=1, **values)
+    go(tmp_path / "together", data, lambda: model, **values)
+    alone, together = stable(tmp_path / "alone"), stable(tmp_path / "together")
+    assert list(alone.items()) == list(together.items()) and len(alone) == 12
+
+
+def batches(monkeypatch, fails=lambda requests: None):
+    """Sizes of the batches that were decoded; raises what `fails` gives for the requests of one."""
+    sizes, real = [], session.answers
+
+    def counted(model, store, requests, *args, **kwargs):
+        if (error := fails(requests)) is not None:
+            raise error
+        sizes.append(len(requests))
+        return real(model, store, requests, *args, **kwargs)
+
+    monkeypatch.setattr(session, "answers", counted)
+    return sizes
+
+
+def test_all_questions_of_a_video_are_decoded_together(tmp_path, data, model, monkeypatch):
+    sizes = batches(monkeypatch)
+    go(tmp_path, data, lambda: model, {"none": SelectNone(), "all": SelectAll()})
+    assert sizes == [6, 6]
+    del sizes[:]
+    go(tmp_path / "four", data, lambda: model, {"none": SelectNone(), "all": SelectAll()}, batch=4)
+    assert sorted(sizes) == [2, 2, 4, 4]
+
+
+def test_a_batch_without_memory_is_halved(done, tmp_path, data, model, monkeypatch):
+    folder, _ = done
+    sizes = batches(monkeypatch, lambda requests: MemoryError() if len(requests) > 3 else None)
+    go(tmp_path, data, lambda: model)
+    assert list(stable(tmp_path).items()) == list(stable(folder).items())
+    assert 1 < max(sizes) <= 3
+
+
+@pytest.mark.parametrize("batch", [1, 4, "auto"])
+def test_a_question_that_fails_ends_its_video_alone(tmp_path, data, model, monkeypatch, batch):
+    """Those asked before it are answered, those after it are not."""
+
+    def fails(requests):
+        third = any("ring" in request.question.text for request in requests)
+        return NotFiniteError("no numbers") if third else None
+
+    texts = ["What of the star?", "What of the ring?", "What of the square?"]
+
+    class Worded(Clips):
+        def samples(self):
+            return tuple(
+                replace(sample, question=texts[index % 3])
+                for index, sample in enumerate(super().samples())
+            )
+
+    batches(monkeypatch, fails)
+    one = {"none": SelectNone(), "all": SelectAll()}
+    summary = go(tmp_path, data, lambda: model, one, Worded(str(data)), batch=batch)
+    answered = [(r.question.sample_id, r.condition.selector) for r in load(tmp_path)]
+    assert answered == [
+        (f"clip{clip}/0", selector) for clip in (0, 1) for selector in ("none", "all")
+    ]
+    assert len(summary.errors) == 2 and "no numbers" in summary.errors[0]
+
+
+def test_an_answer_without_memory_is_told_and_others_are_answered(
+    tmp_path, data, model, monkeypatch
+):
+    def fails(requests):
+        everything = any(set(request.assignment) == {"low"} for request in requests)
+        return MemoryError() if everything else None
+
+    batches(monkeypatch, fails)
+    summary = go(tmp_path, data, lambda: model, {"none": SelectNone(), "all": SelectAll()})
+    assert {r.condition.selector for r in summary.records} == {"none"}
+    assert [failure.condition.selector for failure in summary.out_of_memory] == ["all"] * 6
+
+
 class Many(Clips):
     """Fifty videos, two files."""
 
@@ -710,10 +801,10 @@ def test_fifty_videos_leave_nothing_behind(tmp_path, data, model, monkeypatch):
         assert pixels[-1]() is None, "the frames are still there while questions are answered"
         return real_answer(*args, **kwargs)
 
-    real_answer = session.answer
+    real_answer = session.answers
     monkeypatch.setattr(session, "prefill", prefill)
     monkeypatch.setattr(video, "open_frames", read)
-    monkeypatch.setattr(session, "answer", decoded)
+    monkeypatch.setattr(session, "answers", decoded)
     benchmark = Many(str(data), questions=1)
     one = {"none": SelectNone()}
     values = dict(frames=2, ratios=(1, 1), top_k=(0,))

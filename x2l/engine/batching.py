@@ -10,7 +10,6 @@ from x2l.models.interface import NotFiniteError
 from x2l.models.kv_cache import Buffers
 from x2l.models.out_of_memory import is_out_of_memory, let_go
 
-AUTO = "auto"
 MOST = 64  # what `auto` decodes together where memory holds more
 R = TypeVar("R")
 

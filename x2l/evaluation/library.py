@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from x2l.compressors.base import Level
+from x2l.engine.decode import Request
 from x2l.engine.disk_cache.cache import PrefillCache
 from x2l.engine.flops import answer_flops
 from x2l.engine.stages import QUESTION_STAGES
-from x2l.engine.taking import TOP, taking_rule
-from x2l.evaluation.session import Session, open_session
+from x2l.engine.taking import TOP, TakingRule, taking_rule
+from x2l.evaluation.batches import in_batches
+from x2l.evaluation.session import Decoding, Rating, Session, open_session
 from x2l.evaluation.settings import config_errors
 from x2l.frames import SampledFrames
 from x2l.models.interface import VideoModel
@@ -115,28 +117,92 @@ def answer(
         ConfigError: a question that cannot be asked, or a top_k that cannot work.
         ContextError: question and answer do not fit the model's context.
     """
-    selector, model, store = selector or AttentionSelector(), session.model, session.store
-    tokens = session.question(question, max_new_tokens)
-    query = Query(tokens, question, text=question, video=session.path)
-    rating = session.rate(selector.name, selector, query)
+    asked = answers(session, [question], selector, top_k, pinned, max_new_tokens, taking, seed)
+    (reply,) = asked
+    return reply
+
+
+def answers(
+    session: Session,
+    questions: Iterable[str],
+    selector: ChunkSelector | None = None,
+    top_k: int | str = 2,
+    pinned: Sequence[str] = (),
+    max_new_tokens: int = 128,
+    taking: str = TOP,
+    seed: int = 0,
+    batch: int | str = "auto",
+) -> Iterator[Reply]:
+    """Answers several questions, decoded together; arguments and errors are those of `answer`.
+
+    An error comes when the questions before it are answered. Seconds are each question's share of all, see
+    `engine.decode.answers`.
+
+    Args:
+        session: from `prefill`.
+        questions: the user's words.
+        selector: see `answer`.
+        top_k: see `answer`.
+        pinned: see `answer`.
+        max_new_tokens: of each answer, at most.
+        taking: see `answer`.
+        seed: see `answer`.
+        batch: questions decoded together, at most; `auto`: what memory holds.
+    """
+    rating = selector or AttentionSelector()
     with config_errors():
         rule = taking_rule(taking, seed, "taking")
-        assignment = session.assign(rating.relevance, top_k, pinned, taking=rule, key=question)
-    decoding = session.decode(tokens, assignment, max_new_tokens)
-    said, meters = decoding.answer, (rating.meter, decoding.meter)
-    generated = len(said.token_ids)
+    asks = (
+        _ask(session, question, rating, top_k, pinned, max_new_tokens, rule)
+        for question in questions
+    )
+    for ask, decoding in in_batches(session, asks, lambda ask: ask.request, max_new_tokens, batch):
+        assert decoding is not None
+        yield _reply(session, ask, decoding(), max_new_tokens)
+
+
+@dataclass(frozen=True)
+class _Ask:
+    """A question whose chunks are chosen."""
+
+    words: str
+    rating: Rating
+    request: Request
+
+
+def _ask(
+    session: Session,
+    words: str,
+    selector: ChunkSelector,
+    top_k: int | str,
+    pinned: Sequence[str],
+    max_new_tokens: int,
+    rule: TakingRule,
+) -> _Ask:
+    tokens = session.question(words, max_new_tokens)
+    query = Query(tokens, words, text=words, video=session.path)
+    rating = session.rate(selector.name, selector, query)
+    with config_errors():
+        assignment = session.assign(rating.relevance, top_k, pinned, taking=rule, key=words)
+    return _Ask(words, rating, Request(tokens, assignment))
+
+
+def _reply(session: Session, ask: _Ask, decoding: Decoding, max_new_tokens: int) -> Reply:
+    model, store, assignment = session.model, session.store, ask.request.assignment
+    said, meters = decoding.answer, (ask.rating.meter, decoding.meter)
+    generated, question_tokens = len(said.token_ids), len(ask.request.question.input_ids)
     return Reply(
-        question=question,
+        question=ask.words,
         text=said.text,
         token_ids=said.token_ids,
         cut_off=generated == max_new_tokens and said.token_ids[-1] not in model.end_tokens,
-        relevance=tuple(rating.relevance.tolist()),
+        relevance=tuple(ask.rating.relevance.tolist()),
         assigned=assignment,
         reloaded=tuple(i for i, level in enumerate(assignment) if level != store.coarsest),
         kv_bytes_stored=said.kv_bytes_stored,
         kv_bytes_attended=said.kv_bytes_attended,
         kv_bytes_reloaded=said.kv_bytes_reloaded,
         flops={stage: sum(meter.flops[stage] for meter in meters) for stage in QUESTION_STAGES},
-        flops_full=answer_flops(model.shape, store.prompt.tokens, len(tokens.input_ids), generated),
+        flops_full=answer_flops(model.shape, store.prompt.tokens, question_tokens, generated),
         seconds={stage: sum(m.seconds[stage] for m in meters) for stage in QUESTION_STAGES},
     )

@@ -8,6 +8,7 @@ written, read, named and compared everywhere, without another line of code.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -219,6 +220,11 @@ def choice_names() -> tuple[str, ...]:
 
 def to_json(condition: Condition) -> dict[str, Any]:
     """Plain values, `levels` a list of objects."""
+    return dict(_plain(condition))
+
+
+@functools.lru_cache(maxsize=1024)  # every record of a cell asks for them
+def _plain(condition: Condition) -> dict[str, Any]:
     return dataclasses.asdict(condition)
 
 

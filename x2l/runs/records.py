@@ -149,7 +149,10 @@ class AnswerPart:
             level's codec, positions and weights (text before the video included).
         kv_bytes_attended: of the decoded copy that attention reads, keys and values.
         kv_bytes_reloaded: as stored, brought back from the host for this answer.
-        peak_memory: see `VideoPart`.
+        flops: of this answer alone.
+        seconds: its share of what answers took that were decoded together (`decode.batch`): of reload by KVs, of decode
+            by FLOPs.
+        peak_memory: of all of them; see `VideoPart`.
     """
 
     prediction: str

@@ -462,7 +462,7 @@ def test_a_fault_of_ours_keeps_its_traceback(video, monkeypatch):
     def fault(*_, **__):
         raise ValueError("a fault")
 
-    monkeypatch.setattr(session, "answer", fault)
+    monkeypatch.setattr(session, "answers", fault)
     with pytest.raises(ValueError, match="a fault"):
         ask.main([video, "What?", *FEW])
 

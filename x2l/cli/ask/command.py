@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from x2l.cli.ask.own_video import OwnVideo
     from x2l.evaluation.conditions import Cell
+    from x2l.evaluation.library import Reply
     from x2l.models.prompt import Chunk
 
 EXAMPLE = 'x2l-ask film.mp4 "Who opens the door?"'
@@ -115,11 +116,11 @@ def _run(options: argparse.Namespace, overrides: Sequence[str]) -> bool:
 
     show(head_text(video))
     refused = False
-    for text in questions:
-        _answer(video, text, options.save, pictures)
+    for reply in video.ask_all(questions):
+        _show(video, reply, options.save, pictures)
     for text in typed:
         try:
-            _answer(video, text, options.save, pictures)
+            _show(video, video.ask(text), options.save, pictures)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             refused = not sys.stdin.isatty()
@@ -256,10 +257,9 @@ def _open(
     return video, tuple(pictures)
 
 
-def _answer(video: OwnVideo, text: str, folder: Path | None, pictures: Sequence[Tensor]) -> None:
+def _show(video: OwnVideo, reply: Reply, folder: Path | None, pictures: Sequence[Tensor]) -> None:
     from x2l.cli.ask.reply import reply_text, save_reply
 
-    reply = video.ask(text)
     read = show(reply_text(video, reply, sys.stdout.encoding or "ascii"))
     if folder is not None:
         show(f"saved       {save_reply(folder, video, reply, pictures)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,7 @@ from x2l.engine.meter import Meter
 from x2l.engine.stages import VIDEO_STAGES
 from x2l.evaluation.budgets import budget_tokens, check_budget
 from x2l.evaluation.conditions import Cell
-from x2l.evaluation.library import Reply, answer
+from x2l.evaluation.library import Reply, answers
 from x2l.evaluation.session import Session, open_session
 from x2l.evaluation.settings import Settings
 from x2l.frames import SampledFrames
@@ -76,11 +76,24 @@ class OwnVideo:
             ContextError: question and answer do not fit the model's context.
             MemoryShortage: memory ran out.
         """
-        cell, most = self.cell, self.settings.max_new_tokens
-        top_k, pinned = cell.condition.top_k or 0, cell.condition.pinned
+        (reply,) = self.ask_all([text])
+        return reply
+
+    def ask_all(self, texts: Sequence[str]) -> Iterator[Reply]:
+        """Answers several questions, decoded together; see `ask` and `library.answers`."""
+        condition, settings = self.cell.condition, self.settings
         with self.advice.explained(f"answering about {self.session.path}", self.frames):
-            taking, seed = cell.condition.taking, cell.condition.seed
-            return answer(self.session, text, cell.selector, top_k, pinned, most, taking, seed)
+            yield from answers(
+                self.session,
+                texts,
+                self.cell.selector,
+                condition.top_k or 0,
+                condition.pinned,
+                settings.max_new_tokens,
+                condition.taking,
+                condition.seed,
+                settings.batch,
+            )
 
     def matters(self, text: str) -> tuple[list[int], bool]:
         """Of each chunk the frame to show for a question, and whether the selector says so.
