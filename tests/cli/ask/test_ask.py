@@ -443,7 +443,7 @@ def test_a_video_beyond_the_models_context_is_refused(capsys, video, short_model
     assert code == 0 and len(lines(out, "answer")) == 1
 
 
-@pytest.mark.parametrize("place", ["prefill", "answer"])
+@pytest.mark.parametrize("place", ["prefill", "answers"])
 def test_out_of_memory_is_one_line_with_what_to_change(capsys, video, monkeypatch, place):
     monkeypatch.setattr(session, place, lambda *_, **__: torch.empty(1 << 60))
     code, _, err = told(capsys, video, "What?", *FEW)
