@@ -79,6 +79,16 @@ def test_panels_over_one_thing_have_one_range_and_the_same_ticks():
             assert low < min(container[0].get_xdata()) <= max(container[0].get_xdata()) < high
 
 
+def test_a_panel_with_one_point_does_not_widen_the_range_of_others():
+    """As while a sweep goes on: matplotlib alone gives one point two decades."""
+    whole = paper_records.of("ladder")
+    started = [r for r in whole if r.condition.compressor == "kmeans" and r.condition.single_level]
+    first = [r for r in started if r.condition.run_id == started[0].condition.run_id][:8]
+    records = [r for r in whole if r.condition.compressor != "kmeans"] + first
+    one, other = (result("ladder", some).figure.axes[-1] for some in (records, whole))
+    assert one.get_xlim() == pytest.approx(other.get_xlim(), rel=0.1)
+
+
 BESIDE = ("main", "hit_rate", "base_ratio", "context", "positions", "selectors")
 
 

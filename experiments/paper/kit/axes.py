@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -16,6 +17,7 @@ from x2l.analysis.plotting import log_ticks
 from x2l.analysis.statistics import Outcome, accuracy
 
 Interval = tuple[float, float]
+MARGIN = 0.05  # of an axis, on both sides of what stands along it
 
 
 @dataclass(frozen=True)
@@ -96,16 +98,22 @@ class Axis:
 
     def share(self, panels: Sequence[Axes]) -> None:
         """Gives panels whose lower axis this is one range, with room for all of them; after they are drawn."""
-        if self.categories:
+        ends = [end for axes in panels for end in axes.dataLim.intervalx if math.isfinite(end)]
+        if self.categories or self.limits or len(set(ends)) < 2:
             return
-        ends = [end for axes in panels for end in axes.get_xlim()]
+        low, high = min(ends), max(ends)
+        if self.scale == "log":
+            margin = (high / low) ** MARGIN
+            low, high = low / margin, high * margin
+        else:
+            low, high = low - MARGIN * (high - low), high + MARGIN * (high - low)
         ticks = sorted({tick for axes in panels for tick in axes.get_xticks()})
         for axes in panels:
-            axes.set_xlim(min(ends), max(ends))
+            axes.set_xlim(low, high)
             if self.ticks:
                 self._put_ticks(axes.xaxis, ticks)
             elif self.scale == "log":
-                self._put_ticks(axes.xaxis, log_ticks(min(ends), max(ends)))
+                self._put_ticks(axes.xaxis, log_ticks(low, high))
 
     def _put_ticks(self, drawn: DrawnAxis, ticks: Sequence[float]) -> None:
         words = ["none" if tick == self.none else f"{tick:g}" for tick in ticks]
