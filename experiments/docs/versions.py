@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -45,7 +46,7 @@ Written by `python -m experiments.docs.versions`; do not edit. All tests run wit
 [constraints.txt](../constraints.txt) ({usual}; Python 3.11). Each row below is an environment of its own with other
 ones, in which the tests of the engine, of parity with stock transformers, of attention and of the tiny families ran,
 warnings being errors; what failed was run once more, as some tests do not end in time on a busy machine. pip refuses
-versions of transformers and torch that no test ran with; what differs between the others is in
+versions of transformers and torch that were not tried or failed; what differs between the others is in
 [transformers_version.py](../x2l/models/transformers_version.py).
 
 | transformers | torch | torchvision | Python | passed | at the second try | failed | skipped | commit | date |
@@ -128,7 +129,8 @@ def _run(python: Path, work: Path, *arguments: str) -> dict[str, tuple[str, str]
 def _outcome(case: ElementTree.Element) -> tuple[str, str]:
     for part in case:
         if part.tag in ("failure", "error"):
-            return "failed", (part.get("message") or "").partition("\n")[0]
+            message = (part.get("message") or "").partition("\n")[0]
+            return "failed", message.partition(" Command ")[0]  # which holds paths of the machine
         if part.tag == "skipped":
             return "skipped", ""
     return "passed", ""
@@ -164,14 +166,13 @@ def page(results: Mapping[str, Mapping[str, Any]]) -> str:
         text += f"| {' | '.join(map(str, cells))} | {one['date'][:10]} |\n"
     if untried := [name.replace("-", " ") for name in CASES if name not in results]:
         text += f"\nNot tried yet, so refused: {', '.join(untried)}.\n"
-    failing = {name: one["failures"] for name, one in results.items() if one["failures"]}
-    if failing:
-        text += "\nWhat failed:\n\n"
-        text += "".join(
-            f"- {name}: `{test}`: {message}\n"
-            for name, failures in failing.items()
-            for test, message in failures.items()
-        )
+    for name in CASES:
+        failures = results.get(name, {"failures": {}})["failures"]
+        alike: dict[str, list[str]] = {}
+        for test, message in failures.items():
+            alike.setdefault(re.sub(r"\d+", "N", message), []).append(test)
+        for message, tests in alike.items():
+            text += f"\n{name.replace('-', ' ')}, {len(tests)} failed, as `{tests[0]}`: {message.rstrip(':')}\n"
     return text
 
 

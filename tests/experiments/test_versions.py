@@ -36,12 +36,13 @@ def test_pyproject_allows_the_versions_that_pass_and_no_other(name):
     assert inside == (FOUND[name]["failed"] == 0), pins
 
 
-def test_pyproject_allows_no_version_that_was_not_tried():
+def test_pyproject_allows_no_version_in_which_not_all_passed():
     lines = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     (allowed,) = (
         one.specifier for line in lines if (one := Requirement(line)).name == "transformers"
     )
-    versions = [one["pins"]["transformers"] for one in FOUND.values()] + [usual()["transformers"]]
+    passed = [one["pins"]["transformers"] for one in FOUND.values() if not one["failed"]]
+    versions = [usual()["transformers"], *passed]
     tried = {tuple(map(int, version.split(".")[:2])) for version in versions}
     assert all(((5, minor) in tried) == (f"5.{minor}.9" in allowed) for minor in range(40))
     assert "4.57.6" not in allowed and "6.0.0" not in allowed
