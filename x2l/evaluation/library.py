@@ -16,8 +16,8 @@ from x2l.evaluation.session import Decoding, Rating, Session, open_session
 from x2l.evaluation.settings import config_errors
 from x2l.frames import SampledFrames
 from x2l.models.interface import VideoModel
-from x2l.selectors.attention import AttentionSelector
 from x2l.selectors.base import ChunkSelector, Query
+from x2l.selectors.keys import KeysSelector
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def answer(
     Args:
         session: from `prefill`.
         question: the user's words.
-        selector: rates the chunks; None: the question's own attention.
+        selector: rates the chunks; None: `KeysSelector`, the default of `x2l` (conf/config.yaml).
         top_k: chunks re-loaded at the finest level, a ladder such as `2+4`, or a budget such as `12%` or `64MB`.
         pinned: `first`, `last`: chunks always re-loaded.
         max_new_tokens: at most that many tokens.
@@ -149,7 +149,7 @@ def answers(
         seed: see `answer`.
         batch: questions decoded together, at most; `auto`: what memory holds.
     """
-    rating = selector or AttentionSelector()
+    rating = selector or KeysSelector.load()
     with config_errors():
         rule = taking_rule(taking, seed, "taking")
     asks = (
