@@ -106,16 +106,16 @@ def test_what_ran_out_before_and_is_tried_again_is_still_to_be_done(tmp_path, da
 
 def test_only_the_cells_that_need_too_much_run_out(tmp_path, data, model, monkeypatch):
     """The device has room for the H-KVs and one chunk of L-KVs, not for three: 16 KVs a chunk against 4."""
-    real, sizes = model.load_cache, []
+    real, sizes = model.load_rows, []
 
-    def limited(layers, reserve=0):
-        layers = tuple(layers)
-        sizes.append(layers[0].tokens)
-        if layers[0].tokens > min(sizes) + 12:
+    def limited(layers, rows, *others):
+        held = (rows[0] >= 0).sum(dim=1).tolist()
+        sizes.extend(held)
+        if max(held) > min(sizes) + 12:
             raise told()
-        return real(layers, reserve)
+        return real(layers, rows, *others)
 
-    monkeypatch.setattr(model, "load_cache", limited)
+    monkeypatch.setattr(model, "load_rows", limited)
     summary = go(tmp_path, data, lambda: model, {"random": RandomSelector()}, top_k=(0, 1, 3))
     assert {r.top_k for r in flat(summary.records)} == {0, 1}
     assert {(s.condition.top_k, s.stage, s.requested_bytes) for s in summary.out_of_memory} == {
